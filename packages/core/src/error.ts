@@ -1,0 +1,110 @@
+/**
+ * What to do with an error of a code:
+ * `never`: the request or input is wrong and stays wrong; `reconnect`: the connection is lost, a new one may do;
+ * `backoff`: the other side is busy or away, try again later; `operator`: a person has to change something first.
+ */
+export type Retry = 'never' | 'reconnect' | 'backoff' | 'operator';
+
+export interface CodeInfo {
+  readonly retry: Retry;
+  /** What an operator reads first. One sentence, no values. */
+  readonly text: string;
+}
+
+/** Every code the product can raise outside the S2 HTTP surface (whose codes are S2's own, in stream-store). */
+export const codes = {
+  // Configuration
+  config_invalid: { retry: 'operator', text: 'The configuration file is not valid.' },
+  config_unreadable: { retry: 'operator', text: 'The configuration file cannot be read.' },
+  // Process
+  data_dir_locked: { retry: 'operator', text: 'Another Millrace process is using this data directory.' },
+  data_dir_unusable: { retry: 'operator', text: 'The data directory cannot be created, read or written.' },
+  port_in_use: { retry: 'operator', text: 'Another process is listening on this port.' },
+  // Postgres connection
+  pg_unreachable: { retry: 'backoff', text: 'The Postgres server cannot be reached.' },
+  pg_connection_lost: { retry: 'reconnect', text: 'The connection to Postgres was lost.' },
+  pg_timeout: { retry: 'reconnect', text: 'Postgres has been silent for longer than the timeout.' },
+  pg_auth_failed: { retry: 'operator', text: 'Postgres refused the user name or password.' },
+  pg_auth_unsupported: { retry: 'operator', text: 'Postgres asks for an authentication method that is not supported.' },
+  pg_database_missing: { retry: 'operator', text: 'The database does not exist.' },
+  pg_tls_refused: { retry: 'operator', text: 'The server does not offer TLS.' },
+  pg_tls_unverified: { retry: 'operator', text: 'The certificate of the server could not be verified.' },
+  pg_too_many_connections: { retry: 'backoff', text: 'Postgres has no free connection.' },
+  pg_starting_up: { retry: 'backoff', text: 'Postgres is starting up, shutting down or in recovery.' },
+  pg_query_failed: { retry: 'never', text: 'Postgres refused a query.' },
+  pg_protocol: { retry: 'reconnect', text: 'Postgres sent something that the protocol does not allow.' },
+  pg_version_unsupported: { retry: 'operator', text: 'This Postgres version is not supported.' },
+  // Replication
+  pg_wal_level: { retry: 'operator', text: 'wal_level is not logical.' },
+  pg_replication_denied: { retry: 'operator', text: 'The user lacks the REPLICATION right.' },
+  pg_no_free_slots: { retry: 'operator', text: 'All replication slots are in use.' },
+  pg_no_free_senders: { retry: 'backoff', text: 'All WAL senders are in use.' },
+  pg_slot_missing: { retry: 'operator', text: 'The replication slot does not exist.' },
+  pg_slot_in_use: { retry: 'backoff', text: 'The replication slot is active for another connection.' },
+  pg_slot_invalidated: { retry: 'operator', text: 'The replication slot was invalidated: WAL it needed is gone.' },
+  pg_slot_changed: { retry: 'operator', text: 'The replication slot is not the one that was read before.' },
+  pg_slot_creation_timeout: { retry: 'backoff', text: 'Creating the slot waited too long for old transactions.' },
+  pg_publication_missing: { retry: 'operator', text: 'The publication does not exist.' },
+  pg_system_changed: { retry: 'operator', text: 'The server is not the one that was read before.' },
+  pg_privilege: { retry: 'operator', text: 'The user lacks a right on an object.' },
+  pg_table_missing: { retry: 'operator', text: 'A table named in the configuration does not exist.' },
+  pg_table_unpublished: { retry: 'operator', text: 'A table named in the configuration is not in the publication.' },
+  pg_table_keyless: { retry: 'operator', text: 'The table has no primary key.' },
+  // Decoding
+  decode_malformed: { retry: 'operator', text: 'A message of the replication stream cannot be decoded.' },
+  decode_unknown_relation: { retry: 'operator', text: 'A change names a relation that was never announced.' },
+  decode_stale_relation: { retry: 'operator', text: 'A row does not have the shape its relation announced.' },
+  // Storage
+  storage_full: { retry: 'operator', text: 'The disk under the data directory is full.' },
+  storage_failed: { retry: 'operator', text: 'Writing to the data directory failed.' },
+  storage_corrupt: { retry: 'operator', text: 'A file in the data directory is damaged.' },
+  storage_closed: { retry: 'never', text: 'The store is closed.' },
+  log_overrun: { retry: 'operator', text: 'A sink fell behind the retained change log.' },
+  // Sinks
+  sink_unavailable: { retry: 'backoff', text: 'The destination did not answer in time, or says it is busy.' },
+  sink_refused: { retry: 'operator', text: 'The destination refused a batch and would refuse it again.' },
+  sink_denied: { retry: 'operator', text: 'The destination refused the credentials.' },
+  sink_conflict: { retry: 'backoff', text: 'Somebody else wrote to the destination at the same time.' },
+  sink_record_too_large: { retry: 'operator', text: 'A message is larger than the destination takes.' },
+} as const satisfies Record<string, CodeInfo>;
+
+export type ErrorCode = keyof typeof codes;
+
+export interface ErrorOptions {
+  /** The particular of this case: names and numbers, never a row value or a secret (I11). */
+  readonly detail?: string | undefined;
+  /** What to do next, with the SQL or command to run. */
+  readonly hint?: string | undefined;
+  readonly cause?: unknown;
+}
+
+/** A failure with a code. Foreign errors become one of these once, in the adapter that met them. */
+export class MillraceError extends Error {
+  override readonly name = 'MillraceError';
+  readonly code: ErrorCode;
+  readonly detail: string | undefined;
+  readonly hint: string | undefined;
+
+  constructor(code: ErrorCode, { detail, hint, cause }: ErrorOptions = {}) {
+    super(
+      detail === undefined ? codes[code].text : `${codes[code].text} ${detail}`,
+      cause === undefined ? {} : { cause },
+    );
+    this.code = code;
+    this.detail = detail;
+    this.hint = hint;
+  }
+
+  get retry(): Retry {
+    return codes[this.code].retry;
+  }
+}
+
+/** What the CLI prints on stderr for an error: text, then the hint, then the code to look up. */
+export function explain(error: unknown): string {
+  if (error instanceof MillraceError) {
+    const hint = error.hint === undefined ? '' : `\n\n${error.hint}`;
+    return `${error.message}${hint}\n\n(${error.code})`;
+  }
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+}
