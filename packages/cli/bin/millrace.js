@@ -1,13 +1,14 @@
 #!/usr/bin/env node
 // Plain JavaScript on purpose: it must run on the system's Node, however old, to hand over to the bundled Node 24.
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { createRequire } from 'node:module';
+import { constants } from 'node:os';
 import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 
 const main = join(dirname(fileURLToPath(import.meta.url)), '..', 'src', 'main.ts');
 if (Number(process.versions.node.split('.')[0]) >= 24) {
-  await import(main);
+  await import(pathToFileURL(main).href);
 } else {
   let node;
   try {
@@ -16,6 +17,9 @@ if (Number(process.versions.node.split('.')[0]) >= 24) {
     console.error(`millrace needs Node 24 or later (this is ${process.version}). Run: npm install node@24`);
     process.exit(1);
   }
-  const run = spawnSync(node, [main, ...process.argv.slice(2)], { stdio: 'inherit' });
-  process.exit(run.status ?? 1);
+  const child = spawn(node, [main, ...process.argv.slice(2)], { stdio: 'inherit' });
+  // A terminal sends Ctrl-C to both processes; forwarding it as well would count as a second one.
+  process.on('SIGINT', () => process.stdin.isTTY || child.kill('SIGINT'));
+  for (const signal of ['SIGTERM', 'SIGHUP']) process.on(signal, () => child.kill(signal));
+  child.on('exit', (code, signal) => process.exit(code ?? 128 + (constants.signals[signal] ?? 0)));
 }

@@ -61,7 +61,7 @@ export class ByteWriter {
   /** ASCII text only. */
   ascii(text: string): void {
     this.reserve(text.length);
-    this.buffer.latin1Write(text, this.length);
+    this.buffer.write(text, this.length, 'latin1');
     this.length += text.length;
   }
 

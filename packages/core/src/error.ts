@@ -20,6 +20,8 @@ export const codes = {
   data_dir_locked: { retry: 'operator', text: 'Another Millrace process is using this data directory.' },
   data_dir_unusable: { retry: 'operator', text: 'The data directory cannot be created, read or written.' },
   port_in_use: { retry: 'operator', text: 'Another process is listening on this port.' },
+  embedded_postgres_unavailable: { retry: 'operator', text: 'There is no embedded Postgres for this machine.' },
+  embedded_postgres_failed: { retry: 'operator', text: 'The embedded Postgres could not be started.' },
   // Postgres connection
   pg_unreachable: { retry: 'backoff', text: 'The Postgres server cannot be reached.' },
   pg_connection_lost: { retry: 'reconnect', text: 'The connection to Postgres was lost.' },
@@ -28,6 +30,7 @@ export const codes = {
   pg_auth_unsupported: { retry: 'operator', text: 'Postgres asks for an authentication method that is not supported.' },
   pg_database_missing: { retry: 'operator', text: 'The database does not exist.' },
   pg_tls_refused: { retry: 'operator', text: 'The server does not offer TLS.' },
+  pg_tls_failed: { retry: 'operator', text: 'The TLS handshake with the server failed.' },
   pg_tls_unverified: { retry: 'operator', text: 'The certificate of the server could not be verified.' },
   pg_too_many_connections: { retry: 'backoff', text: 'Postgres has no free connection.' },
   pg_starting_up: { retry: 'backoff', text: 'Postgres is starting up, shutting down or in recovery.' },

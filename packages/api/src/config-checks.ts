@@ -1,0 +1,133 @@
+import type { Path } from './config-document.ts';
+import { nearest } from './nearest.ts';
+
+/**
+ * What a schema of single values cannot say: keys that exclude each other, names that must be unique, references.
+ * Works on the raw value and doubts every type, so that one run reports these next to the schema's own findings.
+ */
+export type Report = (path: Path, text: string) => void;
+
+type Block = Readonly<Record<string, unknown>>;
+
+export function checkConfig(root: unknown, lineOf: (path: Path) => number, report: Report): void {
+  const databases = list(block(root)?.databases);
+  const sinks = list(block(root)?.sinks);
+  checkUnique(databases, 'databases', lineOf, report);
+  checkUnique(sinks, 'sinks', lineOf, report);
+  databases.forEach((database, index) => {
+    checkDatabase(database, ['databases', index], report);
+  });
+  checkSlots(databases, lineOf, report);
+  const names = databases.map((database) => database.name).filter((name) => typeof name === 'string');
+  sinks.forEach((sink, index) => {
+    checkSink(sink, names, ['sinks', index], report);
+  });
+}
+
+function checkUnique(blocks: readonly Block[], key: string, lineOf: (path: Path) => number, report: Report): void {
+  const first = new Map<unknown, number>();
+  blocks.forEach(({ name }, index) => {
+    if (typeof name !== 'string') return;
+    const earlier = first.get(name);
+    if (earlier === undefined) first.set(name, index);
+    else
+      report(
+        [key, index, 'name'],
+        `is already the name of ${key}[${earlier}] (line ${lineOf([key, earlier, 'name'])})`,
+      );
+  });
+}
+
+function checkDatabase(database: Block, path: Path, report: Report): void {
+  if (given(database.url)) {
+    for (const key of ['hostname', 'port', 'database', 'username', 'password']) {
+      if (given(database[key])) report([...path, key], 'is part of url already; give one or the other');
+    }
+  } else {
+    for (const key of ['hostname', 'database']) {
+      if (!given(database[key])) report(path, `${key} is required (or give url)`);
+    }
+  }
+  for (const key of ['slot', 'publication']) {
+    const legacy = `${key}_name`;
+    if (given(database[key]) && given(database[legacy])) {
+      report([...path, legacy], `is the older form of ${key}.name; give one or the other`);
+    } else if (!given(database[key]) && !given(database[legacy])) {
+      report(path, `${key} is required: a block with name and create_if_not_exists`);
+    }
+  }
+  const publication = block(database.publication);
+  const sql = publication?.init_sql;
+  const name = publication?.name;
+  if (typeof sql === 'string' && typeof name === 'string' && !createsPublication(sql, name)) {
+    report([...path, 'publication', 'init_sql'], 'must start with CREATE PUBLICATION and the name of this publication');
+  }
+}
+
+function createsPublication(sql: string, name: string): boolean {
+  const found = /^\s*create\s+publication\s+(?:"((?:[^"]|"")+)"|([^\s;"]+))/i.exec(sql);
+  if (found === null) return false;
+  // Unquoted names fold to lower case, as in Postgres.
+  return found[1] === undefined ? found[2]!.toLowerCase() === name : found[1].replaceAll('""', '"') === name;
+}
+
+/** A slot has one reader: two databases that share one would take changes from each other. */
+function checkSlots(databases: readonly Block[], lineOf: (path: Path) => number, report: Report): void {
+  const first = new Map<string, number>();
+  databases.forEach((database, index) => {
+    const slot = block(database.slot)?.name ?? database.slot_name;
+    if (typeof slot !== 'string') return;
+    const server = given(database.url) ? serverOf(database.url) : [database.hostname, database.port ?? 5432];
+    const key = JSON.stringify([server, slot]);
+    const earlier = first.get(key);
+    if (earlier === undefined) first.set(key, index);
+    else {
+      report(
+        ['databases', index],
+        `reads the same slot of the same server as databases[${earlier}] (line ${lineOf(['databases', earlier])})`,
+      );
+    }
+  });
+}
+
+function serverOf(value: unknown): unknown {
+  const url = typeof value === 'string' ? URL.parse(value) : null;
+  return url === null ? value : [url.hostname, url.port === '' ? 5432 : Number(url.port)];
+}
+
+function checkSink(sink: Block, databases: readonly string[], path: Path, report: Report): void {
+  const { database } = sink;
+  if (typeof database === 'string' && !databases.includes(database)) {
+    report([...path, 'database'], `is not the name of one of the databases${meant(nearest(database, databases))}`);
+  }
+  const source = block(sink.source);
+  for (const noun of ['schemas', 'tables']) {
+    if (given(source?.[`include_${noun}`]) && given(source?.[`exclude_${noun}`])) {
+      report([...path, 'source', `exclude_${noun}`], `cannot stand next to include_${noun}`);
+    }
+  }
+  for (const key of ['table', 'schema']) {
+    if (given(sink[key]) && given(sink.source)) {
+      report([...path, key], `is the older form of source.include_${key}s; give one or the other`);
+    }
+  }
+  if (given(sink.table) && given(sink.schema)) {
+    report([...path, 'schema'], 'cannot stand next to table; write the table as schema.table');
+  }
+}
+
+export function meant(name: string | null): string {
+  return name === null ? '' : ` (did you mean "${name}"?)`;
+}
+
+function given(value: unknown): boolean {
+  return value !== undefined && value !== null;
+}
+
+function block(value: unknown): Block | undefined {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Block) : undefined;
+}
+
+function list(value: unknown): readonly Block[] {
+  return Array.isArray(value) ? value.map((item) => block(item) ?? {}) : [];
+}

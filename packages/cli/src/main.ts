@@ -1,0 +1,87 @@
+import { type Argument, Command, CommanderError } from 'commander';
+import manifest from '../package.json' with { type: 'json' };
+import { CLIENT_ENVIRONMENT } from './client.ts';
+import { addAppend } from './commands/append.ts';
+import { addCheckTail } from './commands/check-tail.ts';
+import { addCreateBasin } from './commands/create-basin.ts';
+import { addCreateStream } from './commands/create-stream.ts';
+import { addDeleteBasin } from './commands/delete-basin.ts';
+import { addDeleteStream } from './commands/delete-stream.ts';
+import { addDemo } from './commands/demo.ts';
+import { addFence } from './commands/fence.ts';
+import { addGetBasinConfig } from './commands/get-basin-config.ts';
+import { addGetStreamConfig } from './commands/get-stream-config.ts';
+import { addIssueAccessToken } from './commands/issue-access-token.ts';
+import { addListAccessTokens } from './commands/list-access-tokens.ts';
+import { addListBasins } from './commands/list-basins.ts';
+import { addListStreams } from './commands/list-streams.ts';
+import { addLs } from './commands/ls.ts';
+import { addRead } from './commands/read.ts';
+import { addReconfigureBasin } from './commands/reconfigure-basin.ts';
+import { addReconfigureStream } from './commands/reconfigure-stream.ts';
+import { addRevokeAccessToken } from './commands/revoke-access-token.ts';
+import { addStart } from './commands/start.ts';
+import { addStore } from './commands/store.ts';
+import { addTail } from './commands/tail.ts';
+import { addTrim } from './commands/trim.ts';
+import { CommandFailure, explainFailure } from './failure.ts';
+import { endQuietlyOnClosedPipe } from './terminal.ts';
+
+/**
+ * The command line. Commands load what they need (SDK, engine, schemas) only when they run, so that --help is fast.
+ * Exit codes: 0 done, 1 refused or failed, 2 the command line itself is wrong, 130 Ctrl-C.
+ */
+function buildProgram(): Command {
+  const program = new Command('millrace')
+    .description('Postgres changes as durable streams, in one process.')
+    .usage('<command> [options]')
+    .version(manifest.version)
+    .showSuggestionAfterError()
+    .showHelpAfterError('(see --help)')
+    .helpCommand(false)
+    .configureHelp({
+      subcommandTerm: (command) => [command.name(), ...command.registeredArguments.map(argumentTerm)].join(' '),
+    })
+    .exitOverride()
+    .addHelpText('after', `\n${CLIENT_ENVIRONMENT}\n\nFirst steps:\n  $ millrace demo\n  $ millrace start --help`);
+
+  program.commandsGroup('Run:');
+  for (const add of [addDemo, addStart, addStore]) add(program);
+  program.commandsGroup('Records:');
+  for (const add of [addAppend, addRead, addTail, addCheckTail, addTrim, addFence]) add(program);
+  program.commandsGroup('Streams:');
+  const streams = [addLs, addListStreams, addCreateStream, addGetStreamConfig, addReconfigureStream, addDeleteStream];
+  for (const add of streams) add(program);
+  program.commandsGroup('Basins:');
+  for (const add of [addListBasins, addCreateBasin, addGetBasinConfig, addReconfigureBasin, addDeleteBasin])
+    add(program);
+  program.commandsGroup('Access tokens:');
+  for (const add of [addIssueAccessToken, addListAccessTokens, addRevokeAccessToken]) add(program);
+  return program;
+}
+
+function argumentTerm(argument: Argument): string {
+  return argument.required ? `<${argument.name()}>` : `[${argument.name()}]`;
+}
+
+async function run(args: readonly string[]): Promise<number> {
+  const program = buildProgram();
+  if (args.length === 0) {
+    program.outputHelp();
+    return 0;
+  }
+  try {
+    await program.parseAsync(args, { from: 'user' });
+    return 0;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    process.stderr.write(`${explainFailure(error)}\n`);
+    return error instanceof CommandFailure && error.code === 'usage' ? 2 : 1;
+  }
+}
+
+endQuietlyOnClosedPipe();
+const exitCode = await run(process.argv.slice(2));
+// Connections the SDK keeps for later would hold the process; what is still in the pipe has to get out first.
+await new Promise((resolve) => process.stdout.write('', resolve));
+process.exit(exitCode);

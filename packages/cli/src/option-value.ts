@@ -1,0 +1,85 @@
+import { InvalidArgumentError, type Option } from 'commander';
+import { parseDuration } from './duration.ts';
+import { parseBasinUri, parsePrefixUri, parseStreamUri } from './s2-uri.ts';
+
+/** Parsers of option and argument values. A refusal is a usage error (exit code 2). */
+
+function usage<T>(parse: (text: string) => T): (text: string) => T {
+  return (text) => {
+    try {
+      return parse(text);
+    } catch (error) {
+      throw new InvalidArgumentError((error as Error).message);
+    }
+  };
+}
+
+export const streamUri = usage(parseStreamUri);
+export const basinUri = usage(parseBasinUri);
+export const prefixUri = usage(parsePrefixUri);
+
+export const wholeNumber = usage((text: string): number => {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || !Number.isSafeInteger(value)) throw new Error('expected a whole number below 2^53');
+  return value;
+});
+
+export const portNumber = usage((text: string): number => {
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || value > 65_535) throw new Error('expected a port: 0 to 65535, 0 for a free one');
+  return value;
+});
+
+/** Milliseconds. */
+export const duration = usage((text: string): number => {
+  const value = parseDuration(text);
+  if (value === null) throw new Error('expected a duration such as 7d, 1h, 90s or 5ms');
+  return value;
+});
+
+export const trueOrFalse = usage((text: string): boolean => {
+  if (text !== 'true' && text !== 'false') throw new Error('expected true or false');
+  return text === 'true';
+});
+
+/** `infinite`, or seconds. */
+export const retentionPolicy = usage((text: string): number | 'infinite' => {
+  if (text === 'infinite') return 'infinite';
+  const value = parseDuration(text);
+  if (value === null || value < 1000) throw new Error('expected a duration of at least 1s such as 7d, or infinite');
+  return Math.floor(value / 1000);
+});
+
+export const rfc3339 = usage((text: string): Date => {
+  const value = new Date(text);
+  if (!/^\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d/.test(text) || Number.isNaN(value.getTime())) {
+    throw new Error('expected a time such as 2027-01-31T12:00:00Z');
+  }
+  return value;
+});
+
+export type RecordFormat = 'text' | 'json' | 'json-base64';
+
+const FORMATS: Record<string, RecordFormat> = {
+  '': 'text',
+  text: 'text',
+  json: 'json',
+  raw: 'json',
+  'json-base64': 'json-base64',
+  base64: 'json-base64',
+  'json-binsafe': 'json-base64',
+};
+
+export const recordFormat = usage((text: string): RecordFormat => {
+  const format = FORMATS[text];
+  if (format === undefined) throw new Error('expected text, json or json-base64');
+  return format;
+});
+
+/** Among options of one group at most one is given. */
+export function exclusive(options: readonly Option[]): readonly Option[] {
+  for (const option of options) {
+    option.conflicts(options.filter((other) => other !== option).map((other) => other.attributeName()));
+  }
+  return options;
+}

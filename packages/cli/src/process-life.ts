@@ -1,0 +1,35 @@
+import { INTERRUPTED_EXIT_CODE, notice } from './terminal.ts';
+
+/** How the commands that serve (demo, start, store) end: a signal stops them in order, a second one at once. */
+export interface Life {
+  /** Aborted by the first SIGINT, SIGTERM or SIGHUP. */
+  readonly stop: AbortSignal;
+  /** Resolves with the signal's name. */
+  readonly stopped: Promise<string>;
+}
+
+const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
+export function superviseProcess(): Life {
+  const abort = new AbortController();
+  const { promise: stopped, resolve } = Promise.withResolvers<string>();
+  for (const signal of SIGNALS) {
+    process.on(signal, () => {
+      if (abort.signal.aborted) process.exit(INTERRUPTED_EXIT_CODE);
+      abort.abort();
+      resolve(signal);
+    });
+  }
+  return { stop: abort.signal, stopped };
+}
+
+/** The root token is in no file in readable form: this is the one time to see it. */
+export function announceRootToken(token: string, url: string): void {
+  process.stderr.write(
+    `Root token of this store, shown only this once. It may do everything:\n\n  export S2_ACCESS_TOKEN=${token}\n  export MILLRACE_ENDPOINT=${url}\n\n`,
+  );
+}
+
+export function log(line: string): void {
+  notice('note', line);
+}

@@ -1,0 +1,241 @@
+/**
+ * The durable log of what Postgres sent: a stream of the store whose records are chunks (chunk.ts) and whose record
+ * timestamps are commit LSNs. One writer (log-writer.ts), any number of readers (log-reader.ts).
+ *
+ * I2: commit LSNs never decrease, and readers take a transaction only when its COMMIT is durable.
+ * I6: trimming stops at the smallest position somebody still needs.
+ */
+import { assert } from '@millrace/core/assert';
+import { ByteWriter } from '@millrace/core/byte-writer';
+import { MillraceError } from '@millrace/core/error';
+import { type Lsn, maxLsn } from '@millrace/core/lsn';
+import { RecordCursor, writeSequencedRecord } from '@millrace/stream-store/record-codec';
+import type { StateTable, Stream } from '@millrace/stream-store/store';
+import { type ChunkHeader, FLAG_ENDS_OPEN, readChunkHeader } from './chunk.ts';
+
+/** A run of records that holds the beginning of a transaction the source sent again; see FLAG_VOIDS. */
+export interface VoidRange {
+  /** Record with the BEGIN, and the commit LSN it announces. */
+  readonly fromSeq: number;
+  readonly lsn: Lsn;
+  /** First record after it. */
+  readonly toSeq: number;
+}
+
+const RECORD_METERED_OVERHEAD = 8;
+const READ_LIMITS = { countMax: 1, meteredBytesMax: 1 << 21 };
+
+export class ChangeLog {
+  readonly stream: Stream;
+  readonly #state: StateTable;
+  readonly #voidsKey: string;
+  #voids: readonly VoidRange[];
+
+  /** As of the last record appended. */
+  nextSeq: number;
+  committedLsn: Lsn;
+  endLsn: Lsn;
+  endsOpen: boolean;
+  #openedSeq: number;
+  #openLsn: Lsn;
+  /** Bytes of all records ever appended. */
+  bytes: number;
+
+  /** As of the last durable record. */
+  durableSeq: number;
+  durableLsn: Lsn;
+  /** Every transaction that committed before this WAL position is in the log and durable. */
+  progress: Lsn;
+  #waiters = new Set<() => void>();
+  #timestamp: bigint;
+
+  private constructor(stream: Stream, state: StateTable, voidsKey: string, voids: VoidRange[], last: Tail | null) {
+    this.stream = stream;
+    this.#state = state;
+    this.#voidsKey = voidsKey;
+    this.#voids = voids;
+    this.nextSeq = stream.tail.seqNum;
+    this.committedLsn = last?.header.committedLsn ?? 0n;
+    this.endLsn = last?.header.endLsn ?? 0n;
+    this.endsOpen = last !== null && (last.header.flags & FLAG_ENDS_OPEN) !== 0;
+    this.#openedSeq = last === null ? 0 : last.seq - last.header.openedAt;
+    this.#openLsn = last?.lsn ?? 0n;
+    this.bytes = last === null ? 0 : last.header.offset + last.bytes;
+    this.durableSeq = this.nextSeq;
+    this.durableLsn = this.committedLsn;
+    this.progress = this.endLsn;
+    this.#timestamp = stream.tail.timestamp;
+  }
+
+  /** `key` names the log in the state table. A transaction left open by a crash is voided before this resolves. */
+  static async open(stream: Stream, state: StateTable, key: string): Promise<ChangeLog> {
+    const voidsKey = `${key}/voids`;
+    const last = stream.tail.seqNum === stream.firstSeqNum ? null : await readTail(stream, stream.tail.seqNum - 1);
+    if (last === null && stream.tail.seqNum > 0) {
+      throw new MillraceError('storage_corrupt', { detail: 'The change log kept no record to go on from.' });
+    }
+    const log = new ChangeLog(stream, state, voidsKey, parseVoids(state.get(voidsKey)), last);
+    await log.voidOpen();
+    return log;
+  }
+
+  /** Appends one chunk; resolves when it is durable. Chunks become durable in order. */
+  async append(chunk: Buffer, lsn: Lsn, committedLsn: Lsn, endLsn: Lsn): Promise<void> {
+    assert(committedLsn >= this.committedLsn, 'commit LSNs in the log never decrease (I2)');
+    assert(endLsn >= this.endLsn, 'the acknowledgeable end of the log never goes back');
+    const seq = this.nextSeq;
+    const header = readChunkHeader(chunk, 0, chunk.length);
+    // The stream's time index is the LSN index, so its times must not go back even if a voided LSN was higher.
+    this.#timestamp = maxLsn(this.#timestamp, lsn);
+    const out = new ByteWriter(chunk.length + 64);
+    writeSequencedRecord(out, seq, this.#timestamp, [], chunk);
+    this.nextSeq = seq + 1;
+    this.committedLsn = committedLsn;
+    this.endLsn = endLsn;
+    this.endsOpen = (header.flags & FLAG_ENDS_OPEN) !== 0;
+    this.#openedSeq = seq - header.openedAt;
+    this.#openLsn = lsn;
+    this.bytes += chunk.length;
+    await this.stream.appendSequenced({
+      records: out.view(),
+      firstSeqNum: seq,
+      timestamp: this.#timestamp,
+      count: 1,
+      meteredBytes: RECORD_METERED_OVERHEAD + chunk.length,
+    });
+    assert(seq === this.durableSeq, 'chunks become durable in order');
+    this.durableSeq = seq + 1;
+    this.durableLsn = committedLsn;
+    this.#notify();
+  }
+
+  /** Told by the writer: everything before `lsn` is here and durable, even where nothing was to be logged. */
+  progressed(lsn: Lsn): void {
+    if (lsn <= this.progress) return;
+    this.progress = lsn;
+    this.#notify();
+  }
+
+  /** Marks a transaction the log ends inside as abandoned. Call when no append is in flight. */
+  async voidOpen(): Promise<void> {
+    assert(this.nextSeq === this.durableSeq, 'nothing is in flight when a transaction is voided');
+    if (!this.endsOpen) return;
+    const range = { fromSeq: this.#openedSeq, lsn: this.#openLsn, toSeq: this.nextSeq };
+    const kept = this.#voids.filter((known) => known.toSeq > this.stream.firstSeqNum && known.fromSeq !== range.fromSeq);
+    const voids = [...kept, range];
+    await this.#state.put(this.#voidsKey, formatVoids(voids));
+    this.#voids = voids;
+  }
+
+  /** The void range that covers the BEGIN with `lsn` in record `seq`, if any. */
+  voided(seq: number, lsn: Lsn): VoidRange | undefined {
+    if (this.#voids.length === 0) return undefined;
+    return this.#voids.find((range) => seq >= range.fromSeq && seq < range.toSeq && lsn === range.lsn);
+  }
+
+  /** Resolves at the next durable chunk or progress, or on the signal. */
+  changed(signal: AbortSignal): Promise<void> {
+    if (signal.aborted) return Promise.resolve();
+    return new Promise((resolve) => {
+      const done = () => {
+        this.#waiters.delete(done);
+        signal.removeEventListener('abort', done);
+        resolve();
+      };
+      this.#waiters.add(done);
+      signal.addEventListener('abort', done, { once: true });
+    });
+  }
+
+  /**
+   * The keyframe to start at for reading on after transaction `lsn`.
+   * log_overrun: records after that position are trimmed already.
+   */
+  async seek(lsn: Lsn): Promise<number> {
+    const first = this.stream.firstSeqNum;
+    if (first === this.nextSeq) return first;
+    if (first > 0) {
+      const oldest = await readTail(this.stream, first);
+      if (lsn < oldest.header.previousLsn) throw overrun();
+    }
+    const found = Math.min(await this.stream.findTimestamp(lsn), this.nextSeq - 1);
+    const { header } = await readTail(this.stream, found);
+    return Math.max(first, found - header.keyframe);
+  }
+
+  /** Bytes of log from record `seq` to the end. */
+  async bytesFrom(seq: number): Promise<number> {
+    if (seq >= this.durableSeq) return 0;
+    const { header } = await readTail(this.stream, Math.max(seq, this.stream.firstSeqNum));
+    return this.bytes - header.offset;
+  }
+
+  /** Forgets records nobody needs: those before the keyframe for `lsn`. The newest record always stays. */
+  async trimTo(lsn: Lsn): Promise<void> {
+    const seq = Math.min(await this.seek(lsn), this.durableSeq - 1);
+    if (seq > this.stream.firstSeqNum) await this.stream.trim(seq);
+  }
+
+  /**
+   * Forgets the oldest records until the log holds at most `bytesMax`, whoever still needs them; they find out by
+   * log_overrun. True when something was forgotten.
+   */
+  async trimToBytes(bytesMax: number): Promise<boolean> {
+    let low = this.stream.firstSeqNum;
+    if ((await this.bytesFrom(low)) <= bytesMax) return false;
+    let high = this.durableSeq - 1;
+    while (low < high) {
+      const middle = Math.floor((low + high) / 2);
+      if ((await this.bytesFrom(middle)) > bytesMax) low = middle + 1;
+      else high = middle;
+    }
+    // Reading starts at a keyframe, so the next one from here.
+    while (low < this.durableSeq - 1 && (await readTail(this.stream, low)).header.keyframe !== 0) low++;
+    if (low <= this.stream.firstSeqNum) return false;
+    await this.stream.trim(low);
+    return true;
+  }
+
+  #notify(): void {
+    const waiters = [...this.#waiters];
+    for (const wake of waiters) wake();
+  }
+}
+
+export function overrun(): MillraceError {
+  return new MillraceError('log_overrun', {
+    detail: 'The change log no longer holds what comes after its position.',
+    hint:
+      'Delete the sink and create it again with initial_backfill: true to bring the destination up to date; ' +
+      'a larger change log (--change-log-max) gives slow sinks more time.',
+  });
+}
+
+interface Tail {
+  readonly seq: number;
+  readonly header: ChunkHeader;
+  readonly lsn: Lsn;
+  readonly bytes: number;
+}
+
+async function readTail(stream: Stream, seq: number): Promise<Tail> {
+  const slice = await stream.read(seq, READ_LIMITS);
+  if (slice === null || slice.firstSeqNum !== seq) {
+    throw new MillraceError('storage_corrupt', { detail: `Record ${seq} of the change log is missing.` });
+  }
+  const cursor = new RecordCursor(slice.records);
+  if (!cursor.next()) throw new MillraceError('storage_corrupt', { detail: `Record ${seq} of the change log is empty.` });
+  const bytes = Buffer.from(slice.records.buffer, slice.records.byteOffset, slice.records.byteLength);
+  const header = readChunkHeader(bytes, cursor.bodyStart, cursor.bodyEnd);
+  return { seq, header, lsn: slice.lastTimestamp, bytes: cursor.bodyEnd - cursor.bodyStart };
+}
+
+function parseVoids(bytes: Uint8Array | undefined): VoidRange[] {
+  if (bytes === undefined) return [];
+  const stored = JSON.parse(Buffer.from(bytes).toString()) as { fromSeq: number; lsn: string; toSeq: number }[];
+  return stored.map(({ fromSeq, lsn, toSeq }) => ({ fromSeq, lsn: BigInt(lsn), toSeq }));
+}
+
+function formatVoids(voids: readonly VoidRange[]): Uint8Array {
+  return Buffer.from(JSON.stringify(voids.map(({ fromSeq, lsn, toSeq }) => ({ fromSeq, lsn: String(lsn), toSeq }))));
+}

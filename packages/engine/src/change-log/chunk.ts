@@ -1,0 +1,206 @@
+/**
+ * The record of the change log: a run of raw pgoutput messages behind a small header. HOT PATH (ChunkWriter.message).
+ *
+ * ```
+ * u8  version (1)
+ * u8  flags
+ * u16 reserved (0)
+ * u32 changes: insert, update, delete, truncate and logical messages in the body
+ * u64 committedLsn: commit LSN of the last transaction that is complete at the end of this chunk, counted from the log's start
+ * u64 endLsn: WAL position after that transaction; what may be acknowledged once this chunk is durable
+ * u64 previousLsn: committedLsn of the record before
+ * u64 offset: bytes of all records before this one, so that two headers tell how much log lies between them
+ * u32 keyframe: how many records before this one the last keyframe lies (0: this is one)
+ * u32 openedAt: how many records before this one the transaction that is open at the end began (0 when none is open)
+ * u32 ordinal: of the first change in the body, when the chunk starts inside a transaction
+ * u32 preambleBytes
+ * preamble: (u32 size, message)*   BEGIN (and annotations) of the transaction the chunk starts in; in a keyframe then
+ *                                  every RELATION and TYPE in force
+ * body:     (u32 size, message)*   as received
+ * ```
+ *
+ * A reader that comes from the record before ignores the preamble; one that starts here needs it. Reading starts at a
+ * keyframe, so any retained position is decoded with the schema of that position. A message larger than a record is cut
+ * into pieces: FLAG_MORE says the last message goes on in the next record, whose body then starts with the rest.
+ * The record's timestamp in the stream is the commit LSN of the last transaction that begins or goes on in it, which
+ * makes the stream's own time index an LSN index.
+ */
+import { assert } from '@millrace/core/assert';
+import { ByteWriter } from '@millrace/core/byte-writer';
+import { MillraceError } from '@millrace/core/error';
+import type { Lsn } from '@millrace/core/lsn';
+
+export const CHUNK_VERSION = 1;
+export const CHUNK_HEADER_BYTES = 56;
+/** Below the record limit of a stream (1 MiB metered), less the protobuf framing around it. */
+export const CHUNK_BYTES_MAX = 1_000_000;
+
+/** The body starts inside a transaction whose BEGIN is in the preamble. */
+export const FLAG_STARTS_OPEN = 1;
+/** The body ends inside a transaction. */
+export const FLAG_ENDS_OPEN = 2;
+/** The last message goes on in the next record. */
+export const FLAG_MORE = 4;
+/** The body starts with the rest of a message. */
+export const FLAG_REST = 8;
+/** A transaction left open by the record before was abandoned: the source sends it again from its BEGIN. */
+export const FLAG_VOIDS = 16;
+
+export interface ChunkHeader {
+  readonly flags: number;
+  readonly changes: number;
+  readonly committedLsn: Lsn;
+  readonly endLsn: Lsn;
+  readonly previousLsn: Lsn;
+  readonly offset: number;
+  readonly keyframe: number;
+  readonly openedAt: number;
+  readonly ordinal: number;
+  readonly preambleStart: number;
+  readonly preambleEnd: number;
+  readonly bodyStart: number;
+}
+
+/** Parses the header of the chunk at bytes[start, end). Damage is storage_corrupt (I8). */
+export function readChunkHeader(bytes: Buffer, start: number, end: number): ChunkHeader {
+  if (end - start < CHUNK_HEADER_BYTES) throw damaged('shorter than its header');
+  if (bytes[start] !== CHUNK_VERSION) throw damaged('of an unknown version');
+  const preambleBytes = bytes.readUInt32BE(start + 52);
+  const preambleStart = start + CHUNK_HEADER_BYTES;
+  if (preambleStart + preambleBytes > end) throw damaged('with a preamble beyond its end');
+  return {
+    flags: bytes[start + 1]!,
+    changes: bytes.readUInt32BE(start + 4),
+    committedLsn: bytes.readBigUInt64BE(start + 8),
+    endLsn: bytes.readBigUInt64BE(start + 16),
+    previousLsn: bytes.readBigUInt64BE(start + 24),
+    offset: Number(bytes.readBigUInt64BE(start + 32)),
+    keyframe: bytes.readUInt32BE(start + 40),
+    openedAt: bytes.readUInt32BE(start + 44),
+    ordinal: bytes.readUInt32BE(start + 48),
+    preambleStart,
+    preambleEnd: preambleStart + preambleBytes,
+    bodyStart: preambleStart + preambleBytes,
+  };
+}
+
+/** Size of the message whose length prefix stands at `at`; checks that it ends by `end`. */
+export function messageSize(bytes: Buffer, at: number, end: number): number {
+  if (at + 4 > end) throw damaged('with a cut length prefix');
+  const size = bytes.readUInt32BE(at);
+  if (size === 0 || at + 4 + size > end) throw damaged('with a message beyond its end');
+  return size;
+}
+
+function damaged(what: string): MillraceError {
+  return new MillraceError('storage_corrupt', { detail: `A record of the change log is ${what}.` });
+}
+
+/** Fields of the header only the log's writer knows when it seals a chunk. */
+export interface Seal {
+  readonly flags: number;
+  readonly committedLsn: Lsn;
+  readonly endLsn: Lsn;
+  readonly previousLsn: Lsn;
+  readonly offset: number;
+  readonly keyframe: number;
+  readonly openedAt: number;
+}
+
+/** Collects messages for one chunk at a time. */
+export class ChunkWriter {
+  readonly #out = new ByteWriter(CHUNK_BYTES_MAX + 64 * 1024);
+  #changes = 0;
+  #ordinal = 0;
+  #preambleEnd = CHUNK_HEADER_BYTES;
+
+  constructor() {
+    this.#out.length = CHUNK_HEADER_BYTES;
+  }
+
+  get bytes(): number {
+    return this.#out.length;
+  }
+
+  get changes(): number {
+    return this.#changes;
+  }
+
+  get empty(): boolean {
+    return this.#out.length === this.#preambleEnd;
+  }
+
+  /** Whether a message of `size` bytes still fits. */
+  fits(size: number): boolean {
+    return this.#out.length + 4 + size <= CHUNK_BYTES_MAX;
+  }
+
+  /** Room for message bytes in what is left of the chunk. */
+  get room(): number {
+    return CHUNK_BYTES_MAX - this.#out.length - 4;
+  }
+
+  /** A message of the preamble; before any message of the body. */
+  preamble(source: Uint8Array, start: number, end: number): void {
+    assert(this.empty, 'a preamble comes before the body');
+    this.#out.u32(end - start);
+    this.#out.copy(source, start, end);
+    this.#preambleEnd = this.#out.length;
+  }
+
+  /** Ordinal of the next change, kept when the chunk starts inside a transaction. */
+  startAt(ordinal: number): void {
+    this.#ordinal = ordinal;
+  }
+
+  message(source: Uint8Array, start: number, end: number): void {
+    const out = this.#out;
+    const size = end - start;
+    out.reserve(size + 4);
+    const target = out.buffer;
+    let at = out.length;
+    target[at] = size >>> 24;
+    target[at + 1] = size >>> 16;
+    target[at + 2] = size >>> 8;
+    target[at + 3] = size;
+    at += 4;
+    if (size < 48) for (let i = start; i < end; i++) target[at++] = source[i]!;
+    else {
+      target.set(source.subarray(start, end), at);
+      at += size;
+    }
+    out.length = at;
+  }
+
+  countChange(): void {
+    this.#changes++;
+  }
+
+  /** Hands over the finished chunk and starts an empty one. */
+  seal(seal: Seal): Buffer {
+    const out = this.#out;
+    const bytes = Buffer.allocUnsafeSlow(out.length);
+    out.buffer.copy(bytes, 0, 0, out.length);
+    bytes[0] = CHUNK_VERSION;
+    bytes[1] = seal.flags;
+    bytes.writeUInt16BE(0, 2);
+    bytes.writeUInt32BE(this.#changes, 4);
+    bytes.writeBigUInt64BE(seal.committedLsn, 8);
+    bytes.writeBigUInt64BE(seal.endLsn, 16);
+    bytes.writeBigUInt64BE(seal.previousLsn, 24);
+    bytes.writeBigUInt64BE(BigInt(seal.offset), 32);
+    bytes.writeUInt32BE(seal.keyframe, 40);
+    bytes.writeUInt32BE(seal.openedAt, 44);
+    bytes.writeUInt32BE(this.#ordinal, 48);
+    bytes.writeUInt32BE(this.#preambleEnd - CHUNK_HEADER_BYTES, 52);
+    this.discard();
+    return bytes;
+  }
+
+  discard(): void {
+    this.#out.length = CHUNK_HEADER_BYTES;
+    this.#changes = 0;
+    this.#ordinal = 0;
+    this.#preambleEnd = CHUNK_HEADER_BYTES;
+  }
+}

@@ -1,0 +1,329 @@
+/**
+ * Turns the pgoutput messages of one replication connection into chunks of the change log and says what may be
+ * acknowledged. HOT PATH (message): nothing is decoded beyond the type byte and the LSNs of BEGIN and COMMIT.
+ *
+ * Group commit without a timer: a chunk is appended when the one before is durable or when it is full. It never ends
+ * inside a transaction unless the transaction is larger than a chunk.
+ */
+import { assert } from '@millrace/core/assert';
+import { MillraceError } from '@millrace/core/error';
+import { type Lsn, maxLsn } from '@millrace/core/lsn';
+import type { ChangeLog } from './change-log.ts';
+import { ChunkWriter, FLAG_ENDS_OPEN, FLAG_MORE, FLAG_REST, FLAG_STARTS_OPEN, FLAG_VOIDS } from './chunk.ts';
+
+const BEGIN = 0x42; // B
+const COMMIT = 0x43; // C
+const DELETE = 0x44; // D
+const INSERT = 0x49; // I
+const MESSAGE = 0x4d; // M
+const RELATION = 0x52; // R
+const TRUNCATE = 0x54; // T
+const UPDATE = 0x55; // U
+const TYPE = 0x59; // Y
+
+/** A keyframe repeats every RELATION in force; it comes when this much follows the last one, or 8 times its own size. */
+const KEYFRAME_INTERVAL_BYTES = 1 << 20;
+/** Chunks handed to the journal and not yet durable; beyond it capture stops reading the socket. */
+export const LOG_INFLIGHT_BYTES_MAX = 8 << 20;
+/** A lone chunk this full does not wait for the one before to be durable. */
+const CHUNK_EAGER_BYTES = 512 * 1024;
+
+const ANNOTATIONS_PREFIX = Buffer.from('sequin:transaction_annotations.');
+
+export interface LogWriterEvents {
+  /** Everything up to `lsn` is durable in the log: Postgres may forget it. Never goes back. */
+  acknowledge(lsn: Lsn): void;
+  /** True: stop reading the socket; false: go on. */
+  pressure(on: boolean): void;
+  failed(error: unknown): void;
+}
+
+export class LogWriter {
+  readonly #log: ChangeLog;
+  readonly #events: LogWriterEvents;
+  readonly #chunk = new ChunkWriter();
+
+  #open = false;
+  /** Commit LSN of the open transaction, or of the last one. Two halves: a bigint per row would allocate. */
+  #finalHi = 0;
+  #finalLo = 0;
+  #ordinal = 0;
+  /** The transaction is one the log already holds: a resend after a reconnect. */
+  #dropping = false;
+  /** BEGIN of the open transaction is in a chunk, so the next chunk starts inside it. */
+  #beginLogged = false;
+  #begin: Buffer | null = null;
+  #annotations: Buffer | null = null;
+  #openedSeq = 0;
+
+  /** As of the last COMMIT that was written to a chunk. */
+  #committedHi = 0;
+  #committedLo = 0;
+  #endLsn: Lsn;
+  /** Keepalive position that holds once everything written so far is durable. */
+  #progress: Lsn;
+
+  readonly #relations = new Map<number, Buffer>();
+  readonly #types = new Map<number, Buffer>();
+  #relationBytes = 0;
+  #keyframeSeq = -1;
+  #bytesSinceKeyframe = 0;
+  #voids: boolean;
+  #startsOpen = false;
+  #rest = false;
+  #inflight = 0;
+  #inflightBytes = 0;
+  #pressed = false;
+  #failed = false;
+  #closed = false;
+  readonly #appends = new Set<Promise<void>>();
+
+  constructor(log: ChangeLog, events: LogWriterEvents) {
+    this.#log = log;
+    this.#events = events;
+    this.#endLsn = log.endLsn;
+    this.#progress = log.endLsn;
+    this.#setCommitted(log.committedLsn);
+    this.#voids = log.endsOpen;
+  }
+
+  /** One pgoutput message. The bytes are copied. */
+  message(buffer: Buffer, start: number, end: number): void {
+    switch (buffer[start]) {
+      case INSERT:
+      case UPDATE:
+      case DELETE:
+      case TRUNCATE:
+        this.#change(buffer, start, end);
+        return;
+      case BEGIN:
+        this.#onBegin(buffer, start, end);
+        return;
+      case COMMIT:
+        this.#onCommit(buffer, start, end);
+        return;
+      case RELATION:
+        this.#onSchema(this.#relations, buffer, start, end);
+        return;
+      case TYPE:
+        this.#onSchema(this.#types, buffer, start, end);
+        return;
+      case MESSAGE:
+        this.#onMessage(buffer, start, end);
+        return;
+      default:
+        if (this.#open && !this.#dropping) this.#write(buffer, start, end); // ORIGIN and what later protocols bring
+    }
+  }
+
+  /** The server has sent everything up to `walEnd`. */
+  keepalive(walEnd: Lsn): void {
+    if (this.#open || walEnd <= this.#progress) return;
+    this.#progress = walEnd;
+    if (this.#inflight === 0 && this.#chunk.empty) this.#settle(walEnd);
+  }
+
+  /** The socket has nothing more for now. */
+  burst(): void {
+    if (this.#inflight === 0) this.#flushIfClosed();
+    else if (this.#chunk.bytes >= CHUNK_EAGER_BYTES) this.#flushIfClosed();
+  }
+
+  /** Resolves when what was appended is durable or has failed; messages not yet appended are given up. */
+  async drained(): Promise<void> {
+    this.#chunk.discard();
+    this.#closed = true;
+    await Promise.allSettled([...this.#appends]);
+  }
+
+  #flushIfClosed(): void {
+    if (!this.#open && !this.#chunk.empty) this.#flush(0);
+  }
+
+  #change(buffer: Buffer, start: number, end: number): void {
+    if (!this.#open) throw outOfPlace('a change outside a transaction');
+    if (!this.#dropping) {
+      this.#write(buffer, start, end);
+      this.#chunk.countChange();
+    }
+    this.#ordinal++;
+  }
+
+  #onBegin(buffer: Buffer, start: number, end: number): void {
+    if (this.#open || end - start !== 21) throw outOfPlace('a BEGIN inside a transaction');
+    this.#finalHi = buffer.readUInt32BE(start + 1);
+    this.#finalLo = buffer.readUInt32BE(start + 5);
+    this.#open = true;
+    this.#ordinal = 0;
+    this.#annotations = null;
+    this.#dropping =
+      this.#finalHi < this.#committedHi || (this.#finalHi === this.#committedHi && this.#finalLo <= this.#committedLo);
+    if (this.#dropping) return;
+    if (this.#begin === null) this.#begin = Buffer.allocUnsafeSlow(21);
+    buffer.copy(this.#begin, 0, start, end);
+    this.#write(buffer, start, end);
+    this.#beginLogged = true;
+    this.#openedSeq = this.#log.nextSeq;
+  }
+
+  #onCommit(buffer: Buffer, start: number, end: number): void {
+    if (!this.#open || end - start !== 26) throw outOfPlace('a COMMIT outside a transaction');
+    if (buffer.readUInt32BE(start + 2) !== this.#finalHi || buffer.readUInt32BE(start + 6) !== this.#finalLo) {
+      throw outOfPlace('a COMMIT of another transaction');
+    }
+    this.#open = false;
+    if (this.#dropping) return;
+    this.#write(buffer, start, end);
+    this.#beginLogged = false;
+    this.#committedHi = this.#finalHi;
+    this.#committedLo = this.#finalLo;
+    this.#endLsn = buffer.readBigUInt64BE(start + 10);
+    if (this.#endLsn > this.#progress) this.#progress = this.#endLsn;
+  }
+
+  #onSchema(known: Map<number, Buffer>, buffer: Buffer, start: number, end: number): void {
+    if (end - start < 6) throw outOfPlace('a cut RELATION or TYPE');
+    const oid = buffer.readUInt32BE(start + 1);
+    const before = known.get(oid);
+    if (before !== undefined) this.#relationBytes -= before.length;
+    known.set(oid, Buffer.from(buffer.subarray(start, end)));
+    this.#relationBytes += end - start;
+    // Also inside a transaction that is dropped: the server announces a relation once per connection.
+    this.#write(buffer, start, end);
+  }
+
+  #onMessage(buffer: Buffer, start: number, end: number): void {
+    // Non-transactional messages arrive between transactions and have no place in commit order.
+    const transactional = (buffer[start + 1]! & 1) === 1;
+    if (!this.#open || !transactional) return;
+    if (isAnnotation(buffer, start)) this.#annotations = Buffer.from(buffer.subarray(start, end));
+    this.#change(buffer, start, end);
+  }
+
+  #write(buffer: Buffer, start: number, end: number): void {
+    const chunk = this.#chunk;
+    if (chunk.empty) this.#startChunk();
+    if (chunk.fits(end - start)) {
+      chunk.message(buffer, start, end);
+      return;
+    }
+    if (!chunk.empty) {
+      this.#flush(0);
+      this.#startChunk();
+    }
+    let at = start;
+    while (end - at > chunk.room) {
+      const piece = at + chunk.room;
+      chunk.message(buffer, at, piece);
+      at = piece;
+      this.#flush(FLAG_MORE);
+      this.#startChunk();
+      this.#rest = true;
+    }
+    chunk.message(buffer, at, end);
+  }
+
+  #startChunk(): void {
+    const chunk = this.#chunk;
+    this.#startsOpen = this.#beginLogged;
+    chunk.startAt(this.#ordinal);
+    if (this.#startsOpen) {
+      chunk.preamble(this.#begin!, 0, 21);
+      if (this.#annotations !== null) chunk.preamble(this.#annotations, 0, this.#annotations.length);
+    }
+    const interval = Math.max(KEYFRAME_INTERVAL_BYTES, this.#relationBytes * 8);
+    if (this.#keyframeSeq < 0 || this.#bytesSinceKeyframe >= interval) {
+      for (const message of this.#types.values()) chunk.preamble(message, 0, message.length);
+      for (const message of this.#relations.values()) chunk.preamble(message, 0, message.length);
+      this.#keyframeSeq = this.#log.nextSeq;
+      this.#bytesSinceKeyframe = 0;
+    }
+  }
+
+  #flush(flags: number): void {
+    const seq = this.#log.nextSeq;
+    const chunk = this.#chunk;
+    let all = flags;
+    if (this.#startsOpen) all |= FLAG_STARTS_OPEN;
+    if (this.#beginLogged) all |= FLAG_ENDS_OPEN;
+    if (this.#rest) all |= FLAG_REST;
+    if (this.#voids) all |= FLAG_VOIDS;
+    this.#voids = false;
+    this.#rest = false;
+    const committedLsn = this.#committed();
+    const endLsn = this.#endLsn;
+    const bytes = chunk.seal({
+      flags: all,
+      committedLsn,
+      endLsn,
+      previousLsn: this.#log.committedLsn,
+      offset: this.#log.bytes,
+      keyframe: seq - this.#keyframeSeq,
+      openedAt: this.#beginLogged ? seq - this.#openedSeq : 0,
+    });
+    this.#bytesSinceKeyframe += bytes.length;
+    const lastLsn = this.#final();
+    this.#inflight++;
+    this.#inflightBytes += bytes.length;
+    if (!this.#pressed && this.#inflightBytes >= LOG_INFLIGHT_BYTES_MAX) {
+      this.#pressed = true;
+      this.#events.pressure(true);
+    }
+    const size = bytes.length;
+    const appended = this.#log.append(bytes, maxLsn(lastLsn, committedLsn), committedLsn, endLsn).then(
+      () => this.#onDurable(size, endLsn),
+      (error: unknown) => this.#fail(error),
+    );
+    this.#appends.add(appended);
+    void appended.finally(() => this.#appends.delete(appended));
+  }
+
+  #onDurable(bytes: number, endLsn: Lsn): void {
+    if (this.#failed) return;
+    this.#inflight--;
+    this.#inflightBytes -= bytes;
+    if (this.#pressed && this.#inflightBytes < LOG_INFLIGHT_BYTES_MAX / 2) {
+      this.#pressed = false;
+      this.#events.pressure(false);
+    }
+    const quiet = this.#inflight === 0 && this.#chunk.empty && !this.#open;
+    this.#settle(quiet ? this.#progress : endLsn);
+    if (this.#inflight === 0 && !this.#closed) this.#flushIfClosed();
+  }
+
+  #settle(lsn: Lsn): void {
+    if (lsn === 0n) return;
+    this.#log.progressed(lsn);
+    this.#events.acknowledge(lsn);
+  }
+
+  #fail(error: unknown): void {
+    if (this.#failed) return;
+    this.#failed = true;
+    this.#events.failed(error);
+  }
+
+  #setCommitted(lsn: Lsn): void {
+    this.#committedHi = Number(lsn >> 32n);
+    this.#committedLo = Number(lsn & 0xffff_ffffn);
+  }
+
+  #committed(): Lsn {
+    return (BigInt(this.#committedHi) << 32n) | BigInt(this.#committedLo);
+  }
+
+  #final(): Lsn {
+    assert(this.#finalHi >= 0 && this.#finalLo >= 0, 'an LSN has two unsigned halves');
+    return (BigInt(this.#finalHi) << 32n) | BigInt(this.#finalLo);
+  }
+}
+
+/** The flags, LSN and prefix of a logical message: `M`, u8, u64, C string. */
+function isAnnotation(buffer: Buffer, start: number): boolean {
+  const prefix = start + 10;
+  return buffer.compare(ANNOTATIONS_PREFIX, 0, ANNOTATIONS_PREFIX.length, prefix, prefix + ANNOTATIONS_PREFIX.length) === 0;
+}
+
+function outOfPlace(what: string): MillraceError {
+  return new MillraceError('pg_protocol', { detail: `The replication stream has ${what}.` });
+}

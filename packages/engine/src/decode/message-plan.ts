@@ -1,0 +1,104 @@
+/**
+ * Everything of a message that does not change from row to row, as bytes: made once per sink and table schema.
+ */
+import { type Lsn, formatLsn } from '@millrace/core/lsn';
+import { codecOf, type ValueCodec } from '@millrace/postgres/value-json';
+import type { TableSchema } from '../table-schema.ts';
+
+/** What messages of one sink say about where they come from and where they go. */
+export interface MessageOrigin {
+  readonly database: {
+    readonly id: string;
+    readonly name: string;
+    readonly annotations: unknown;
+    readonly database: string;
+    readonly hostname: string;
+  };
+  readonly consumer: { readonly id: string; readonly name: string; readonly annotations: unknown };
+}
+
+export interface MessagePlan {
+  readonly schema: TableSchema;
+  readonly codecs: readonly ValueCodec[];
+  /** `"name":` with a comma in front but for the first. */
+  readonly names: readonly Buffer[];
+  /** Without the comma. */
+  readonly bareNames: readonly Buffer[];
+  /** Indexes of the primary key's columns, in key order. */
+  readonly keyColumns: readonly number[];
+  /** From after the record to the commit timestamp; updates have their changes in between. */
+  readonly insertHead: Buffer;
+  readonly updateHead: Buffer;
+  readonly deleteHead: Buffer;
+  readonly readHead: Buffer;
+  /** From after the primary key to the end. */
+  readonly tail: Buffer;
+}
+
+export const RECORD_OPEN = Buffer.from('{"record":{');
+export const CHANGES_OPEN = Buffer.from('},"changes":{');
+export const NULL = Buffer.from('null');
+export const KEY_OPEN = Buffer.from(',"idempotency_key":"');
+export const UNCHANGED_TOAST = Buffer.from('"unchanged_toast"');
+
+export function planMessages(schema: TableSchema, origin: MessageOrigin): MessagePlan {
+  const place = `"metadata":{"table_schema":${json(schema.schema)},"table_name":${json(schema.name)},"commit_timestamp":`;
+  const head = (action: string) => Buffer.from(`},"changes":null,"action":"${action}",${place}`);
+  const { database, consumer } = origin;
+  const rest = { enrichment: null, database_name: database.name, database, consumer };
+  return {
+    schema,
+    codecs: schema.columns.map((column) => codecOf(column.type)),
+    names: schema.columns.map((column, i) => Buffer.from(`${i === 0 ? '' : ','}${json(column.name)}:`)),
+    bareNames: schema.columns.map((column) => Buffer.from(`${json(column.name)}:`)),
+    keyColumns: schema.primaryKey.map((name) => schema.columns.findIndex((column) => column.name === name)),
+    insertHead: head('insert'),
+    updateHead: Buffer.from(`},"action":"update",${place}`),
+    deleteHead: head('delete'),
+    readHead: head('read'),
+    tail: Buffer.from(`],${JSON.stringify(rest).slice(1)}}}`),
+  };
+}
+
+function json(text: string): string {
+  return JSON.stringify(text);
+}
+
+/** What all messages of one transaction share. */
+export interface TransactionPlan {
+  readonly lsn: Lsn;
+  /** `"2026-01-02T03:04:05.123456Z","commit_lsn":123,"commit_idx":` */
+  readonly head: Buffer;
+  /** base64 of the full 3-byte groups of `<lsn>:`, and the bytes left over. */
+  readonly keyStart: Buffer;
+  readonly keyRest: readonly number[];
+}
+
+export function planTransaction(lsn: Lsn, commitTimeMicros: bigint): TransactionPlan {
+  const text = Buffer.from(`${lsn}:`);
+  const whole = text.length - (text.length % 3);
+  return {
+    lsn,
+    head: Buffer.from(`"${formatMicros(commitTimeMicros)}","commit_lsn":${lsn},"commit_idx":`),
+    keyStart: Buffer.from(text.toString('base64', 0, whole)),
+    keyRest: [...text.subarray(whole)],
+  };
+}
+
+/** After the idempotency key, up to the values of the primary key. `annotations` is JSON text. */
+export function annotationsTail(annotations: string): Buffer {
+  return Buffer.from(`","transaction_annotations":${annotations},"record_pks":[`);
+}
+
+/** ISO 8601 in UTC with six digits, as Sequin prints it. */
+export function formatMicros(micros: bigint): string {
+  const millis = micros / 1000n;
+  const rest = Number(micros - millis * 1000n);
+  const iso = new Date(Number(millis)).toISOString();
+  return `${iso.slice(0, -1)}${String(rest).padStart(3, '0')}Z`;
+}
+
+/** For error texts. */
+export function describeTransaction(plan: TransactionPlan): string {
+  return `transaction ${formatLsn(plan.lsn)}`;
+}

@@ -1,0 +1,35 @@
+/** Where a sink's cursor is kept: JSON in the state table, durable when saved. */
+import { formatPosition, parsePosition } from '@millrace/core/position';
+import type { SinkCursor } from '@millrace/sinks/sink';
+import type { StateTable } from '@millrace/stream-store/store';
+
+export interface CursorStore {
+  load(): SinkCursor | null;
+  save(cursor: SinkCursor): Promise<void>;
+}
+
+interface StoredCursor {
+  readonly position: string;
+  readonly backfills: Readonly<Record<string, readonly string[]>>;
+  readonly destination: unknown;
+}
+
+export function cursorStore(state: StateTable, key: string): CursorStore {
+  return {
+    load() {
+      const bytes = state.get(key);
+      if (bytes === undefined) return null;
+      const stored = JSON.parse(Buffer.from(bytes).toString()) as StoredCursor;
+      const position = parsePosition(stored.position)!;
+      return { position, backfills: new Map(Object.entries(stored.backfills)), destination: stored.destination };
+    },
+    async save({ position, backfills, destination }) {
+      const stored: StoredCursor = {
+        position: formatPosition(position),
+        backfills: Object.fromEntries(backfills),
+        destination,
+      };
+      await state.put(key, Buffer.from(JSON.stringify(stored)));
+    },
+  };
+}

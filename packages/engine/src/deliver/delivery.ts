@@ -1,0 +1,297 @@
+/**
+ * One sink's loop: messages from the log, in order, into the destination; and the cursor that says how far it is (I4).
+ * Whatever fails, the loop starts over from what the destination proves to hold. No sink waits for another.
+ */
+import { backoffMs } from '@millrace/core/backoff';
+import { InvariantError } from '@millrace/core/assert';
+import { MillraceError } from '@millrace/core/error';
+import { comparePositions, ORDINAL_END, type Position } from '@millrace/core/position';
+import { MessageBatch } from '@millrace/sinks/message-batch';
+import type { Sink, SinkCursor } from '@millrace/sinks/sink';
+import type { Feed, OpenFeed } from './feed.ts';
+import type { CursorStore } from './cursor-store.ts';
+
+export type DeliveryState =
+  | { readonly kind: 'starting' }
+  | { readonly kind: 'running'; readonly caughtUp: boolean }
+  | { readonly kind: 'retrying'; readonly attempt: number; readonly error: MillraceError }
+  | { readonly kind: 'paused' }
+  | { readonly kind: 'stopped' };
+
+export interface Delivery {
+  readonly name: string;
+  readonly state: DeliveryState;
+  /** Durable in the destination and on record here: what the log may forget. */
+  readonly savedPosition: Position;
+  readonly cursor: SinkCursor;
+  readonly delivered: { readonly messages: number; readonly batches: number };
+  /** Rejects only on a bug in this program. */
+  readonly done: Promise<void>;
+  stop(): Promise<void>;
+}
+
+export interface DeliveryOptions {
+  readonly name: string;
+  readonly sink: Sink;
+  /** Delivers nothing; its cursor stays where it is and the log keeps what comes after. */
+  readonly paused: boolean;
+  readonly cursors: CursorStore;
+  readonly openFeed: OpenFeed;
+  /** Where a sink begins that was never here before. */
+  readonly startAt: Position;
+  readonly onState?: (state: DeliveryState) => void;
+}
+
+const RETRY = { minMs: 100, maxMs: 10_000 };
+const OPERATOR_RETRY = { minMs: 2_000, maxMs: 30_000 };
+const SAVE_INTERVAL_MS = 500;
+
+export async function startDelivery(options: DeliveryOptions): Promise<Delivery> {
+  const { name, sink, cursors, openFeed, onState = () => {} } = options;
+  const stopping = new AbortController();
+  const { signal } = stopping;
+  let state: DeliveryState = { kind: 'starting' };
+  let cursor: SinkCursor = cursors.load() ?? { position: options.startAt, backfills: new Map(), destination: null };
+  let known = cursors.load() !== null;
+  // On record before anything is delivered: the log must keep what this sink has yet to see.
+  await cursors.save(cursor);
+  let saved = cursor.position;
+  const delivered = { messages: 0, batches: 0 };
+
+  function enter(next: DeliveryState): void {
+    state = next;
+    onState(next);
+  }
+
+  const saver = saveRegularly(cursors, () => cursor, (position) => {
+    saved = position;
+  });
+
+  async function run(): Promise<void> {
+    let attempt = 0;
+    while (!signal.aborted) {
+      try {
+        await deliver(() => {
+          attempt = 0;
+        });
+      } catch (error) {
+        if (signal.aborted) break;
+        if (error instanceof InvariantError || !(error instanceof MillraceError)) throw error;
+        if (error.code === 'storage_failed' || error.code === 'storage_full') throw error;
+        enter({ kind: 'retrying', attempt, error });
+        const times = error.retry === 'operator' || error.retry === 'never' ? OPERATOR_RETRY : RETRY;
+        await pause(backoffMs(attempt++, times), signal);
+      }
+    }
+  }
+
+  async function deliver(onProgress: () => void): Promise<void> {
+    const resumed = await sink.resume(known ? cursor : null, signal);
+    if (resumed !== null) {
+      const behind = comparePositions(resumed.position, cursor.position) < 0;
+      if (behind && known) {
+        throw new MillraceError('sink_conflict', { detail: `The destination of "${name}" is behind what it had.` });
+      }
+      // A new sink into a stream with old records of the same name starts where it was told to.
+      cursor = behind ? { ...resumed, position: cursor.position } : resumed;
+      known = true;
+    }
+    const feed = await openFeed(cursor, signal);
+    const writes = new WriteWindow(sink, signal, (batch, destination) => {
+      cursor = {
+        position: batch.through,
+        backfills:
+          batch.mark === null ? cursor.backfills : new Map([...cursor.backfills, [batch.mark.backfill, batch.mark.key]]),
+        destination,
+      };
+      known = true;
+      delivered.messages += batch.count;
+      delivered.batches++;
+      saver.dirty();
+      onProgress();
+    });
+    try {
+      await pump(feed, writes);
+    } finally {
+      await feed.close();
+      await writes.settled();
+    }
+  }
+
+  async function pump(feed: Feed, writes: WriteWindow): Promise<void> {
+    enter({ kind: 'running', caughtUp: false });
+    while (!signal.aborted) {
+      const batch = await writes.take();
+      const result = await feed.fill(batch);
+      if (!batch.empty) writes.send(batch);
+      else if (batch.mark !== null) {
+        // A backfill is complete once everything before is durable.
+        await writes.settled();
+        writes.check();
+        cursor = { ...cursor, backfills: new Map([...cursor.backfills, [batch.mark.backfill, batch.mark.key]]) };
+        saver.dirty();
+        writes.release(batch);
+      } else {
+        // Nothing for this sink up to here: the cursor may pass once nothing before it is under way.
+        writes.release(batch);
+        if (writes.idle && comparePositions(batch.through, cursor.position) > 0) {
+          cursor = { ...cursor, position: batch.through };
+          saver.dirty();
+        }
+      }
+      if (result === 'idle') {
+        if (writes.idle) setCaughtUp(true);
+        await Promise.race([feed.changed(signal), writes.quiet()]);
+        if (signal.aborted) return;
+        writes.check();
+      } else setCaughtUp(false);
+    }
+  }
+
+  function setCaughtUp(caughtUp: boolean): void {
+    if (state.kind !== 'running' || state.caughtUp !== caughtUp) enter({ kind: 'running', caughtUp });
+  }
+
+  const waiting = options.paused ? aborted(signal) : null;
+  if (waiting !== null) enter({ kind: 'paused' });
+  const done = (waiting ?? run()).finally(async () => {
+    await sink.close();
+    await saver.stop();
+    enter({ kind: 'stopped' });
+  });
+  done.catch(() => {});
+
+  return {
+    name,
+    get state() {
+      return state;
+    },
+    get savedPosition() {
+      return saved;
+    },
+    get cursor() {
+      return cursor;
+    },
+    delivered,
+    done,
+    async stop() {
+      stopping.abort();
+      await done.catch(() => {});
+    },
+  };
+}
+
+/** After every change up to this LSN: where a new sink that wants no history begins. */
+export function positionAfter(lsn: bigint): Position {
+  return { lsn, ordinal: lsn === 0n ? -1 : ORDINAL_END };
+}
+
+/** The writes under way: at most sink.writesMax, completed in order. */
+class WriteWindow {
+  readonly #sink: Sink;
+  readonly #signal: AbortSignal;
+  readonly #onDurable: (batch: MessageBatch, destination: unknown) => void;
+  readonly #free: MessageBatch[] = [];
+  #chain: Promise<void> = Promise.resolve();
+  #underWay = 0;
+  #failure: unknown = null;
+  #wake: (() => void)[] = [];
+
+  constructor(sink: Sink, signal: AbortSignal, onDurable: (batch: MessageBatch, destination: unknown) => void) {
+    this.#sink = sink;
+    this.#signal = signal;
+    this.#onDurable = onDurable;
+  }
+
+  get idle(): boolean {
+    return this.#underWay === 0;
+  }
+
+  check(): void {
+    if (this.#failure !== null) throw this.#failure;
+  }
+
+  /** An empty batch, once there is room for its write. */
+  async take(): Promise<MessageBatch> {
+    while (this.#failure === null && this.#underWay >= this.#sink.writesMax) await this.#changed();
+    this.check();
+    return this.#free.pop() ?? new MessageBatch(this.#sink.limits);
+  }
+
+  release(batch: MessageBatch): void {
+    batch.clear();
+    this.#free.push(batch);
+  }
+
+  send(batch: MessageBatch): void {
+    this.#underWay++;
+    const write = this.#sink.write(batch, this.#signal);
+    // Completed in order, so that the cursor never passes a batch that has not arrived.
+    this.#chain = Promise.allSettled([write, this.#chain]).then(([result]) => {
+      this.#underWay--;
+      if (result.status === 'rejected') this.#failure ??= result.reason;
+      else if (this.#failure === null) {
+        this.#onDurable(batch, result.value);
+        this.release(batch);
+      }
+      const wake = this.#wake;
+      this.#wake = [];
+      for (const resolve of wake) resolve();
+    });
+  }
+
+  /** Resolves when the last write under way is done, or one has failed; never while there is none. */
+  async quiet(): Promise<void> {
+    if (this.#underWay === 0) return new Promise(() => {});
+    while (this.#underWay > 0 && this.#failure === null) await this.#changed();
+  }
+
+  async settled(): Promise<void> {
+    await this.#chain;
+  }
+
+  #changed(): Promise<void> {
+    return new Promise((resolve) => this.#wake.push(resolve));
+  }
+}
+
+function saveRegularly(cursors: CursorStore, cursor: () => SinkCursor, onSaved: (position: Position) => void) {
+  let timer: NodeJS.Timeout | null = null;
+  let running: Promise<void> = Promise.resolve();
+  const save = async () => {
+    timer = null;
+    const now = cursor();
+    await cursors.save(now);
+    onSaved(now.position);
+  };
+  return {
+    dirty() {
+      timer ??= setTimeout(() => {
+        // A store that cannot save has failed as a whole and says so itself.
+        running = save().catch(() => {});
+      }, SAVE_INTERVAL_MS);
+    },
+    async stop() {
+      if (timer !== null) clearTimeout(timer);
+      await running;
+      if (timer !== null) await save().catch(() => {});
+    },
+  };
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
+}
+
+function pause(ms: number, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const end = () => {
+      clearTimeout(timer);
+      signal.removeEventListener('abort', end);
+      resolve();
+    };
+    const timer = setTimeout(end, ms);
+    signal.addEventListener('abort', end, { once: true });
+    if (signal.aborted) end();
+  });
+}

@@ -1,0 +1,18 @@
+import type { Sink } from '@millrace/sinks/sink';
+import type { MessageOrigin } from './decode/message-plan.ts';
+
+/** One configured sink, resolved: what it takes, what its messages say of themselves, and where they go. */
+export interface SinkSpec {
+  readonly name: string;
+  /** `paused`: nothing is delivered, the log keeps what comes. `disabled`: it starts anew when it is active again. */
+  readonly status: 'active' | 'paused' | 'disabled';
+  readonly sink: Sink;
+  readonly origin: MessageOrigin;
+  readonly takes: (schema: string, table: string) => boolean;
+  /** Tables it names one by one: they have to exist and be published. */
+  readonly tables: readonly { readonly schema: string; readonly name: string }[];
+  readonly actions: { readonly insert: boolean; readonly update: boolean; readonly delete: boolean };
+  readonly initialBackfill: boolean;
+  /** Stable over restarts, unique over sinks and tables. */
+  readonly backfillId: (schema: string, table: string) => string;
+}

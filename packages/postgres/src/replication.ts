@@ -1,0 +1,595 @@
+/**
+ * Replication slots, and the stream of changes from one.
+ * HOT PATH: ReplicationSession.consume, once per message.
+ * Source: "Streaming Replication Protocol" and "Logical Streaming Replication Protocol" in the Postgres manual.
+ */
+import { assert } from '@millrace/core/assert';
+import { MillraceError } from '@millrace/core/error';
+import { formatLsn, type Lsn, parseLsn } from '@millrace/core/lsn';
+import { checkWalLevel } from './catalog.ts';
+import { type CopyBothSession, type PgConnection, quoteIdentifier, quoteLiteral } from './connection.ts';
+import { AdaptivePacing, NoPacing, type ReadPacing } from './read-pacing.ts';
+import { FRAME_BYTES_MAX } from './receive-buffer.ts';
+import { PgServerError, parseErrorResponse, queryError } from './server-error.ts';
+import type { Transport } from './transport.ts';
+
+export interface SystemIdentity {
+  readonly systemId: string;
+  readonly timeline: number;
+  readonly walFlushLsn: Lsn;
+  readonly database: string;
+}
+
+export interface SlotInfo {
+  readonly name: string;
+  readonly plugin: string | null;
+  readonly database: string | null;
+  readonly temporary: boolean;
+  readonly active: boolean;
+  readonly activePid: number | null;
+  readonly restartLsn: Lsn | null;
+  readonly confirmedFlushLsn: Lsn | null;
+  /** `reserved`, `extended`, `unreserved` or `lost`. */
+  readonly walStatus: string | null;
+  /** Postgres 17 and later. */
+  readonly invalidationReason: string | null;
+  readonly catalogXmin: string | null;
+}
+
+export interface ReplicationHandler {
+  /** One pgoutput message. The bytes are valid only during the call. HOT PATH. */
+  message(buffer: Buffer, start: number, end: number): void;
+  /** The server has sent everything up to `walEnd`. In order with the messages. */
+  keepalive(walEnd: Lsn): void;
+  /** After the last message of one socket read. */
+  burst(): void;
+  /** The stream is over. Called exactly once; null after stop(). */
+  closed(error: MillraceError | null): void;
+}
+
+export interface ReplicationOptions {
+  readonly slot: string;
+  readonly publications: readonly string[];
+  /** Postgres begins at the later of this and the slot's confirmed LSN. 0: at the slot's. */
+  readonly startLsn: Lsn;
+  /** How often to tell Postgres that we live. Lowered to fit the server's wal_sender_timeout. */
+  readonly statusIntervalMs?: number;
+  /** Silence before pg_timeout. A reply is asked for after half of it. */
+  readonly timeoutMs?: number;
+  readonly pacing?: ReadPacing;
+}
+
+export interface ReplicationStats {
+  readonly reads: number;
+  readonly bytes: number;
+  readonly messages: number;
+  readonly keepalives: number;
+  readonly readPauses: number;
+  readonly statusUpdates: number;
+}
+
+export interface ReplicationStream {
+  /** Everything up to `flushLsn` is durable here. Sent within CONFIRM_DELAY_MS. Must never go back. */
+  confirm(flushLsn: Lsn): void;
+  /** Asks the server for a keepalive, and so for how far it has sent. */
+  requestKeepalive(): void;
+  /** Stops reading, while status updates go on. At most one receive buffer of messages still comes. */
+  pause(): void;
+  resume(): void;
+  /** Ends the stream and closes its connection. What was confirmed is sent first. */
+  stop(): Promise<void>;
+  readonly stats: ReplicationStats;
+}
+
+const STATUS_INTERVAL_MS = 10_000;
+const TIMEOUT_MS = 60_000;
+const CONFIRM_DELAY_MS = 2;
+/** With this much unsent the server is not reading: further status updates would only pile up. */
+const UNSENT_BYTES_MAX = 64 * 1024;
+const STOP_TIMEOUT_MS = 3_000;
+const LOCK_TIMEOUT_MS = 10_000;
+/** After the lock timeout, how long until the creation is cancelled from outside. */
+const CANCEL_GRACE_MS = 1_000;
+const DROP_WAIT_MS = 10_000;
+const DROP_POLL_MS = 50;
+
+const COPY_DONE = Buffer.from([0x63, 0, 0, 0, 4]);
+/** Microseconds from 1970-01-01 to 2000-01-01. */
+const POSTGRES_EPOCH_MICROS = 946_684_800_000_000n;
+
+export async function identifySystem(connection: PgConnection): Promise<SystemIdentity> {
+  assert(connection.config.replication === true, 'IDENTIFY_SYSTEM needs a replication connection');
+  const [row] = (await connection.query('IDENTIFY_SYSTEM')).rows;
+  const [systemId, timeline, lsn, database] = row ?? [];
+  const walFlushLsn = parseLsn(lsn ?? '');
+  if (!systemId || walFlushLsn === null) {
+    throw new MillraceError('pg_protocol', { detail: 'The answer to IDENTIFY_SYSTEM cannot be read.' });
+  }
+  return { systemId, timeline: Number(timeline), walFlushLsn, database: database ?? connection.config.database };
+}
+
+/**
+ * Creates a permanent logical slot for pgoutput. It waits for the transactions that are open, at most `lockTimeoutMs`,
+ * and leaves no slot behind when it fails. An exported snapshot lives until the next command on `connection`.
+ */
+export async function createSlot(
+  connection: PgConnection,
+  name: string,
+  options: { readonly snapshot?: 'export' | 'nothing'; readonly lockTimeoutMs?: number } = {},
+): Promise<{ consistentPoint: Lsn; snapshotName: string | null }> {
+  assert(connection.config.replication === true, 'creating a slot needs a replication connection');
+  const lockTimeoutMs = options.lockTimeoutMs ?? LOCK_TIMEOUT_MS;
+  await checkWalLevel(connection);
+  await connection.query(`SET lock_timeout = ${Math.max(1, Math.ceil(lockTimeoutMs))}`);
+  // lock_timeout bounds the wait for one old transaction, this the wait for all of them.
+  const cancel = setTimeout(() => {
+    connection.cancel().catch(() => {});
+  }, lockTimeoutMs + CANCEL_GRACE_MS);
+  const giveUp = setTimeout(() => connection.close(), lockTimeoutMs + 10 * CANCEL_GRACE_MS);
+  try {
+    const snapshot = options.snapshot === 'export' ? 'EXPORT_SNAPSHOT' : 'NOEXPORT_SNAPSHOT';
+    const result = await connection.query(
+      `CREATE_REPLICATION_SLOT ${quoteIdentifier(name)} LOGICAL pgoutput ${snapshot}`,
+    );
+    const consistentPoint = parseLsn(result.rows[0]?.[1] ?? '');
+    if (consistentPoint === null) {
+      throw new MillraceError('pg_protocol', { detail: 'The answer to CREATE_REPLICATION_SLOT cannot be read.' });
+    }
+    return { consistentPoint, snapshotName: result.rows[0]?.[2] || null };
+  } catch (error) {
+    throw creationError(error, name, lockTimeoutMs);
+  } finally {
+    clearTimeout(cancel);
+    clearTimeout(giveUp);
+  }
+}
+
+export async function readSlot(connection: PgConnection, name: string): Promise<SlotInfo | null> {
+  // As JSON, because the columns differ from version to version.
+  const { rows } = await connection.query(
+    `SELECT pg_catalog.to_jsonb(s) FROM pg_catalog.pg_replication_slots AS s WHERE slot_name = ${quoteLiteral(name)}`,
+  );
+  const json = rows[0]?.[0];
+  if (json === undefined || json === null) return null;
+  const slot = JSON.parse(json) as Record<string, unknown>;
+  const text = (key: string) => (slot[key] === undefined || slot[key] === null ? null : String(slot[key]));
+  return {
+    name,
+    plugin: text('plugin'),
+    database: text('database'),
+    temporary: slot.temporary === true,
+    active: slot.active === true,
+    activePid: typeof slot.active_pid === 'number' ? slot.active_pid : null,
+    restartLsn: parseLsn(text('restart_lsn') ?? ''),
+    confirmedFlushLsn: parseLsn(text('confirmed_flush_lsn') ?? ''),
+    walStatus: text('wal_status'),
+    invalidationReason: text('invalidation_reason'),
+    catalogXmin: text('catalog_xmin'),
+  };
+}
+
+/** Returns false when there is no such slot. With `wait`, gives an active slot some seconds to become free. */
+export async function dropSlot(
+  connection: PgConnection,
+  name: string,
+  { wait = false }: { readonly wait?: boolean } = {},
+): Promise<boolean> {
+  const deadline = performance.now() + (wait ? DROP_WAIT_MS : 0);
+  for (;;) {
+    try {
+      await connection.query(`SELECT pg_catalog.pg_drop_replication_slot(${quoteLiteral(name)})`);
+      return true;
+    } catch (error) {
+      if (!(error instanceof PgServerError)) throw error;
+      if (error.sqlState === '42704') return false;
+      if (error.sqlState !== '55006') throw error;
+      if (performance.now() >= deadline) throw inUse(name, error);
+    }
+    await new Promise((resolve) => setTimeout(resolve, DROP_POLL_MS));
+  }
+}
+
+/** Starts streaming on `connection`, which from here on belongs to the stream. */
+export async function startReplication(
+  connection: PgConnection,
+  options: ReplicationOptions,
+  handler: ReplicationHandler,
+): Promise<ReplicationStream> {
+  assert(connection.config.replication === true, 'streaming needs a replication connection');
+  assert(options.publications.length > 0, 'streaming needs a publication');
+  await requirePublications(connection, options.publications);
+  // createSlot leaves a lock timeout behind, which must not end the decoding.
+  const { rows } = await connection.query(
+    `SET lock_timeout = 0; SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'`,
+  );
+  const session = new ReplicationSession(connection, options, Number(rows[0]?.[0] ?? 0), handler);
+  const names = quoteLiteral(options.publications.map(quoteIdentifier).join(','));
+  // Logical messages came with Postgres 14.
+  const messages = connection.serverVersion >= 14_00_00 ? `, messages 'true'` : '';
+  try {
+    await connection.copyBoth(
+      `START_REPLICATION SLOT ${quoteIdentifier(options.slot)} LOGICAL ${formatLsn(options.startLsn)} ` +
+        `(proto_version '1', publication_names ${names}${messages})`,
+      session,
+    );
+  } catch (error) {
+    throw await startError(error, connection, options.slot);
+  }
+  return session;
+}
+
+class ReplicationSession implements CopyBothSession, ReplicationStream {
+  readonly #connection: PgConnection;
+  readonly #handler: ReplicationHandler;
+  readonly #statusIntervalMs: number;
+  readonly #timeoutMs: number;
+  #pacing: ReadPacing;
+  #transport: Transport | null = null;
+  #confirmed: Lsn = 0n;
+  #confirmTimer: NodeJS.Timeout | null = null;
+  #tickTimer: NodeJS.Timeout | null = null;
+  readonly #tickMs: number;
+  #lastTick = 0;
+  #lastRead = 0;
+  #lastStatus = 0;
+  #replyAsked = false;
+  /** By the caller. */
+  #paused = false;
+  /** By the pacing. */
+  #pauseTimer: NodeJS.Timeout | null = null;
+  #stopping = false;
+  #ended = false;
+  #stopped: (() => void) | null = null;
+  #failure: MillraceError | null = null;
+  // A keepalive not handed on yet: of several in a row only the last is.
+  #keepalivePending = false;
+  #keepaliveHigh = 0;
+  #keepaliveLow = 0;
+  #replyRequested = false;
+  #messages = 0;
+  #keepalives = 0;
+  #readPauses = 0;
+  #statusUpdates = 0;
+  #readsBefore = 0;
+  #bytesBefore = 0;
+
+  constructor(
+    connection: PgConnection,
+    options: ReplicationOptions,
+    walSenderTimeoutMs: number,
+    handler: ReplicationHandler,
+  ) {
+    this.#connection = connection;
+    this.#handler = handler;
+    this.#pacing = options.pacing ?? new AdaptivePacing();
+    this.#timeoutMs = options.timeoutMs ?? TIMEOUT_MS;
+    const interval = options.statusIntervalMs ?? STATUS_INTERVAL_MS;
+    // A paused reader does not see the server ask, so it must speak often enough unasked.
+    this.#statusIntervalMs = walSenderTimeoutMs > 0 ? Math.min(interval, walSenderTimeoutMs / 3) : interval;
+    this.#tickMs = Math.max(10, Math.min(this.#statusIntervalMs, this.#timeoutMs / 8) / 2);
+  }
+
+  get stats(): ReplicationStats {
+    return {
+      reads: (this.#transport?.reads ?? 0) - this.#readsBefore,
+      bytes: (this.#transport?.bytes ?? 0) - this.#bytesBefore,
+      messages: this.#messages,
+      keepalives: this.#keepalives,
+      readPauses: this.#readPauses,
+      statusUpdates: this.#statusUpdates,
+    };
+  }
+
+  attach(transport: Transport): void {
+    this.#transport = transport;
+    this.#readsBefore = transport.reads;
+    this.#bytesBefore = transport.bytes;
+    if (transport.unix) this.#pacing = new NoPacing();
+    transport.afterRead = (size) => this.#afterRead(size);
+    this.#lastTick = this.#lastRead = this.#lastStatus = performance.now();
+    this.#tickTimer = setInterval(() => this.#tick(), this.#tickMs);
+  }
+
+  /** HOT PATH. */
+  consume(buffer: Buffer, start: number, end: number): number {
+    const handler = this.#handler;
+    let at = start;
+    while (end - at >= 5) {
+      const size = (buffer[at + 1]! << 24) | (buffer[at + 2]! << 16) | (buffer[at + 3]! << 8) | buffer[at + 4]!;
+      if (size < 4 || size > FRAME_BYTES_MAX) throw malformed();
+      const next = at + 1 + size;
+      if (next > end) break;
+      if (buffer[at] !== 0x64) {
+        this.#control(buffer[at]!, buffer, at + 5, next);
+      } else if (buffer[at + 5] === 0x77) {
+        // w: XLogData. WAL start, WAL end and server time (8 bytes each) precede the message.
+        if (size < 30) throw malformed();
+        if (!this.#stopping) {
+          if (this.#keepalivePending) this.#flushKeepalive();
+          this.#messages++;
+          handler.message(buffer, at + 30, next);
+        }
+      } else if (buffer[at + 5] === 0x6b) {
+        // k: keepalive. WAL end, server time, and whether it wants a reply.
+        if (size !== 22) throw malformed();
+        this.#keepalives++;
+        this.#keepalivePending = true;
+        this.#keepaliveHigh = buffer.readUInt32BE(at + 6);
+        this.#keepaliveLow = buffer.readUInt32BE(at + 10);
+        if (buffer[at + 22] === 1) this.#replyRequested = true;
+      } else {
+        throw malformed();
+      }
+      at = next;
+    }
+    if (at !== start && !this.#stopping) {
+      if (this.#keepalivePending) this.#flushKeepalive();
+      handler.burst();
+    }
+    if (this.#replyRequested) {
+      // After the burst, so that what it confirmed goes along.
+      this.#replyRequested = false;
+      this.#sendStatus(false);
+    }
+    return at;
+  }
+
+  lost(reason: MillraceError | null): void {
+    assert(!this.#ended, 'a replication stream ends once');
+    this.#ended = true;
+    if (this.#tickTimer !== null) clearInterval(this.#tickTimer);
+    if (this.#confirmTimer !== null) clearTimeout(this.#confirmTimer);
+    if (this.#pauseTimer !== null) clearTimeout(this.#pauseTimer);
+    this.#stopped?.();
+    if (this.#stopping) {
+      this.#handler.closed(null);
+    } else {
+      this.#handler.closed(
+        this.#failure ??
+          reason ??
+          new MillraceError('pg_connection_lost', { detail: 'The server ended the replication stream.' }),
+      );
+    }
+  }
+
+  confirm(flushLsn: Lsn): void {
+    assert(flushLsn >= this.#confirmed, 'I3: a confirmed LSN never goes back');
+    if (flushLsn === this.#confirmed) return;
+    this.#confirmed = flushLsn;
+    if (this.#ended || this.#stopping || this.#confirmTimer !== null) return;
+    this.#confirmTimer = setTimeout(() => {
+      this.#confirmTimer = null;
+      this.#sendStatus(false);
+    }, CONFIRM_DELAY_MS);
+  }
+
+  requestKeepalive(): void {
+    this.#sendStatus(true);
+  }
+
+  pause(): void {
+    if (this.#paused || this.#ended || this.#stopping) return;
+    this.#paused = true;
+    this.#transport!.pause();
+  }
+
+  resume(): void {
+    if (!this.#paused || this.#ended || this.#stopping) return;
+    this.#paused = false;
+    this.#lastRead = performance.now();
+    if (this.#pauseTimer === null) this.#transport!.resume();
+  }
+
+  async stop(): Promise<void> {
+    if (this.#ended) return;
+    if (!this.#stopping) {
+      this.#sendStatus(false);
+      this.#stopping = true;
+      if (this.#pauseTimer !== null) clearTimeout(this.#pauseTimer);
+      this.#pauseTimer = null;
+      this.#transport!.write(COPY_DONE);
+      // What still comes is dropped: the slot sends it again.
+      this.#transport!.resume();
+      const timer = setTimeout(() => this.#stopped?.(), STOP_TIMEOUT_MS);
+      await new Promise<void>((resolve) => {
+        this.#stopped = resolve;
+      });
+      clearTimeout(timer);
+    }
+    await this.#connection.close();
+  }
+
+  #flushKeepalive(): void {
+    this.#keepalivePending = false;
+    this.#handler.keepalive((BigInt(this.#keepaliveHigh) << 32n) | BigInt(this.#keepaliveLow));
+  }
+
+  #afterRead(size: number): void {
+    const now = performance.now();
+    this.#lastRead = now;
+    this.#replyAsked = false;
+    if (this.#ended || this.#stopping || this.#pauseTimer !== null) return;
+    const pauseMs = this.#pacing.pauseAfter(size, now);
+    if (pauseMs === 0) return;
+    this.#readPauses++;
+    this.#transport!.pause();
+    this.#pauseTimer = setTimeout(() => {
+      this.#pauseTimer = null;
+      if (!this.#paused) this.#transport!.resume();
+    }, pauseMs);
+  }
+
+  #control(code: number, buffer: Buffer, start: number, end: number): void {
+    switch (code) {
+      case 0x45: {
+        // E: the walsender goes back to taking commands after an error; for the stream it is the end.
+        const error = streamError(queryError(parseErrorResponse(buffer, start, end)));
+        this.#failure ??= error;
+        this.#transport!.destroy(error);
+        return;
+      }
+      case 0x63: // c: CopyDone. Unasked for when the server shuts down.
+      case 0x43: // C: CommandComplete
+      case 0x4e: // N: notice
+      case 0x53: // S: parameter
+        return;
+      case 0x5a: // Z: ready for commands again
+        if (this.#stopping) this.#stopped?.();
+        else this.#transport!.destroy();
+        return;
+      default:
+        throw malformed();
+    }
+  }
+
+  #tick(): void {
+    const now = performance.now();
+    // A process that was stopped for a while finds everything late: it must read first, then judge.
+    const late = now - this.#lastTick > 4 * this.#tickMs;
+    this.#lastTick = now;
+    if (now - this.#lastStatus >= this.#statusIntervalMs - this.#tickMs / 2) this.#sendStatus(false);
+    if (this.#paused || late) {
+      this.#lastRead = now;
+      return;
+    }
+    const silentMs = now - this.#lastRead;
+    if (silentMs >= this.#timeoutMs) {
+      this.#failure ??= new MillraceError('pg_timeout', { detail: `Nothing came for ${Math.round(silentMs)} ms.` });
+      this.#transport!.destroy(this.#failure);
+    } else if (silentMs >= this.#timeoutMs / 2 && !this.#replyAsked) {
+      this.#replyAsked = true;
+      this.#sendStatus(true);
+    }
+  }
+
+  /** Written, flushed and applied are all what confirm() was told: nothing else is ever acknowledged (I3). */
+  #sendStatus(replyRequested: boolean): void {
+    const transport = this.#transport;
+    if (transport === null || this.#ended || this.#stopping || transport.unsent > UNSENT_BYTES_MAX) return;
+    if (this.#confirmTimer !== null) {
+      clearTimeout(this.#confirmTimer);
+      this.#confirmTimer = null;
+    }
+    const update = Buffer.alloc(39);
+    update[0] = 0x64;
+    update.writeInt32BE(38, 1);
+    update[5] = 0x72;
+    update.writeBigUInt64BE(this.#confirmed, 6);
+    update.writeBigUInt64BE(this.#confirmed, 14);
+    update.writeBigUInt64BE(this.#confirmed, 22);
+    update.writeBigInt64BE(BigInt(Date.now()) * 1000n - POSTGRES_EPOCH_MICROS, 30);
+    update[38] = replyRequested ? 1 : 0;
+    this.#lastStatus = performance.now();
+    this.#statusUpdates++;
+    transport.write(update);
+  }
+}
+
+async function requirePublications(connection: PgConnection, names: readonly string[]): Promise<void> {
+  const list = names.map(quoteLiteral).join(', ');
+  const { rows } = await connection.query(`SELECT pubname FROM pg_catalog.pg_publication WHERE pubname IN (${list})`);
+  const found = new Set(rows.map(([name]) => name));
+  const missing = names.find((name) => !found.has(name));
+  if (missing !== undefined) throw publicationMissing(`"${missing}".`, missing);
+}
+
+export function publicationMissing(detail: string | undefined, name: string, cause?: unknown): MillraceError {
+  return new MillraceError('pg_publication_missing', {
+    detail,
+    hint:
+      `Create it before the slot, for example for all tables (as a superuser):\n` +
+      `  CREATE PUBLICATION ${quoteIdentifier(name)} FOR ALL TABLES WITH (publish_via_partition_root = true);\n` +
+      `or for some (as their owner):\n  CREATE PUBLICATION ${quoteIdentifier(name)} FOR TABLE public.products WITH (publish_via_partition_root = true);`,
+    cause,
+  });
+}
+
+function creationError(error: unknown, name: string, lockTimeoutMs: number): unknown {
+  if (!(error instanceof PgServerError)) return error;
+  switch (error.sqlState) {
+    case '53400':
+      return new MillraceError('pg_no_free_slots', {
+        hint:
+          'Drop slots that nobody needs (they also hold back WAL):\n' +
+          '  SELECT slot_name, active, restart_lsn FROM pg_replication_slots;\n' +
+          "  SELECT pg_drop_replication_slot('...');\n" +
+          'or allow more and restart Postgres:\n  ALTER SYSTEM SET max_replication_slots = 20;',
+        cause: error,
+      });
+    case '55P03':
+    case '57014':
+      return new MillraceError('pg_slot_creation_timeout', {
+        detail: `"${name}" was not ready within ${lockTimeoutMs} ms; no slot was left behind.`,
+        hint:
+          'A slot can only begin when the transactions open at that time have ended. Find them, end them, try again:\n' +
+          '  SELECT pid, state, xact_start FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start;\n' +
+          '  SELECT gid, prepared FROM pg_prepared_xacts;\n  SELECT pg_terminate_backend(<pid>);',
+        cause: error,
+      });
+    default:
+      return error;
+  }
+}
+
+async function startError(error: unknown, connection: PgConnection, slot: string): Promise<unknown> {
+  if (!(error instanceof PgServerError)) return error;
+  switch (error.sqlState) {
+    case '42704':
+      return new MillraceError('pg_slot_missing', {
+        detail: `"${slot}".`,
+        hint: `Create it while connected to this database:\n  SELECT pg_create_logical_replication_slot(${quoteLiteral(slot)}, 'pgoutput');`,
+        cause: error,
+      });
+    case '55006':
+      return inUse(slot, error);
+    case '55000': {
+      // Several states share this SQLSTATE; the catalog tells them apart.
+      const info = await readSlot(connection, slot);
+      const lost = info?.walStatus === 'lost' || (info?.invalidationReason ?? null) !== null;
+      return lost ? invalidated(error, slot, info?.invalidationReason ?? null) : error;
+    }
+    case '58P01':
+      return invalidated(error, slot, null);
+    default:
+      return error;
+  }
+}
+
+/** An error that arrives while streaming. */
+function streamError(error: PgServerError): MillraceError {
+  switch (error.sqlState) {
+    case '42704':
+      return new MillraceError('pg_publication_missing', {
+        detail: error.detail,
+        hint: 'The publication must have existed when the slot was created, and since. Create it, then create the slot anew.',
+        cause: error,
+      });
+    case '58P01':
+      return new MillraceError('pg_slot_invalidated', { detail: error.detail, cause: error });
+    default:
+      return error;
+  }
+}
+
+function invalidated(error: PgServerError, slot: string, reason: string | null): MillraceError {
+  return new MillraceError('pg_slot_invalidated', {
+    detail: `"${slot}"${reason === null ? '' : ` (${reason})`}.`,
+    hint:
+      `The changes since its last confirmed LSN are gone. Drop it, let a new one be made, and run a backfill:\n` +
+      `  SELECT pg_drop_replication_slot(${quoteLiteral(slot)});\n` +
+      `To keep it from happening again raise max_slot_wal_keep_size and idle_replication_slot_timeout.`,
+    cause: error,
+  });
+}
+
+function inUse(slot: string, error: PgServerError): MillraceError {
+  return new MillraceError('pg_slot_in_use', {
+    detail: `"${slot}".`,
+    hint: `Who reads it:\n  SELECT a.pid, a.application_name, a.client_addr FROM pg_stat_activity AS a JOIN pg_replication_slots AS s ON s.active_pid = a.pid WHERE s.slot_name = ${quoteLiteral(slot)};`,
+    cause: error,
+  });
+}
+
+function malformed(): MillraceError {
+  return new MillraceError('pg_protocol', { detail: 'A message of the replication stream cannot be read.' });
+}

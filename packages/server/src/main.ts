@@ -1,0 +1,154 @@
+/**
+ * The one composition root: store, HTTP and pipelines, built by plain calls. Everything that is configured arrives here
+ * as a value; everything that runs is stopped here.
+ */
+import type { Config, DatabaseConfig, SinkConfig } from '@millrace/api/config';
+import type { SourceConfig } from '@millrace/engine/capture/source';
+import { type Pipeline, startPipeline } from '@millrace/engine/pipeline';
+import type { SinkSpec } from '@millrace/engine/sink-spec';
+import { localS2Sink } from '@millrace/sinks/s2-local';
+import { type Intent, remoteS2Sink } from '@millrace/sinks/s2-remote';
+import type { Sink } from '@millrace/sinks/sink';
+import { startHttpServer } from '@millrace/stream-store/http/server';
+import { type LocalStore, openLocalStore } from '@millrace/stream-store/local-store';
+import type { StateTable, StreamStore } from '@millrace/stream-store/store';
+import { intentStore } from './intent-store.ts';
+import { stableId } from './stable-id.ts';
+import { tableFilter } from './table-filter.ts';
+
+export interface ServerOptions {
+  /** A function is called once the store serves: for a configuration that needs a basin or token made first. */
+  readonly config: Config | ((store: StreamStore, url: string) => Promise<Config>);
+  readonly dataDir: string;
+  readonly host: string;
+  /** 0: any free one. */
+  readonly port: number;
+  readonly log: (line: string) => void;
+  /** Beyond this the change log forgets what slow sinks have not read. */
+  readonly changeLogBytesMax?: number | undefined;
+}
+
+export interface Server {
+  readonly url: string;
+  /** Shown once: set at the first start with this data directory. */
+  readonly firstRootToken: string | null;
+  readonly store: LocalStore;
+  readonly pipelines: readonly Pipeline[];
+  /** Rejects when the process cannot go on. */
+  readonly done: Promise<void>;
+  stop(): Promise<void>;
+}
+
+export const CHANGE_LOG_BYTES_MAX = 16 * 2 ** 30;
+const STOP_GRACE_MS = 2_000;
+
+export async function startServer(options: ServerOptions): Promise<Server> {
+  const { dataDir, host, port, log, changeLogBytesMax = CHANGE_LOG_BYTES_MAX } = options;
+  const store = await openLocalStore({ dir: dataDir });
+  const stops: (() => Promise<void>)[] = [() => store.close()];
+  const stop = async () => {
+    for (const end of stops.splice(0).reverse()) await end();
+  };
+  try {
+    const http = await startHttpServer({ store, host, port, log });
+    stops.push(() => http.close({ graceMs: STOP_GRACE_MS }));
+    const config = typeof options.config === 'function' ? await options.config(store, http.url) : options.config;
+    await forgetRemovedSinks(store.state, config);
+    const pipelines: Pipeline[] = [];
+    for (const database of config.databases) {
+      const sinks = config.sinks.filter((sink) => sink.database === database.name);
+      const pipeline = await openPipeline({ store, database, sinks, changeLogBytesMax, log });
+      stops.push(() => pipeline.stop());
+      pipelines.push(pipeline);
+    }
+    const done = Promise.race([store.failed, ...pipelines.map((pipeline) => pipeline.done)]);
+    done.catch(() => {});
+    return { url: http.url, firstRootToken: store.firstRootToken, store, pipelines, done, stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
+interface PipelineParts {
+  readonly store: LocalStore;
+  readonly database: DatabaseConfig;
+  readonly sinks: readonly SinkConfig[];
+  readonly changeLogBytesMax: number;
+  readonly log: (line: string) => void;
+}
+
+async function openPipeline({ store, database, sinks, changeLogBytesMax, log }: PipelineParts): Promise<Pipeline> {
+  return await startPipeline({
+    source: sourceOf(database),
+    sinks: sinks.map((sink) => specOf(sink, database, store)),
+    logStream: await store.openLogStream(`changes/${database.name}`),
+    state: store.state,
+    logBytesMax: changeLogBytesMax,
+    awaitMs: database.awaitDatabase.timeoutMs,
+    onCapture(state) {
+      if (state.kind === 'streaming') log(`${database.name}: streaming from slot "${database.slot.name}"`);
+      else if (state.kind === 'connecting' && state.error !== null) log(`${database.name}: ${state.error.message} Retrying.`);
+    },
+    onSink: (name, event) => log(`${name}: ${event}`),
+  });
+}
+
+function sourceOf(database: DatabaseConfig): SourceConfig {
+  return {
+    name: database.name,
+    connection: {
+      host: database.hostname,
+      port: database.port,
+      database: database.database,
+      user: database.username,
+      password: database.password,
+      ssl: database.ssl,
+      applicationName: 'millrace',
+      ...(database.sslRootCert !== undefined && { sslRootCert: database.sslRootCert }),
+    },
+    slot: database.slot,
+    publication: database.publication,
+  };
+}
+
+function specOf(sink: SinkConfig, database: DatabaseConfig, store: LocalStore): SinkSpec {
+  const actions = new Set(sink.actions);
+  return {
+    name: sink.name,
+    status: sink.status,
+    sink: sinkOf(sink, store),
+    origin: {
+      database: {
+        id: stableId('database', database.name),
+        name: database.name,
+        annotations: database.annotations,
+        database: database.database,
+        hostname: database.hostname,
+      },
+      consumer: { id: stableId('sink', sink.name), name: sink.name, annotations: sink.annotations },
+    },
+    takes: tableFilter(sink.source),
+    tables: sink.source.includeTables ?? [],
+    actions: { insert: actions.has('insert'), update: actions.has('update'), delete: actions.has('delete') },
+    initialBackfill: sink.initialBackfill,
+    backfillId: (schema, table) => stableId('backfill', sink.name, schema, table),
+  };
+}
+
+function sinkOf({ name, destination }: SinkConfig, store: LocalStore): Sink {
+  const { basin, stream, accessToken, endpoint } = destination;
+  if (accessToken === undefined && endpoint === undefined) return localS2Sink({ store, name, basin, stream });
+  const intents = intentStore<Intent>(store.state, `sink/${name}/intents`);
+  // A store that asks for no token still wants the header.
+  return remoteS2Sink({ name, basin, stream, accessToken: accessToken ?? 'none', endpoint, intents });
+}
+
+/** A sink that is taken out of the configuration and put back later starts anew. */
+async function forgetRemovedSinks(state: StateTable, config: Config): Promise<void> {
+  const kept = new Set(config.sinks.map((sink) => sink.name));
+  for (const [key] of [...state.list('sink/')]) {
+    const name = key.slice('sink/'.length, key.lastIndexOf('/'));
+    if (!kept.has(name)) await state.delete(key);
+  }
+}

@@ -1,0 +1,47 @@
+/**
+ * The header by which a record in a stream tells which change it is: `millrace-position: <sink>@<LSN>#<ordinal>`, for
+ * a row of a backfill followed by `;<backfill id>`, and on the last row of a batch by `;<key as JSON>`, from which the
+ * backfill goes on. It is how a sink finds its place again after a crash, and how a consumer can dedupe.
+ */
+import { formatLsn, type Lsn } from '@millrace/core/lsn';
+import { comparePositions, type Position, parsePosition } from '@millrace/core/position';
+import type { BackfillMark } from './message-batch.ts';
+import type { SinkCursor } from './sink.ts';
+
+export const POSITION_HEADER = 'millrace-position';
+
+export function headerPrefix(sink: string, lsn: Lsn): string {
+  return `${sink}@${formatLsn(lsn)}#`;
+}
+
+export function headerSuffix(mark: BackfillMark | null): string {
+  return mark === null ? '' : `;${mark.backfill};${JSON.stringify(mark.key)}`;
+}
+
+export interface Delivered {
+  readonly position: Position;
+  readonly mark: BackfillMark | null;
+}
+
+/** null: the header is another sink's, or not one of ours. */
+export function parseDelivered(sink: string, value: string): Delivered | null {
+  if (!value.startsWith(`${sink}@`)) return null;
+  const [head, backfill, ...key] = value.slice(sink.length + 1).split(';');
+  const position = parsePosition(head!);
+  if (position === null) return null;
+  if (backfill === undefined) return { position, mark: null };
+  try {
+    return { position, mark: { backfill, key: JSON.parse(key.join(';')) as string[] } };
+  } catch {
+    return null;
+  }
+}
+
+/** `cursor` moved forward by what was found delivered. */
+export function advance(cursor: SinkCursor | null, delivered: Delivered, destination: unknown): SinkCursor {
+  const position =
+    cursor === null || comparePositions(cursor.position, delivered.position) < 0 ? delivered.position : cursor.position;
+  const backfills = new Map(cursor?.backfills);
+  if (delivered.mark !== null) backfills.set(delivered.mark.backfill, delivered.mark.key);
+  return { position, backfills, destination };
+}

@@ -1,0 +1,89 @@
+/**
+ * Messages on their way to a sink: JSON bodies back to back, with the position of each. HOT PATH (add).
+ * A batch holds either changes in commit order or rows of a backfill, never both.
+ */
+import { assert } from '@millrace/core/assert';
+import { ByteWriter } from '@millrace/core/byte-writer';
+import type { Lsn } from '@millrace/core/lsn';
+import type { Position } from '@millrace/core/position';
+
+export interface BatchLimits {
+  readonly messagesMax: number;
+  /** Of all bodies, each counted with `messageOverhead`. */
+  readonly bytesMax: number;
+  /** Bytes the destination counts for a message beyond its body. */
+  readonly messageOverhead: number;
+}
+
+/** Where a backfill stands: the key of the last row delivered, after which it goes on. Batches arrive whole or not. */
+export interface BackfillMark {
+  readonly backfill: string;
+  readonly key: readonly string[];
+}
+
+export class MessageBatch {
+  readonly limits: BatchLimits;
+  readonly body = new ByteWriter(256 * 1024);
+  count = 0;
+  /** End offset in `body` of each message. */
+  readonly ends: Int32Array;
+  readonly ordinals: Int32Array;
+  /** Messages [runEnds[i-1], runEnds[i]) belong to the transaction with commit LSN runLsns[i]. */
+  readonly runLsns: Lsn[] = [];
+  readonly runEnds: number[] = [];
+  /** Set when the batch holds rows of a backfill: where it stands after the last of them. */
+  mark: BackfillMark | null = null;
+  /** Everything at or before it is in this batch or an earlier one. */
+  through: Position = { lsn: 0n, ordinal: -1 };
+
+  constructor(limits: BatchLimits) {
+    this.limits = limits;
+    this.ends = new Int32Array(limits.messagesMax);
+    this.ordinals = new Int32Array(limits.messagesMax);
+  }
+
+  get empty(): boolean {
+    return this.count === 0;
+  }
+
+  get full(): boolean {
+    return this.count === this.limits.messagesMax;
+  }
+
+  start(index: number): number {
+    return index === 0 ? 0 : this.ends[index - 1]!;
+  }
+
+  /**
+   * Admits the message whose body was just written to the end of `body`. false: it does not fit beside the others, and
+   * its bytes are taken out again. A message too large even alone is admitted alone; the sink decides.
+   */
+  add(lsn: Lsn, ordinal: number): boolean {
+    const { body, limits } = this;
+    const count = this.count;
+    if (count > 0 && body.length + (count + 1) * limits.messageOverhead > limits.bytesMax) {
+      body.rewind(this.ends[count - 1]!);
+      return false;
+    }
+    assert(count < limits.messagesMax, 'a full batch takes no message');
+    const runs = this.runLsns.length;
+    if (runs > 0 && this.runLsns[runs - 1] === lsn) this.runEnds[runs - 1] = count + 1;
+    else {
+      this.runLsns.push(lsn);
+      this.runEnds.push(count + 1);
+    }
+    this.ends[count] = body.length;
+    this.ordinals[count] = ordinal;
+    this.count = count + 1;
+    return true;
+  }
+
+  /** Ready for reuse. */
+  clear(): void {
+    this.count = 0;
+    this.body.length = 0;
+    this.runLsns.length = 0;
+    this.runEnds.length = 0;
+    this.mark = null;
+  }
+}

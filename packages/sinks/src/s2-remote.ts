@@ -1,0 +1,269 @@
+/**
+ * The S2 sink into any other S2 endpoint (s2.dev or another Millrace), through the official SDK.
+ *
+ * Exactly once: each append names the sequence number it must get, and before it is sent an intent is made durable
+ * here: "batch through position P takes [a, b)". After a crash the tail tells which intents arrived. So a token that
+ * may only append is enough (the tail then comes from an append that cannot match); with the right to read, the
+ * records themselves are asked, which also holds when others write to the same stream.
+ */
+import { MillraceError } from '@millrace/core/error';
+import type { Position } from '@millrace/core/position';
+import {
+  AppendInput,
+  AppendRecord,
+  type AppendSession,
+  FencingTokenMismatchError,
+  S2,
+  S2Endpoints,
+  S2Error,
+  type S2Stream,
+  SeqNumMismatchError,
+} from '@s2-dev/streamstore';
+import { advance, headerPrefix, headerSuffix, POSITION_HEADER, parseDelivered } from './delivery-header.ts';
+import type { BackfillMark, MessageBatch } from './message-batch.ts';
+import type { Sink, SinkCursor } from './sink.ts';
+
+/** A batch that may have arrived: it takes sequence numbers [from, to). */
+export interface Intent {
+  readonly from: number;
+  readonly to: number;
+  readonly through: Position;
+  readonly mark: BackfillMark | null;
+}
+
+export interface RemoteS2Options {
+  readonly name: string;
+  readonly basin: string;
+  readonly stream: string;
+  readonly accessToken: string;
+  /** `http(s)://host[:port]` of a store that is not s2.dev. */
+  readonly endpoint?: string | undefined;
+  /** Durable before `save` resolves. */
+  readonly intents: { load(): readonly Intent[]; save(intents: readonly Intent[]): Promise<void> };
+}
+
+/** S2 takes 1 MiB and 1000 records in one append. */
+const BATCH_BYTES_MAX = 1_048_576;
+const RECORD_BYTES_MAX = 1_048_576;
+const MARK_BYTES_MAX = 16 * 1024;
+const REQUEST_TIMEOUT_MS = 10_000;
+const SCAN_RECORDS = 1000;
+/** No stream has this many records, so an append that demands it is refused with the real tail. */
+const UNREACHABLE_SEQ_NUM = Number.MAX_SAFE_INTEGER;
+
+export function remoteS2Sink(options: RemoteS2Options): Sink {
+  const { name, basin, stream: streamName, intents } = options;
+  const where = `s2://${basin}/${streamName}${options.endpoint === undefined ? '' : ` at ${options.endpoint}`}`;
+  const client = connect(options);
+  let stream: S2Stream | null = null;
+  let session: AppendSession | null = null;
+  let nextSeqNum = 0;
+  let pending: Intent[] = [];
+  let turn: Promise<void> = Promise.resolve();
+
+  async function stop(): Promise<void> {
+    const ending = session;
+    session = null;
+    await ending?.close().catch(() => {});
+  }
+
+  async function askRecords(target: S2Stream, tail: number, saved: SinkCursor | null): Promise<SinkCursor | null> {
+    try {
+      return await readBack(target, name, saved, tail);
+    } catch (error) {
+      // A new sink with a token that may only append, into a stream that others have written to: nothing of ours is there.
+      const fresh = saved === null && intents.load().length === 0;
+      if (fresh && error instanceof S2Error && error.status === 403) return null;
+      throw error;
+    }
+  }
+
+  return {
+    limits: {
+      messagesMax: 1000,
+      bytesMax: BATCH_BYTES_MAX - MARK_BYTES_MAX,
+      messageOverhead: 8 + 2 + POSITION_HEADER.length + Buffer.byteLength(name) + 32,
+    },
+    writesMax: 8,
+
+    async resume(saved) {
+      await stop();
+      turn = Promise.resolve();
+      stream ??= client.basin(basin).stream(streamName);
+      try {
+        const tail = await findTail(stream);
+        const cursor = settle(saved, intents.load(), tail);
+        const known = cursor === 'unknown' ? await askRecords(stream, tail, saved) : cursor;
+        pending = [];
+        await intents.save(pending);
+        nextSeqNum = tail;
+        session = await stream.appendSession({ maxInflightBytes: 8 * BATCH_BYTES_MAX });
+        return known;
+      } catch (error) {
+        throw classify(error, where);
+      }
+    },
+
+    write(batch, signal) {
+      const active = session;
+      if (active === null) return Promise.reject(new MillraceError('storage_closed'));
+      const from = nextSeqNum;
+      nextSeqNum += batch.count;
+      const intent: Intent = { from, to: nextSeqNum, through: batch.through, mark: batch.mark };
+      pending = [...pending, intent];
+      const durable = intents.save(pending);
+      // Appends enter the session in the order of their sequence numbers.
+      const submitted = turn.then(async () => {
+        await durable;
+        if (signal.aborted || session !== active) throw new MillraceError('storage_closed');
+        return await active.submit(AppendInput.create(toRecords(batch, name), { matchSeqNum: from }));
+      });
+      turn = submitted.then(
+        () => {},
+        () => {},
+      );
+      return submitted
+        .then((ticket) => ticket.ack())
+        .then(
+          () => {
+            pending = pending.filter((other) => other !== intent);
+            return { seqNum: intent.to };
+          },
+          (error: unknown) => {
+            throw classify(error, where);
+          },
+        );
+    },
+
+    async close() {
+      await stop();
+      await stream?.close().catch(() => {});
+      stream = null;
+    },
+  };
+}
+
+function connect({ accessToken, endpoint }: RemoteS2Options): S2 {
+  const retry = { maxAttempts: 1 }; // The deliverer retries, from what the stream proves to hold.
+  const timeouts = { requestTimeoutMillis: REQUEST_TIMEOUT_MS, connectionTimeoutMillis: REQUEST_TIMEOUT_MS };
+  if (endpoint === undefined) return new S2({ accessToken, retry, ...timeouts });
+  return new S2({ accessToken, retry, ...timeouts, endpoints: new S2Endpoints({ account: endpoint, basin: endpoint }) });
+}
+
+async function findTail(stream: S2Stream): Promise<number> {
+  try {
+    return (await stream.checkTail()).tail.seqNum;
+  } catch (error) {
+    if (!(error instanceof S2Error)) throw error;
+    if (error.status === 404 && error.code === 'stream_not_found') return 0; // Created by the first append.
+    if (error.status !== 403) throw error;
+  }
+  try {
+    const record = AppendRecord.string({ body: '' });
+    await stream.append(AppendInput.create([record], { matchSeqNum: UNREACHABLE_SEQ_NUM }));
+  } catch (error) {
+    if (error instanceof SeqNumMismatchError) return error.expectedSeqNum;
+    throw error;
+  }
+  throw new MillraceError('sink_refused', { detail: 'The endpoint does not honour match_seq_num.' });
+}
+
+/**
+ * What the tail alone proves: it stands where the saved place or one of the intents ends. Anything else means another
+ * writer, or lost state; then the records have to be read.
+ */
+function settle(saved: SinkCursor | null, intents: readonly Intent[], tail: number): SinkCursor | null | 'unknown' {
+  const place = (saved?.destination as { seqNum: number } | null)?.seqNum ?? 0;
+  if (tail === place && intents.every((intent) => intent.from >= tail)) return saved;
+  if (!intents.some((intent) => intent.to === tail)) return 'unknown';
+  let cursor = saved;
+  for (const intent of intents) {
+    if (intent.to > tail) break;
+    cursor = advance(cursor, { position: intent.through, mark: intent.mark }, { seqNum: intent.to });
+  }
+  return cursor;
+}
+
+async function readBack(stream: S2Stream, name: string, saved: SinkCursor | null, tail: number): Promise<SinkCursor | null> {
+  const place = (saved?.destination as { seqNum: number } | null)?.seqNum;
+  if (place !== undefined && place <= tail) return await scan(stream, name, saved, place, tail);
+  for (let end = tail; end > 0; end -= SCAN_RECORDS) {
+    const start = Math.max(0, end - SCAN_RECORDS);
+    const cursor = await scan(stream, name, null, start, end);
+    if (cursor !== null) return cursor;
+  }
+  return saved === null ? null : { ...saved, destination: { seqNum: tail } };
+}
+
+async function scan(
+  stream: S2Stream,
+  name: string,
+  saved: SinkCursor | null,
+  from: number,
+  to: number,
+): Promise<SinkCursor | null> {
+  let cursor = saved;
+  let seqNum = from;
+  while (seqNum < to) {
+    const start = { from: { seqNum } };
+    const { records } = await stream.read({ start, stop: { limits: { count: Math.min(SCAN_RECORDS, to - seqNum) } } });
+    const last = records.at(-1);
+    if (last === undefined) break;
+    for (const record of records) {
+      for (const [header, value] of record.headers) {
+        if (header !== POSITION_HEADER) continue;
+        const delivered = parseDelivered(name, value);
+        if (delivered !== null) cursor = advance(cursor, delivered, { seqNum: record.seqNum + 1 });
+      }
+    }
+    seqNum = last.seqNum + 1;
+  }
+  return cursor === null ? null : { ...cursor, destination: { seqNum: to } };
+}
+
+function toRecords(batch: MessageBatch, name: string): AppendRecord[] {
+  const records: AppendRecord[] = [];
+  const { runEnds, runLsns, ends, ordinals, count } = batch;
+  let index = 0;
+  for (let run = 0; run < runEnds.length; run++) {
+    const prefix = headerPrefix(name, runLsns[run]!);
+    for (; index < runEnds[run]!; index++) {
+      const suffix = index === count - 1 ? headerSuffix(batch.mark) : '';
+      const record = AppendRecord.bytes({
+        body: batch.body.buffer.subarray(batch.start(index), ends[index]),
+        headers: [[POSITION_HEADER, `${prefix}${ordinals[index]}${suffix}`]],
+      });
+      if (record.meteredBytes > RECORD_BYTES_MAX) {
+        throw new MillraceError('sink_record_too_large', {
+          detail: `A message has ${record.meteredBytes} bytes; a record holds ${RECORD_BYTES_MAX}.`,
+          hint: 'Leave the large column out of the publication (a column list).',
+        });
+      }
+      records.push(record);
+    }
+  }
+  return records;
+}
+
+/** Foreign errors become ours here, once. Texts of the server are not repeated: they may quote what was sent. */
+function classify(error: unknown, where: string): MillraceError {
+  if (error instanceof MillraceError) return error;
+  if (!(error instanceof S2Error)) return new MillraceError('sink_unavailable', { detail: `${where}.`, cause: error });
+  const detail = `${where} answered ${error.status} ${error.code ?? ''}`.trimEnd();
+  if (error instanceof SeqNumMismatchError) return new MillraceError('sink_conflict', { detail, cause: error });
+  if (error instanceof FencingTokenMismatchError) return new MillraceError('sink_refused', { detail, cause: error });
+  if (error.status === 401 || error.status === 403) {
+    const hint =
+      'The token needs the operation `append` on this basin and stream; add `check-tail` and `read` when others append to the same stream.';
+    return new MillraceError('sink_denied', { detail, hint, cause: error });
+  }
+  if (error.status === 404) {
+    const hint = `millrace create-basin ${where.slice(5).split('/')[0]} --create-stream-on-append`;
+    return new MillraceError('sink_refused', { detail, hint, cause: error });
+  }
+  if (error.status === 409) return new MillraceError('sink_unavailable', { detail, cause: error });
+  if (error.status >= 400 && error.status < 500 && error.status !== 408 && error.status !== 429 && error.status !== 499) {
+    return new MillraceError('sink_refused', { detail, cause: error });
+  }
+  return new MillraceError('sink_unavailable', { detail, cause: error });
+}

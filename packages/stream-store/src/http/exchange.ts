@@ -1,0 +1,151 @@
+import type http from 'node:http';
+import http2 from 'node:http2';
+import type { Readable, Writable } from 'node:stream';
+import { LINGER_MS } from './limits.ts';
+
+/**
+ * One request and its answer, whichever protocol carries it. Handlers see nothing of HTTP/1.1 and HTTP/2 beyond this.
+ * Either `respond` or `start` is called, once.
+ */
+export interface Exchange {
+  readonly method: string;
+  /** Path and query as sent. */
+  readonly target: string;
+  readonly headers: http.IncomingHttpHeaders;
+  readonly host: string | undefined;
+  readonly body: Readable;
+  readonly started: boolean;
+  /** Sent with every answer. */
+  extraHeaders: ResponseHeaders | null;
+  /** Answers at once. `body` null: truly empty, without a content type. */
+  respond(status: number, headers: ResponseHeaders, body: Uint8Array | string | null): void;
+  /** Sends the head and leaves the body to the caller, which has to end it. */
+  start(status: number, headers: ResponseHeaders): Writable;
+  /** Runs once when the exchange is over: answered in full, or cut by the client. */
+  onClose(listener: () => void): void;
+  destroy(): void;
+}
+
+export type ResponseHeaders = Record<string, string>;
+
+export class Http1Exchange implements Exchange {
+  readonly method: string;
+  readonly target: string;
+  readonly headers: http.IncomingHttpHeaders;
+  readonly body: http.IncomingMessage;
+  extraHeaders: ResponseHeaders | null = null;
+  readonly #response: http.ServerResponse;
+
+  constructor(request: http.IncomingMessage, response: http.ServerResponse) {
+    this.method = request.method ?? 'GET';
+    this.target = request.url ?? '/';
+    this.headers = request.headers;
+    this.body = request;
+    this.#response = response;
+    request.on('error', ignore);
+    response.on('error', ignore);
+  }
+
+  get host(): string | undefined {
+    return this.headers.host;
+  }
+
+  get started(): boolean {
+    return this.#response.headersSent;
+  }
+
+  respond(status: number, headers: ResponseHeaders, body: Uint8Array | string | null): void {
+    const response = this.#response;
+    if (this.extraHeaders !== null) Object.assign(headers, this.extraHeaders);
+    if (body === null) {
+      // 204 must not carry a length; every other status needs it, or the answer would be chunked.
+      response.writeHead(status, status === 204 ? headers : { ...headers, 'content-length': '0' });
+      response.end();
+      return;
+    }
+    headers['content-length'] = String(typeof body === 'string' ? Buffer.byteLength(body) : body.length);
+    // The rest of an unread request would have to be read before the connection could be used again.
+    if (!this.body.complete) headers.connection = 'close';
+    response.writeHead(status, headers);
+    response.end(body);
+  }
+
+  start(status: number, headers: ResponseHeaders): Writable {
+    this.#response.writeHead(status, { ...headers, ...this.extraHeaders });
+    // Without this Node holds the head back until the first body byte.
+    this.#response.flushHeaders();
+    return this.#response;
+  }
+
+  onClose(listener: () => void): void {
+    this.#response.once('close', listener);
+  }
+
+  destroy(): void {
+    this.#response.destroy();
+  }
+}
+
+export class Http2Exchange implements Exchange {
+  readonly method: string;
+  readonly target: string;
+  readonly headers: http2.IncomingHttpHeaders;
+  readonly body: http2.ServerHttp2Stream;
+  extraHeaders: ResponseHeaders | null = null;
+
+  constructor(stream: http2.ServerHttp2Stream, headers: http2.IncomingHttpHeaders) {
+    this.method = headers[':method'] ?? 'GET';
+    this.target = headers[':path'] ?? '/';
+    this.headers = headers;
+    this.body = stream;
+    stream.on('error', ignore);
+  }
+
+  get host(): string | undefined {
+    return this.headers[':authority'] ?? this.headers.host;
+  }
+
+  get started(): boolean {
+    return this.body.headersSent;
+  }
+
+  respond(status: number, headers: ResponseHeaders, body: Uint8Array | string | null): void {
+    const stream = this.body;
+    if (stream.destroyed || stream.closed) return;
+    if (this.extraHeaders !== null) Object.assign(headers, this.extraHeaders);
+    if (body === null) {
+      stream.respond({ ':status': status, ...headers }, { endStream: true });
+    } else {
+      headers['content-length'] = String(typeof body === 'string' ? Buffer.byteLength(body) : body.length);
+      stream.respond({ ':status': status, ...headers });
+      stream.end(body);
+    }
+    dropRest(stream);
+  }
+
+  start(status: number, headers: ResponseHeaders): Writable {
+    const stream = this.body;
+    if (!stream.destroyed && !stream.closed) stream.respond({ ':status': status, ...headers, ...this.extraHeaders });
+    stream.once('finish', () => dropRest(stream));
+    return stream;
+  }
+
+  onClose(listener: () => void): void {
+    this.body.once('close', listener);
+  }
+
+  destroy(): void {
+    this.body.close(http2.constants.NGHTTP2_CANCEL);
+  }
+}
+
+/** The answer is complete although the client may still be sending: read and drop for a while, then reset the stream. */
+function dropRest(stream: http2.ServerHttp2Stream): void {
+  if (stream.readableEnded || stream.destroyed) return;
+  stream.resume();
+  const timer = setTimeout(() => stream.close(http2.constants.NGHTTP2_NO_ERROR), LINGER_MS);
+  stream.once('end', () => clearTimeout(timer));
+  stream.once('close', () => clearTimeout(timer));
+}
+
+function ignore(): void {}

@@ -1,0 +1,152 @@
+import { READ_RECORDS_MAX } from '../limits.ts';
+import type { StreamPosition } from '../model.ts';
+import { S2Error } from '../s2-error.ts';
+import type { ReadSlice, Stream } from '../store.ts';
+import { LIVE_SLICES_MAX, READ_SLICE_BYTES } from './limits.ts';
+
+/**
+ * One read, from its start to its end, whatever carries it: catches up from the store, then follows the durable tail.
+ * Batches have a tail only while following. On every switch from catching up to following there is a heartbeat at
+ * once, then one after each random interval without records: clients take 20 s of silence for a dead connection.
+ */
+export interface ReadSession {
+  readonly stream: Stream;
+  readonly start: number;
+  readonly count: number | undefined;
+  readonly bytes: number | undefined;
+  readonly until: bigint | undefined;
+  readonly follows: boolean;
+  /** How long to stay at the tail without records; undefined: for ever. */
+  readonly waitMs: number | undefined;
+  readonly heartbeatMs: () => number;
+  /** Ends the session: the client went away, or the server drains. */
+  readonly signal: AbortSignal;
+}
+
+/** Takes what a session delivers. A promise makes the session wait: the client is not ready for more. */
+export interface ReadSink {
+  batch(slice: ReadSlice, tail: StreamPosition | null): Promise<void> | null;
+  heartbeat(tail: StreamPosition): Promise<void> | null;
+}
+
+/** Resolves at the regular end of the read and when `signal` ended it. */
+export async function runReadSession(session: ReadSession, sink: ReadSink): Promise<void> {
+  const { stream, signal } = session;
+  let position = session.start;
+  let countLeft = session.count ?? Number.MAX_SAFE_INTEGER;
+  let bytesLeft = session.bytes ?? Number.MAX_SAFE_INTEGER;
+  let isLive = false;
+  let slicesBehind = 0;
+  const follower = new Follower(stream, signal);
+  try {
+    while (!signal.aborted && countLeft > 0 && bytesLeft > 0) {
+      const tailSeqNum = stream.tail.seqNum;
+      if (position < tailSeqNum) {
+        const first = stream.firstSeqNum;
+        const slice = await stream.read(position, {
+          countMax: Math.min(countLeft, READ_RECORDS_MAX),
+          meteredBytesMax: Math.min(bytesLeft, READ_SLICE_BYTES),
+          untilTimestamp: session.until,
+        });
+        if (slice === null) {
+          // Trimmed under our feet: look again. Otherwise the next record is beyond a limit, which is the end.
+          if (stream.firstSeqNum === first && Math.max(position, first) < tailSeqNum) return;
+          position = Math.max(position, stream.firstSeqNum);
+          continue;
+        }
+        position = slice.firstSeqNum + slice.count;
+        countLeft -= slice.count;
+        bytesLeft -= slice.meteredBytes;
+        if (isLive && position < stream.tail.seqNum && ++slicesBehind > LIVE_SLICES_MAX) isLive = false;
+        const taken = sink.batch(slice, isLive ? stream.tail : null);
+        if (taken !== null) await taken;
+        follower.recordsDelivered();
+        continue;
+      }
+      if (!session.follows) return;
+      slicesBehind = 0;
+      if (!isLive) {
+        isLive = true;
+        const taken = sink.heartbeat(stream.tail);
+        if (taken !== null) await taken;
+      }
+      switch (await follower.wait(position, session.heartbeatMs(), session.waitMs)) {
+        case 'heartbeat': {
+          const taken = sink.heartbeat(stream.tail);
+          if (taken !== null) await taken;
+          break;
+        }
+        case 'deleted':
+          throw new S2Error('stream_deletion_pending', 'The stream is being deleted.');
+        case 'expired':
+        case 'aborted':
+          return;
+        case 'records':
+          break;
+      }
+    }
+  } finally {
+    follower.stop();
+  }
+}
+
+type Wakeup = 'records' | 'deleted' | 'aborted' | 'heartbeat' | 'expired';
+
+/** Waits for the tail, the next heartbeat or the end of the wait, with one waiter in the store however long it takes. */
+class Follower {
+  readonly #stream: Stream;
+  readonly #signal: AbortSignal;
+  #waitingFrom = -1;
+  #expiresAt: number | undefined;
+  #wake: ((wakeup: Wakeup) => void) | null = null;
+  #fail: ((error: unknown) => void) | null = null;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(stream: Stream, signal: AbortSignal) {
+    this.#stream = stream;
+    this.#signal = signal;
+  }
+
+  recordsDelivered(): void {
+    this.#expiresAt = undefined;
+  }
+
+  wait(position: number, heartbeatMs: number, waitMs: number | undefined): Promise<Wakeup> {
+    const now = performance.now();
+    let timeoutMs = heartbeatMs;
+    let onTimeout: Wakeup = 'heartbeat';
+    if (waitMs !== undefined) {
+      this.#expiresAt ??= now + waitMs;
+      if (this.#expiresAt - now <= heartbeatMs) {
+        timeoutMs = Math.max(0, this.#expiresAt - now);
+        onTimeout = 'expired';
+      }
+    }
+    const woken = new Promise<Wakeup>((resolve, reject) => {
+      this.#wake = resolve;
+      this.#fail = reject;
+    });
+    this.#timer = setTimeout(() => this.#wake?.(onTimeout), timeoutMs);
+    if (this.#waitingFrom !== position) {
+      this.#waitingFrom = position;
+      this.#stream.waitBeyond(position, this.#signal).then(
+        (outcome) => {
+          this.#waitingFrom = -1;
+          clearTimeout(this.#timer);
+          this.#wake?.(outcome);
+        },
+        (error: unknown) => {
+          this.#waitingFrom = -1;
+          clearTimeout(this.#timer);
+          this.#fail?.(error);
+        },
+      );
+    }
+    return woken;
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer);
+    this.#wake = this.#fail = null;
+  }
+}

@@ -1,0 +1,189 @@
+import { ByteWriter } from '@millrace/core/byte-writer';
+import { S2Error } from '../s2-error.ts';
+import type { StreamStore } from '../store.ts';
+import { Authenticator, type AuthMode } from './access.ts';
+import type { DrainableSession, ServerContext } from './context.ts';
+import { errorBody, toS2Error } from './error-body.ts';
+import { type Exchange, Http1Exchange, Http2Exchange, type ResponseHeaders } from './exchange.ts';
+import { HEARTBEAT_MAX_MS, HEARTBEAT_MIN_MS } from './limits.ts';
+import { listen } from './listener.ts';
+import { HttpMetrics } from './prometheus.ts';
+import { NoSuchRoute, route } from './router.ts';
+import { FrameBufferPool } from './s2s-frame.ts';
+
+export interface HttpServerOptions {
+  readonly store: StreamStore;
+  readonly host?: string | undefined;
+  /** 0: any free one. */
+  readonly port: number;
+  /** `off`: whoever reaches the port may do everything. */
+  readonly auth?: AuthMode | undefined;
+  /** Let pages of any origin use the API. By default only when tokens are checked. */
+  readonly cors?: boolean | undefined;
+  /** Gets what a client is not told: failures behind a 500. */
+  readonly log?: ((line: string) => void) | undefined;
+  readonly heartbeat?: { readonly minMs: number; readonly maxMs: number } | undefined;
+  readonly headersTimeoutMs?: number | undefined;
+  readonly random?: (() => number) | undefined;
+}
+
+export interface HttpServer {
+  readonly port: number;
+  readonly url: string;
+  /**
+   * Drains: no new connections, 503 server_draining for new requests, sessions acknowledge what they took and end.
+   * What is still open after `graceMs` is cut. The store stays open.
+   */
+  close(options?: { readonly graceMs?: number }): Promise<void>;
+}
+
+const GRACE_MS = 10_000;
+const API = '/v1/';
+
+/** Serves the S2 API of a store. Throws port_in_use. */
+export async function startHttpServer(options: HttpServerOptions): Promise<HttpServer> {
+  const { store, host = '127.0.0.1', auth = 'required', log = () => {}, random = Math.random } = options;
+  const cors = options.cors ?? auth === 'required';
+  const { minMs, maxMs } = options.heartbeat ?? { minMs: HEARTBEAT_MIN_MS, maxMs: HEARTBEAT_MAX_MS };
+  const authenticator = new Authenticator(store, auth);
+  const sessions = new Set<DrainableSession>();
+  const open = new Set<Exchange>();
+  let isDraining = false;
+  let onIdle: (() => void) | null = null;
+
+  const context: ServerContext = {
+    store,
+    metrics: new HttpMetrics(),
+    pool: new FrameBufferPool(),
+    scratch: new ByteWriter(),
+    heartbeatMs: () => Math.floor(minMs + random() * (maxMs - minMs)),
+    sessions,
+    logFailure: (what, error) => log(`${what}: ${describe(error)}`),
+  };
+
+  function handle(exchange: Exchange): void {
+    open.add(exchange);
+    exchange.onClose(() => {
+      open.delete(exchange);
+      if (open.size === 0) onIdle?.();
+    });
+    try {
+      const outcome = dispatch(exchange);
+      if (outcome !== undefined) outcome.catch((error: unknown) => answerError(exchange, error));
+    } catch (error) {
+      answerError(exchange, error);
+    }
+  }
+
+  function dispatch(exchange: Exchange): Promise<void> | void {
+    const { target } = exchange;
+    const mark = target.indexOf('?');
+    const path = mark < 0 ? target : target.slice(0, mark);
+    if (cors && exchange.headers.origin !== undefined) {
+      exchange.extraHeaders = corsHeaders(exchange);
+      if (exchange.method === 'OPTIONS') return exchange.respond(204, {}, null);
+    }
+    if (!path.startsWith(API)) return dispatchOutside(exchange, path);
+    if (isDraining) throw new S2Error('server_draining', 'The server is shutting down.');
+    const access = authenticator.authenticate(exchange.headers.authorization);
+    return route({ context, exchange, access, query: mark < 0 ? '' : target.slice(mark + 1) }, path.slice(API.length));
+  }
+
+  function dispatchOutside(exchange: Exchange, path: string): void {
+    if (exchange.method !== 'GET' && exchange.method !== 'HEAD') throw new NoSuchRoute(404);
+    switch (path) {
+      case '/health':
+      case '/ping':
+        exchange.respond(isDraining ? 503 : 200, TEXT(), isDraining ? 'draining' : 'OK');
+        break;
+      case '/metrics':
+        exchange.respond(200, { 'content-type': 'text/plain; version=0.0.4' }, context.metrics.expose());
+        break;
+      default:
+        throw new NoSuchRoute(404);
+    }
+  }
+
+  function answerError(exchange: Exchange, error: unknown): void {
+    if (error instanceof NoSuchRoute) {
+      const code = error.status === 404 ? 'not_found' : 'method_not_allowed';
+      exchange.respond(error.status, JSON_TYPE(), JSON.stringify({ code, message: error.message }));
+      return;
+    }
+    const failure = toS2Error(error);
+    if (failure !== error) context.logFailure(`${exchange.method} ${routeName(exchange.target)}`, error);
+    if (exchange.started) {
+      // Too late for a status: only breaking off tells the client that this is not the whole answer.
+      exchange.destroy();
+      return;
+    }
+    exchange.respond(failure.status, JSON_TYPE(), errorBody(failure));
+  }
+
+  const listener = await listen({
+    host,
+    port: options.port,
+    headersTimeoutMs: options.headersTimeoutMs,
+    onHttp1: (request, response) => handle(new Http1Exchange(request, response)),
+    onHttp2: (stream, headers) => handle(new Http2Exchange(stream, headers)),
+  });
+
+  let closing: Promise<void> | null = null;
+  async function close(graceMs: number): Promise<void> {
+    isDraining = true;
+    listener.stop();
+    const idle = new Promise<void>((resolve) => {
+      onIdle = resolve;
+    });
+    for (const session of sessions) session.drain();
+    if (open.size > 0) {
+      let timer: NodeJS.Timeout | undefined;
+      const timeout = new Promise<void>((resolve) => (timer = setTimeout(resolve, graceMs)));
+      await Promise.race([idle, timeout]);
+      clearTimeout(timer);
+    }
+    await listener.destroy();
+    context.metrics.close();
+  }
+
+  return {
+    port: listener.port,
+    url: `http://${host.includes(':') ? `[${host}]` : host}:${listener.port}`,
+    close: ({ graceMs = GRACE_MS } = {}) => (closing ??= close(graceMs)),
+  };
+}
+
+const TEXT = (): ResponseHeaders => ({ 'content-type': 'text/plain' });
+const JSON_TYPE = (): ResponseHeaders => ({ 'content-type': 'application/json' });
+
+/** Mirrors what is asked for. Nothing is given away: credentials are bearer tokens, which a foreign page has not got. */
+function corsHeaders({ method, headers }: Exchange): ResponseHeaders {
+  const allowed: ResponseHeaders = {
+    'access-control-allow-origin': headers.origin ?? '*',
+    'access-control-allow-credentials': 'true',
+    'access-control-expose-headers': 's2-provision-result',
+    vary: 'origin',
+  };
+  if (method === 'OPTIONS') {
+    allowed['access-control-allow-methods'] = headers['access-control-request-method'] ?? 'GET';
+    const asked = headers['access-control-request-headers'];
+    if (asked !== undefined) allowed['access-control-allow-headers'] = asked;
+  }
+  return allowed;
+}
+
+/** For logs: no names of a client's streams, no query. */
+function routeName(target: string): string {
+  return target.split('/', 3).join('/').split('?', 1)[0]!;
+}
+
+/** For logs: a foreign error's message may quote what it was given, so only its kind and place are shown. */
+function describe(error: unknown): string {
+  if (!(error instanceof Error)) return typeof error;
+  const place = (error.stack ?? '')
+    .split('\n')
+    .filter((line) => line.startsWith('    at '))
+    .slice(0, 8);
+  const code = 'code' in error && typeof error.code === 'string' ? ` (${error.code})` : '';
+  return [`${error.name}${code}`, ...place].join('\n');
+}
