@@ -349,6 +349,13 @@ describe('a wrong value is refused with what is allowed', () => {
   });
 });
 
+test('a key that is there already is not suggested for a mistyped one', () => {
+  expect(problems(shop('table: products', 'table: products\n    tables_: []\n    tabl: x'))).toEqual([
+    '12: sinks[0].tables_: unknown key (did you mean "tables"?)',
+    '13: sinks[0].tabl: unknown key',
+  ]);
+});
+
 test('TLS is verified unless the server is this machine or the file says otherwise', () => {
   const ssl = (hostname: string, line = '') =>
     load(shop('hostname: db.example.com', `hostname: "${hostname}"${line}`)).databases[0]!.ssl;

@@ -61,7 +61,8 @@ export async function startServer(options: ServerOptions): Promise<Server> {
       stops.push(() => pipeline.stop());
       pipelines.push(pipeline);
     }
-    const done = Promise.race([store.failed, ...pipelines.map((pipeline) => pipeline.done)]);
+    const storeFailed = store.failed.then((error) => Promise.reject(error));
+    const done = Promise.race([storeFailed, ...pipelines.map((pipeline) => pipeline.done)]);
     done.catch(() => {});
     return { url: http.url, firstRootToken: store.firstRootToken, store, pipelines, done, stop };
   } catch (error) {
@@ -79,10 +80,11 @@ interface PipelineParts {
 }
 
 async function openPipeline({ store, database, sinks, changeLogBytesMax, log }: PipelineParts): Promise<Pipeline> {
+  const logName = `changes/${database.name}`;
   return await startPipeline({
     source: sourceOf(database),
     sinks: sinks.map((sink) => specOf(sink, database, store)),
-    logStream: await store.openLogStream(`changes/${database.name}`),
+    logStream: store.openLogStream(logName) ?? (await store.createLogStream(logName)),
     state: store.state,
     logBytesMax: changeLogBytesMax,
     awaitMs: database.awaitDatabase.timeoutMs,

@@ -80,7 +80,7 @@ export class LocalStream implements Stream {
     const { timestampingMode, timestampingUncapped } = state.config;
     const firstSeqNum = state.assignedSeqNum;
     const nowMs = core.clock.now();
-    const arrivalMs = nowMs > state.lastArrivalMs ? nowMs : state.lastArrivalMs;
+    const arrivalMs = Math.max(nowMs, state.assignedArrivalMs);
     const { journal } = core.shelfOf(state);
     const out = journal.begin();
     const at = beginBatch(out, state.id, arrivalMs, scan.count, scan.meteredBytes, firstSeqNum);
@@ -128,7 +128,7 @@ export class LocalStream implements Stream {
     }
     assertFirstRecord(records, firstSeqNum, timestamp);
     const nowMs = core.clock.now();
-    const arrivalMs = nowMs > state.lastArrivalMs ? nowMs : state.lastArrivalMs;
+    const arrivalMs = Math.max(nowMs, state.assignedArrivalMs);
     const { journal } = core.shelfOf(state);
     const out = journal.begin();
     const at = beginBatch(out, state.id, arrivalMs, count, meteredBytes, firstSeqNum);
@@ -145,6 +145,7 @@ export class LocalStream implements Stream {
     const state = this.#state;
     state.assignedSeqNum = pending.firstSeqNum + pending.count;
     state.assignedTimestamp = pending.lastTimestamp;
+    state.assignedArrivalMs = pending.arrivalMs;
     this.#core.budget.take(pending.budgetBytes);
     const { promise, resolve, reject } = Promise.withResolvers<AppendAck>();
     pending.resolve = resolve;
@@ -358,7 +359,7 @@ class PendingBatch implements Commit {
   readonly firstSeqNum: number;
   readonly count: number;
   readonly #meteredBytes: number;
-  readonly #arrivalMs: number;
+  readonly arrivalMs: number;
   firstTimestamp = 0n;
   lastTimestamp = 0n;
   commands = NO_COMMANDS;
@@ -381,7 +382,7 @@ class PendingBatch implements Commit {
     this.firstSeqNum = firstSeqNum;
     this.count = count;
     this.#meteredBytes = meteredBytes;
-    this.#arrivalMs = arrivalMs;
+    this.arrivalMs = arrivalMs;
   }
 
   durable(place: EntryPlace): void {
@@ -395,7 +396,7 @@ class PendingBatch implements Commit {
       firstSeqNum,
       count,
       lastTimestamp,
-      this.#arrivalMs,
+      this.arrivalMs,
       this.#meteredBytes,
       this.commands,
     );

@@ -48,6 +48,7 @@ export class StreamState {
   assignedSeqNum = 0;
   assignedTimestamp = 0n;
   assignedFencingToken = '';
+  assignedArrivalMs = 0;
 
   /** Sealed segments with batches of this stream, in order: triples of segment, first seq, last arrival ms. */
   segments: number[] = NO_SEGMENTS;
@@ -99,5 +100,6 @@ export class StreamState {
     this.assignedSeqNum = this.tailSeqNum;
     this.assignedTimestamp = this.tailTimestamp;
     this.assignedFencingToken = this.fencingToken;
+    this.assignedArrivalMs = this.lastArrivalMs;
   }
 }

@@ -1,14 +1,16 @@
 import zlib from 'node:zlib';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { askHttp1, newBasin, serveForFile } from './serve.ts';
 import { appendSession, encodeAppendInput, frame, recordsPath } from './s2s-client.ts';
+import { askHttp1, newBasin, serveForFile } from './serve.ts';
 
 const served = await serveForFile();
 const batch = (...bodies: string[]) => frame(encodeAppendInput({ records: bodies.map((body) => ({ body })) }));
 
 async function bodies(basin: string, stream: string): Promise<string[]> {
-  const answer = await askHttp1(served, recordsPath(stream, 'seq_num=0&count=1000'), { headers: { 's2-basin': basin } });
+  const answer = await askHttp1(served, recordsPath(stream, 'seq_num=0&count=1000'), {
+    headers: { 's2-basin': basin },
+  });
   return answer.status === 416 ? [] : answer.json.records.map(({ body }: { body: string }) => body);
 }
 

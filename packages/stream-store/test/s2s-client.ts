@@ -118,7 +118,13 @@ export class S2sSession {
   #rest: Buffer = Buffer.alloc(0);
   #notify: (() => void)[] = [];
 
-  constructor({ url }: Served, basin: string, path: string, method: 'GET' | 'POST', headers: Record<string, string> = {}) {
+  constructor(
+    { url }: Served,
+    basin: string,
+    path: string,
+    method: 'GET' | 'POST',
+    headers: Record<string, string> = {},
+  ) {
     this.#session = http2.connect(url);
     this.#session.on('error', () => {});
     this.stream = this.#session.request(

@@ -76,7 +76,10 @@ export interface Ask {
 
 export type Asker = (served: Served, path: string, ask?: Ask) => Promise<Answer>;
 
-function withJson({ headers = {}, body, json }: Ask): { headers: Record<string, string>; body: string | Buffer | undefined } {
+function withJson({ headers = {}, body, json }: Ask): {
+  headers: Record<string, string>;
+  body: string | Buffer | undefined;
+} {
   if (json === undefined) return { headers, body };
   return { headers: { 'content-type': 'application/json', ...headers }, body: JSON.stringify(json) };
 }

@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '@millrace/api/config';
 import { type EmbeddedPostgres, startPostgres } from '@millrace/embedded-postgres/launcher';
-import { type RunningServer, startServer } from '@millrace/server/main';
+import { type Server, startServer } from '@millrace/server/main';
 import type { AccessTokenScope } from '@millrace/stream-store/model';
 import { S2Error as StoreError } from '@millrace/stream-store/s2-error';
 import type { StreamStore } from '@millrace/stream-store/store';
@@ -70,7 +70,7 @@ async function runIn(directory: string, options: DemoOptions, life: Life): Promi
 
 interface Scene {
   readonly postgres: EmbeddedPostgres;
-  readonly server: RunningServer;
+  readonly server: Server;
   readonly shop: Shop;
   readonly token: string;
   readonly life: Life;

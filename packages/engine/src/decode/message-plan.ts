@@ -56,7 +56,7 @@ export function planMessages(schema: TableSchema, origin: MessageOrigin): Messag
     updateHead: Buffer.from(`},"action":"update",${place}`),
     deleteHead: head('delete'),
     readHead: head('read'),
-    tail: Buffer.from(`],${JSON.stringify(rest).slice(1)}}}`),
+    tail: Buffer.from(`],${JSON.stringify(rest).slice(1)}}`),
   };
 }
 

@@ -7,6 +7,7 @@ import { MillraceError } from '@millrace/core/error';
  * no stale lock file to remove.
  */
 export interface DataDirLock {
+  /** Idempotent. */
   release(): void;
 }
 
@@ -26,5 +27,9 @@ export function lockDataDir(dir: string): DataDirLock {
     });
   }
   const held = database;
-  return { release: () => held.close() };
+  return {
+    release() {
+      if (held.isOpen) held.close();
+    },
+  };
 }

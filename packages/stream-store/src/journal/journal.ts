@@ -140,6 +140,7 @@ export class Journal {
   #running: Promise<void> | null = null;
   #entryAt = -1;
   #closed = false;
+  #deleting: Promise<void> = Promise.resolve();
   readonly #place: EntryPlace = { segment: 0, offset: 0, payloadBytes: 0, buffer: Buffer.alloc(0), start: 0, end: 0 };
 
   constructor(options: JournalOptions, tip: JournalTip, hooks: JournalHooks) {
@@ -256,7 +257,13 @@ export class Journal {
   }
 
   /** Deletes whole segments from the front, oldest first, so that a crash leaves no gap. Never the one being written. */
-  async deleteBefore(segment: number): Promise<void> {
+  deleteBefore(segment: number): Promise<void> {
+    const deleting = this.#deleting.then(() => this.#delete(segment));
+    this.#deleting = deleting.catch(() => {});
+    return deleting;
+  }
+
+  async #delete(segment: number): Promise<void> {
     const end = Math.min(segment, this.#segment);
     if (this.#firstSegment >= end) return;
     while (this.#firstSegment < end) {
@@ -273,6 +280,7 @@ export class Journal {
     if (this.#closed) return;
     this.#closed = true;
     while (this.#running !== null) await this.#running;
+    await this.#deleting;
     this.#files.close();
     if (this.#dead !== null) {
       await this.#file.close().catch(() => {});

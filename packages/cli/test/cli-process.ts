@@ -1,0 +1,105 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** Runs the real command line as a user would, in processes of its own. */
+
+const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url));
+
+export interface Finished {
+  readonly stdout: string;
+  readonly stderr: string;
+  readonly code: number | null;
+}
+
+export interface Running {
+  readonly child: ChildProcess;
+  /** Resolves with everything on stdout so far once `test` holds for it; rejects when the process ends before. */
+  stdoutUntil(test: (text: string) => boolean): Promise<string>;
+  stderrUntil(test: (text: string) => boolean): Promise<string>;
+  readonly finished: Promise<Finished>;
+}
+
+export function launch(
+  args: readonly string[],
+  env: Record<string, string> = {},
+  input?: string | Uint8Array,
+): Running {
+  const child = spawn(process.execPath, [MAIN, ...args], {
+    env: { PATH: process.env.PATH, TMPDIR: process.env.TMPDIR, HOME: process.env.HOME, NO_COLOR: '1', ...env },
+    stdio: ['pipe', 'pipe', 'pipe'],
+  });
+  if (input !== undefined) child.stdin.end(input);
+  const outputs = { stdout: '', stderr: '' };
+  let wake = Promise.withResolvers<void>();
+  let ended = false;
+  const changed = (): void => {
+    wake.resolve();
+    wake = Promise.withResolvers();
+  };
+  for (const name of ['stdout', 'stderr'] as const) {
+    child[name].setEncoding('utf8').on('data', (text: string) => {
+      outputs[name] += text;
+      changed();
+    });
+  }
+  const finished = new Promise<Finished>((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (code) => {
+      ended = true;
+      changed();
+      resolve({ ...outputs, code });
+    });
+  });
+  const until = async (name: 'stdout' | 'stderr', test: (text: string) => boolean): Promise<string> => {
+    while (!test(outputs[name])) {
+      if (ended) throw new Error(`ended first; stdout: ${outputs.stdout} stderr: ${outputs.stderr}`);
+      await wake.promise;
+    }
+    return outputs[name];
+  };
+  return {
+    child,
+    finished,
+    stdoutUntil: (test) => until('stdout', test),
+    stderrUntil: (test) => until('stderr', test),
+  };
+}
+
+export function run(args: readonly string[], env: Record<string, string> = {}, input = ''): Promise<Finished> {
+  return launch(args, env, input).finished;
+}
+
+export interface StoreProcess extends AsyncDisposable {
+  readonly url: string;
+  readonly rootToken: string;
+  readonly dir: string;
+  readonly running: Running;
+  /** Environment of a client of this store. */
+  readonly env: Record<string, string>;
+}
+
+/** `millrace store` on a free port with a directory of its own. */
+export async function startStore(flags: readonly string[] = []): Promise<StoreProcess> {
+  const dir = mkdtempSync(join(tmpdir(), 'millrace-cli-'));
+  const running = launch(['store', '--port', '0', '--data', dir, ...flags]);
+  const line = await running.stdoutUntil((text) => text.includes('\n'));
+  const url = /listening on (http:\S+) /.exec(line)?.[1];
+  if (url === undefined) throw new Error(`no URL in: ${line}`);
+  const stderr = await running.stderrUntil((text) => text.includes('S2_ACCESS_TOKEN='));
+  const rootToken = /S2_ACCESS_TOKEN=(\S+)/.exec(stderr)![1]!;
+  return {
+    url,
+    rootToken,
+    dir,
+    running,
+    env: { MILLRACE_ENDPOINT: url, S2_ACCESS_TOKEN: rootToken },
+    async [Symbol.asyncDispose]() {
+      running.child.kill('SIGKILL');
+      await running.finished;
+      rmSync(dir, { recursive: true, force: true });
+    },
+  };
+}

@@ -1,0 +1,47 @@
+import { expect, test } from 'vitest';
+import { launch, run, startStore } from './cli-process.ts';
+
+test('the store says in one line when it is ready, and /health agrees', async () => {
+  await using store = await startStore();
+  expect(await store.running.stdoutUntil(() => true)).toBe(
+    `millrace store listening on ${store.url} (data in ${store.dir})\n`,
+  );
+  const health = await fetch(`${store.url}/health`);
+  expect(health.status).toBe(200);
+});
+
+test('SIGTERM ends it with code 0, and a new one has the same streams and no new root token', async () => {
+  await using store = await startStore();
+  await run(['create-basin', 'lasting-basin', '--create-stream-on-append'], store.env);
+  await run(['append', 's2://lasting-basin/x'], store.env, 'kept\n');
+  store.running.child.kill('SIGTERM');
+  expect((await store.running.finished).code).toBe(0);
+
+  const second = launch(['store', '--port', '0', '--data', store.dir]);
+  try {
+    const line = await second.stdoutUntil((text) => text.includes('\n'));
+    const env = { ...store.env, MILLRACE_ENDPOINT: /http:\S+/.exec(line)![0] };
+    expect((await run(['read', 's2://lasting-basin/x', '-n', '1'], env)).stdout).toBe('kept\n');
+    second.child.kill('SIGINT');
+    expect(await second.finished).toMatchObject({ stderr: expect.not.stringContaining('S2_ACCESS_TOKEN'), code: 0 });
+  } finally {
+    second.child.kill('SIGKILL');
+  }
+});
+
+test('a second store on the same directory or port is refused with a code', async () => {
+  await using store = await startStore();
+  const directory = await run(['store', '--port', '0', '--data', store.dir]);
+  expect(directory.stderr).toContain('(data_dir_locked)');
+  expect(directory.code).toBe(1);
+  const port = new URL(store.url).port;
+  const taken = await run(['store', '--port', port, '--data', `${store.dir}-other`]);
+  expect(taken.stderr).toContain('(port_in_use)');
+  expect(taken.code).toBe(1);
+});
+
+test('with --no-auth no token is asked for', async () => {
+  await using store = await startStore(['--no-auth']);
+  const listed = await run(['list-basins'], { MILLRACE_ENDPOINT: store.url });
+  expect(listed).toEqual({ stdout: '', stderr: '', code: 0 });
+});
