@@ -12,6 +12,8 @@ export function toWire(value: unknown): unknown {
 }
 
 function snakeCase(key: string): string {
+  // The one name the SDK does not only write differently.
+  if (key === 'ageSecs') return 'age';
   return key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 }
 

@@ -6,7 +6,7 @@ const BATCH_BYTES_MAX = 1_048_576;
 
 /**
  * Reads in a session and yields what arrived together. The SDK hands out single records; those of one batch follow
- * each other without the event loop turning in between. Ends when the read's limits are reached.
+ * each other without the event loop turning in between. Ends when the read's limits are reached, and closes the stream.
  *
  * `clamp` is done here: a session of the SDK does not send it.
  */
@@ -22,6 +22,8 @@ export async function* readBatches(
     // Only a start position beyond the tail is answered so, hence before any record.
     if (!clamp || !(error instanceof RangeNotSatisfiableError)) throw error;
     yield* session(stream, { ...input, start: { from: { tailOffset: 0 } } }, signal);
+  } finally {
+    await stream.close();
   }
 }
 
@@ -56,7 +58,6 @@ async function* session(
   } finally {
     signal?.removeEventListener('abort', stop);
     await reader.cancel().catch(() => {});
-    await stream.close();
   }
 }
 

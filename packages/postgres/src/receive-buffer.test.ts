@@ -26,7 +26,7 @@ function collector(copying: boolean) {
       } else {
         // A socket fills at most what is free.
         const free = buffer.free();
-        expect(free.length).toBeGreaterThan(0);
+        if (free.length === 0) throw new Error('there is always room for a read');
         const size = stream.copy(free, 0, at, Math.min(at + wanted, stream.length));
         buffer.received(size);
         at += size;

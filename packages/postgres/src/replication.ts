@@ -189,7 +189,10 @@ export async function dropSlot(
   }
 }
 
-/** Starts streaming on `connection`, which from here on belongs to the stream. */
+/**
+ * Starts streaming on `connection`, which from here on belongs to the stream. The handler is called only after the
+ * returned promise has resolved.
+ */
 export async function startReplication(
   connection: PgConnection,
   options: ReplicationOptions,
@@ -215,6 +218,8 @@ export async function startReplication(
   } catch (error) {
     throw await startError(error, connection, options.slot);
   }
+  // After the caller's own continuation, so that its handler has the stream when the first message comes.
+  setImmediate(() => session.begin());
   return session;
 }
 
@@ -237,6 +242,8 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
   #paused = false;
   /** By the pacing. */
   #pauseTimer: NodeJS.Timeout | null = null;
+  /** Until the caller has the stream. */
+  #held = true;
   #stopping = false;
   #ended = false;
   #stopped: (() => void) | null = null;
@@ -286,12 +293,26 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
     this.#bytesBefore = transport.bytes;
     if (transport.unix) this.#pacing = new NoPacing();
     transport.afterRead = (size) => this.#afterRead(size);
+    transport.pause();
     this.#lastTick = this.#lastRead = this.#lastStatus = performance.now();
     this.#tickTimer = setInterval(() => this.#tick(), this.#tickMs);
   }
 
+  begin(): void {
+    this.#held = false;
+    if (this.#ended) {
+      this.#handler.closed(this.#failure);
+      return;
+    }
+    if (this.#stopping) return;
+    this.#lastRead = performance.now();
+    if (!this.#paused) this.#transport!.resume();
+    this.#transport!.redeliver();
+  }
+
   /** HOT PATH. */
   consume(buffer: Buffer, start: number, end: number): number {
+    if (this.#held) return start;
     const handler = this.#handler;
     let at = start;
     while (end - at >= 5) {
@@ -342,14 +363,12 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
     if (this.#pauseTimer !== null) clearTimeout(this.#pauseTimer);
     this.#stopped?.();
     if (this.#stopping) {
-      this.#handler.closed(null);
+      this.#failure = null;
     } else {
-      this.#handler.closed(
-        this.#failure ??
-          reason ??
-          new MillraceError('pg_connection_lost', { detail: 'The server ended the replication stream.' }),
-      );
+      this.#failure ??=
+        reason ?? new MillraceError('pg_connection_lost', { detail: 'The server ended the replication stream.' });
     }
+    if (!this.#held) this.#handler.closed(this.#failure);
   }
 
   confirm(flushLsn: Lsn): void {
@@ -377,12 +396,13 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
     if (!this.#paused || this.#ended || this.#stopping) return;
     this.#paused = false;
     this.#lastRead = performance.now();
-    if (this.#pauseTimer === null) this.#transport!.resume();
+    if (this.#pauseTimer === null && !this.#held) this.#transport!.resume();
   }
 
   async stop(): Promise<void> {
     if (this.#ended) return;
     if (!this.#stopping) {
+      this.#held = false;
       this.#sendStatus(false);
       this.#stopping = true;
       if (this.#pauseTimer !== null) clearTimeout(this.#pauseTimer);

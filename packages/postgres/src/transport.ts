@@ -136,6 +136,11 @@ export class Transport {
     this.#socket.destroy();
   }
 
+  /** Offers the bytes that the consumer left once more. */
+  redeliver(): void {
+    this.#onRead(0, null);
+  }
+
   /** `chunk` is null when the bytes were read into the receive buffer itself. */
   #onRead(size: number, chunk: Buffer | null): void {
     this.reads++;

@@ -206,10 +206,10 @@ export class LocalStream implements Stream {
     // A row that begins later means that what was asked for is not here: the caller looks again.
     if (table.firstSeq[row]! > gatherer.seqNum) return 'gone';
     if (table.firstSeq[row]! + table.count[row]! <= gatherer.seqNum) return 'gone';
-    let recordsLeft = gatherer.recordsLeft;
-    let bytesLeft = gatherer.meteredBytesLeft;
     let chosen = 0;
     while (index < run.length) {
+      let recordsLeft = gatherer.recordsLeft;
+      let bytesLeft = gatherer.meteredBytesLeft;
       const start = table.offset[row]!;
       let end = start;
       const first = index;
@@ -220,8 +220,10 @@ export class LocalStream implements Stream {
         if (index > first && (table.offset[row]! - end > GAP_BYTES_MAX || rowEnd - start > SPAN_BYTES_MAX)) break;
         if (recordsLeft <= 0 || bytesLeft < 0 || chosen > BATCH_RECORDS_MAX) break;
         end = rowEnd;
-        recordsLeft -= table.count[row]!;
-        bytesLeft -= table.meteredBytes[row]!;
+        // Of a batch that is wanted from its middle on, the index cannot tell the size of the rest.
+        const skipped = Math.max(0, gatherer.seqNum - table.firstSeq[row]!);
+        recordsLeft -= table.count[row]! - skipped;
+        if (skipped === 0) bytesLeft -= table.meteredBytes[row]!;
         chosen++;
         const { untilTimestamp } = limits;
         if (untilTimestamp !== undefined && table.timestamp[row]! >= untilTimestamp) bytesLeft = -1;
@@ -233,7 +235,6 @@ export class LocalStream implements Stream {
       for (let i = first; i < index; i++) {
         if (!gatherer.add(batchAt(span, start, run, i, journal.marker))) return 'complete';
       }
-      if (recordsLeft <= 0 || bytesLeft < 0) return 'complete';
     }
     return 'more';
   }

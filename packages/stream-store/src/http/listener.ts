@@ -129,5 +129,7 @@ function sortByPreface(socket: net.Socket, timeoutMs: number, sorted: (isHttp2: 
     socket.pause();
     socket.unshift(seen);
     sorted(isPrefix);
+    // node:http listens for data, which does not undo an explicit pause; http2 reads the handle itself.
+    if (!isPrefix) socket.resume();
   });
 }

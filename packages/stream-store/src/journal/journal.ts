@@ -265,14 +265,15 @@ export class Journal {
 
   async #delete(segment: number): Promise<void> {
     const end = Math.min(segment, this.#segment);
-    if (this.#firstSegment >= end) return;
     while (this.#firstSegment < end) {
-      const gone = this.#firstSegment++;
+      const gone = this.#firstSegment;
       this.#files.drop(gone);
       await this.#fileSystem.unlink(indexPath(this.dir, gone)).catch(ignoreMissing);
       await this.#fileSystem.unlink(segmentPath(this.dir, gone)).catch(ignoreMissing);
+      // Durably gone before the next is: a missing segment between two others means damage to recovery.
+      await this.#fileSystem.syncDir(this.dir);
+      this.#firstSegment++;
     }
-    await this.#fileSystem.syncDir(this.dir);
   }
 
   /** Makes what was staged durable and closes the files. */
