@@ -103,7 +103,8 @@ describe('the slot', () => {
     });
     await db.sql(`SELECT pg_drop_replication_slot('${db.name}')`);
     await expect(startMillrace(db, { dataDir })).rejects.toMatchObject({ code: 'pg_slot_missing' });
-    await db.sql(`INSERT INTO t VALUES (2); SELECT pg_create_logical_replication_slot('${db.name}', 'pgoutput')`);
+    await db.sql(`INSERT INTO t VALUES (2)`);
+    await db.sql(`SELECT pg_create_logical_replication_slot('${db.name}', 'pgoutput')`);
     await expect(startMillrace(db, { dataDir })).rejects.toMatchObject({ code: 'pg_slot_changed' });
   });
 

@@ -1,3 +1,5 @@
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { launch, run, startStore } from './cli-process.ts';
 
@@ -45,3 +47,33 @@ test('with --no-auth no token is asked for', async () => {
   const listed = await run(['list-basins'], { MILLRACE_ENDPOINT: store.url });
   expect(listed).toEqual({ stdout: '', stderr: '', code: 0 });
 });
+
+// prlimit takes away the room to write while the store runs: like a full disk, for one process.
+test.skipIf(!existsSync('/usr/bin/prlimit'))(
+  'when writing fails, the append fails and the process ends with the coded error; what was acknowledged is there',
+  async () => {
+    await using store = await startStore();
+    const uri = 's2://failing-disk/x';
+    await run(['create-basin', 'failing-disk', '--create-stream-on-append'], store.env);
+    expect((await run(['append', uri], store.env, 'acknowledged\n')).code).toBe(0);
+    const limited = spawnSync('/usr/bin/prlimit', [`--pid=${store.running.child.pid}`, '--fsize=100:100']);
+    expect(limited.status).toBe(0);
+
+    const append = await run(['append', uri], store.env, 'lost\n');
+    expect(append.stderr).not.toContain('[APPENDED]');
+    expect(append.code).toBe(1);
+    const ended = await store.running.finished;
+    expect(ended.stderr).toContain('(storage_failed)');
+    expect(ended.code).toBe(1);
+
+    const again = launch(['store', '--port', '0', '--data', store.dir]);
+    try {
+      const line = await again.stdoutUntil((text) => text.includes('\n'));
+      const env = { ...store.env, MILLRACE_ENDPOINT: /http:\S+/.exec(line)![0] };
+      expect((await run(['read', uri, '-n', '5'], env)).stdout).toBe('acknowledged\n');
+    } finally {
+      again.child.kill('SIGKILL');
+      await again.finished;
+    }
+  },
+);

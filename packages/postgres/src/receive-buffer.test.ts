@@ -85,3 +85,20 @@ test('a message that says it is larger than 1 GiB is refused before memory is ta
     expect.objectContaining({ code: 'pg_protocol' }),
   );
 });
+
+test('what a consumer left is offered again, and the read that is under way still fits behind it', () => {
+  const seen: Buffer[] = [];
+  let held = true;
+  const buffer = new ReceiveBuffer(BASE_BYTES, (bytes, start, end) => {
+    if (held) return start;
+    seen.push(Buffer.from(bytes.subarray(start, end)));
+    return end;
+  });
+  const [first, second] = [frame(5, 1), frame(6, 2)];
+  buffer.received(first.copy(buffer.free()));
+  const underWay = buffer.free();
+  held = false;
+  buffer.redeliver();
+  buffer.received(second.copy(underWay));
+  expect(seen).toEqual([first, second]);
+});

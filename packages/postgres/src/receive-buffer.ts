@@ -51,6 +51,15 @@ export class ReceiveBuffer {
     }
   }
 
+  /**
+   * Offers once more what the consumer left. Between reads the socket already holds the place it reads into next, so
+   * nothing may move here.
+   */
+  redeliver(): void {
+    this.#start = this.consume(this.#buffer, this.#start, this.#end);
+    assert(this.#start <= this.#end, 'a consumer consumes what it was given');
+  }
+
   /** For a socket that reads into buffers of its own (TLS). */
   receivedCopy(chunk: Buffer): void {
     this.#makeRoom(chunk.length);
@@ -77,7 +86,6 @@ export class ReceiveBuffer {
       this.#buffer.copy(grown, 0, this.#start, this.#end);
       this.#buffer = grown;
     }
-    this.#start = 0;
     this.#end = pending;
   }
 }

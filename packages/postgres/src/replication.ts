@@ -299,6 +299,8 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
   }
 
   begin(): void {
+    // Stopped before it began.
+    if (!this.#held) return;
     this.#held = false;
     if (this.#ended) {
       this.#handler.closed(this.#failure);

@@ -138,7 +138,11 @@ export class Transport {
 
   /** Offers the bytes that the consumer left once more. */
   redeliver(): void {
-    this.#onRead(0, null);
+    try {
+      this.#received.redeliver();
+    } catch (error) {
+      this.#consumerFailed(error);
+    }
   }
 
   /** `chunk` is null when the bytes were read into the receive buffer itself. */
@@ -149,11 +153,16 @@ export class Transport {
       if (chunk === null) this.#received.received(size);
       else this.#received.receivedCopy(chunk);
     } catch (error) {
-      this.destroy(error instanceof MillraceError ? error : null);
-      if (error instanceof MillraceError) return;
-      throw error;
+      this.#consumerFailed(error);
+      return;
     }
     this.afterRead?.(size);
+  }
+
+  /** A coded error ends the connection; anything else is a bug, which nothing may swallow. */
+  #consumerFailed(error: unknown): void {
+    this.destroy(error instanceof MillraceError ? error : null);
+    if (!(error instanceof MillraceError)) throw error;
   }
 }
 

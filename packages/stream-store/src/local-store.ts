@@ -142,11 +142,11 @@ export class LocalStore implements StreamStore {
     return this.#core.state.basins.page(request, basinInfo);
   }
 
-  createBasin(name: string, config: BasinConfig, requestToken?: string): Promise<Provisioned<BasinInfo>> {
+  async createBasin(name: string, config: BasinConfig, requestToken?: string): Promise<Provisioned<BasinInfo>> {
     refuseCipher(config.streamCipher);
     const wanted = normalizeBasinConfig(config);
     const requestKey = requestKeyOf(requestToken, wanted);
-    return this.#names.run(name, async () => {
+    return await this.#names.run(name, async () => {
       const basin = this.#core.state.basins.get(name);
       if (basin === undefined) return await this.#makeBasin(name, wanted, requestKey);
       if (basin.deleting) throw basinDeleting();
@@ -157,10 +157,10 @@ export class LocalStore implements StreamStore {
     });
   }
 
-  ensureBasin(name: string, config: BasinConfig): Promise<Provisioned<BasinInfo>> {
+  async ensureBasin(name: string, config: BasinConfig): Promise<Provisioned<BasinInfo>> {
     refuseCipher(config.streamCipher);
     const wanted = normalizeBasinConfig(config);
-    return this.#names.run(name, async () => {
+    return await this.#names.run(name, async () => {
       const basin = this.#core.state.basins.get(name);
       if (basin === undefined) return await this.#makeBasin(name, wanted, null);
       if (basin.deleting) throw basinDeleting();
@@ -174,9 +174,9 @@ export class LocalStore implements StreamStore {
     return this.#basin(name).config;
   }
 
-  reconfigureBasin(name: string, change: BasinReconfiguration): Promise<BasinConfig> {
+  async reconfigureBasin(name: string, change: BasinReconfiguration): Promise<BasinConfig> {
     refuseCipher(change.streamCipher ?? null);
-    return this.#names.run(name, async () => {
+    return await this.#names.run(name, async () => {
       const basin = this.#liveBasin(name);
       const config = changeBasinConfig(basin.config, change);
       if (!sameConfig(basin.config, config)) {

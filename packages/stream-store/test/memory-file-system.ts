@@ -48,8 +48,12 @@ export class MemoryFileSystem implements FileSystem {
     for (const [path, node] of this.#durableNames) {
       let bytes = node.synced;
       for (const { at, bytes: written } of node.dirty) {
-        const kept = written.subarray(0, Math.floor(random() * 3 * written.length));
-        if (random() < 0.4) bytes = overlay(bytes, at, kept);
+        // Pages reach a disk in any order: the end of a write may be there without its beginning.
+        const cut = Math.floor(random() * written.length);
+        const chance = random();
+        if (chance < 0.25) bytes = overlay(bytes, at, written);
+        else if (chance < 0.5) bytes = overlay(bytes, at, written.subarray(0, cut));
+        else if (chance < 0.75) bytes = overlay(bytes, at + cut, written.subarray(cut));
       }
       const copy = Buffer.from(bytes);
       const fresh = { synced: copy, current: copy, dirty: [] };

@@ -1,6 +1,6 @@
 import http from 'node:http';
 import zlib from 'node:zlib';
-import { describe, expect, it, onTestFinished } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { appendSession, encodeAppendInput, frame, readSession, recordsPath } from './s2s-client.ts';
 import { askHttp1, askHttp2, newBasin, type Served, serveForFile } from './serve.ts';
 
@@ -266,15 +266,17 @@ describe('a read session', () => {
 
   it('lets go of its stream as soon as the client cancels', async () => {
     const { basin } = await filled([10]);
-    const opened = await served.store.openStream(basin, 's', 'read');
-    const original = opened.waitBeyond.bind(opened);
     const ended: string[] = [];
-    Object.assign(opened, {
-      waitBeyond: async (seqNum: number, signal: AbortSignal) => {
-        const outcome = await original(seqNum, signal);
+    const spy = vi.spyOn(served.store, 'openStream').mockImplementation(async (...args) => {
+      spy.mockRestore();
+      const opened = await served.store.openStream(...args);
+      const waitBeyond = opened.waitBeyond.bind(opened);
+      opened.waitBeyond = async (seqNum, signal) => {
+        const outcome = await waitBeyond(seqNum, signal);
         ended.push(outcome);
         return outcome;
-      },
+      };
+      return opened;
     });
     const session = readSession(served, basin, 's', 'seq_num=0');
     await session.until(() => session.frames.length > 2);

@@ -47,7 +47,7 @@ async function start(options: Options): Promise<void> {
   if (server.firstRootToken !== null) announceRootToken(server.firstRootToken, server.url);
   process.stdout.write(`millrace listening on ${server.url} (data in ${options.data})\n`);
   try {
-    await Promise.race([life.stopped, server.done]);
+    await Promise.race([life.stopped, server.done.then(() => life.stopped)]);
   } finally {
     await server.stop();
   }

@@ -57,15 +57,26 @@ async function runIn(directory: string, options: DemoOptions, life: Life): Promi
       dataDir: join(directory, 'millrace'),
       host: '127.0.0.1',
       port: options.port,
-      log: (line) => notice('note', line),
+      log: withoutRepetition((line) => notice('note', line)),
     });
     closing.push(() => server.stop());
     const scene: Scene = { postgres, server, shop, token: tokens.reader, life };
     // The play itself ends on a signal, after what it has under way.
-    await Promise.race([play(scene, options), server.done]);
+    const playing = play(scene, options);
+    await Promise.race([playing, server.done.then(() => playing)]);
   } finally {
     for (const close of closing.reverse()) await close();
   }
+}
+
+/** The engine may say the same thing many times over; on a stage once is enough. */
+function withoutRepetition(log: (line: string) => void): (line: string) => void {
+  let recent: readonly string[] = [];
+  return (line) => {
+    if (recent.includes(line)) return;
+    recent = [...recent, line].slice(-8);
+    log(line);
+  };
 }
 
 interface Scene {

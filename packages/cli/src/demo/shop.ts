@@ -39,7 +39,8 @@ export async function openShop(postgres: EmbeddedPostgres): Promise<Shop> {
   });
   const query = (sql: string): Promise<QueryResult> => connection.query(sql);
   const isNew = (await query(`SELECT to_regclass('public.products')`)).rows[0]?.[0] === null;
-  if (isNew) await query(`${TABLE};\n${ROWS}`);
+  // FULL: so that the stream shows the values an update replaced and the row a delete removed.
+  if (isNew) await query(`${TABLE};\nALTER TABLE products REPLICA IDENTITY FULL;\n${ROWS}`);
   const rows = Number((await query('SELECT count(*) FROM products')).rows[0]?.[0]);
   return { isNew, rows, query, close: () => connection.close() };
 }

@@ -203,6 +203,7 @@ export class Backfill {
   }
 
   async #handOver(table: BackfillTable, chunk: Chunk, signal: AbortSignal): Promise<'taken' | 'again'> {
+    if (signal.aborted) return 'again';
     const { promise, resolve } = Promise.withResolvers<'taken' | 'again'>();
     this.#ready = { table, chunk, next: 0, stale: () => false, taken: resolve };
     this.#options.poke();

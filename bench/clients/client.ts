@@ -1,0 +1,55 @@
+/** The inside of a measured process: its input, its words with whoever started it, and what it used. */
+import type { FromClient } from '../client-process.ts';
+
+export interface Parent {
+  tell(name: string, value?: unknown): void;
+  /** Resolves with what the parent says under this name. */
+  told<T>(name: string): Promise<T>;
+}
+
+/** What a stretch of work took. */
+export interface Usage {
+  readonly cpuSeconds: number;
+  /** Of the whole process since its start. */
+  readonly rssBytesMax: number;
+}
+
+/** Runs `work` with the process' input and hands its result to the parent. The process ends with the parent. */
+export async function runClient<Input, Result>(work: (input: Input, parent: Parent) => Promise<Result>): Promise<void> {
+  const said = new Map<string, PromiseWithResolvers<unknown>>();
+  const saidOf = (name: string) => {
+    let waiting = said.get(name);
+    if (waiting === undefined) said.set(name, (waiting = Promise.withResolvers()));
+    return waiting;
+  };
+  process.on('message', (message) => {
+    const { name, value } = message as { name: string; value: unknown };
+    saidOf(name).resolve(value);
+  });
+  process.once('disconnect', () => process.exit(1));
+  process.once('SIGTERM', () => process.exit(143));
+  try {
+    const value = await work(JSON.parse(process.argv[2]!) as Input, {
+      tell: (name, about) => void send({ kind: 'event', name, value: about }),
+      told: <T>(name: string) => saidOf(name).promise as Promise<T>,
+    });
+    await send({ kind: 'result', value });
+    process.exit(0);
+  } catch (error) {
+    await send({ kind: 'failed', text: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+    process.exit(1);
+  }
+}
+
+function send(message: FromClient): Promise<void> {
+  return new Promise((resolve) => process.send!(message, () => resolve()));
+}
+
+/** CPU time of this process from now until the call of the result. */
+export function startMeter(): () => Usage {
+  const before = process.cpuUsage();
+  return () => {
+    const { user, system } = process.cpuUsage(before);
+    return { cpuSeconds: (user + system) / 1e6, rssBytesMax: process.resourceUsage().maxRSS * 1024 };
+  };
+}

@@ -1,0 +1,206 @@
+import { once } from 'node:events';
+import http2 from 'node:http2';
+import net from 'node:net';
+import { MillraceError } from '@millrace/core/error';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { startHttpServer } from '../src/http/server.ts';
+import { appendSession, encodeAppendInput, frame, readSession, recordsPath } from './s2s-client.ts';
+import { askHttp1, askHttp2, newBasin, type Served, serve, serveForFile } from './serve.ts';
+
+const served = await serveForFile({ headersTimeoutMs: 300 });
+
+function connect({ port }: Served): net.Socket {
+  const socket = net.connect(port, '127.0.0.1');
+  socket.on('error', () => {});
+  onTestFinished(() => {
+    socket.destroy();
+  });
+  return socket;
+}
+
+async function received(socket: net.Socket): Promise<string> {
+  let text = '';
+  socket.setEncoding('latin1');
+  socket.on('data', (chunk: string) => (text += chunk));
+  await once(socket, 'close');
+  return text;
+}
+
+describe('the listener', () => {
+  it('serves both protocols on one port', async () => {
+    expect((await askHttp1(served, '/health')).text).toBe('OK');
+    expect((await askHttp2(served, '/health')).text).toBe('OK');
+  });
+
+  it('tells them apart when the first bytes come one by one', async () => {
+    const plain = connect(served);
+    for (const byte of 'PUT /nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n') {
+      plain.write(byte);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    expect(await received(plain)).toMatch(/^HTTP\/1\.1 404 /);
+
+    const slow = connect(served);
+    const session = http2.connect(served.url, {
+      createConnection: () => {
+        const write = slow.write.bind(slow);
+        // The preface in two pieces, cut where it could still be a PRI request of HTTP/1.1.
+        slow.write = ((chunk: Buffer, ...rest: unknown[]) => {
+          write(chunk.subarray(0, 10));
+          return (
+            setTimeout(() => (write as (...args: unknown[]) => boolean)(chunk.subarray(10), ...rest), 20) !== undefined
+          );
+        }) as typeof slow.write;
+        return slow;
+      },
+    });
+    session.on('error', () => {});
+    onTestFinished(() => session.destroy());
+    const stream = session.request({ ':path': '/health' });
+    const [head] = await once(stream, 'response');
+    expect(head[':status']).toBe(200);
+  });
+
+  it('cuts a client that never finishes its headers', async () => {
+    const silent = connect(served);
+    const inPreface = connect(served);
+    inPreface.write('PRI * HT');
+    const inHeaders = connect(served);
+    inHeaders.write('GET /health HTTP/1.1\r\nhost: x\r\n');
+    const dribble = setInterval(() => inHeaders.write('a: b\r\n'), 50);
+    onTestFinished(() => clearInterval(dribble));
+    const [first, second, third] = await Promise.all([received(silent), received(inPreface), received(inHeaders)]);
+    expect([first, second]).toEqual(['', '']);
+    expect(third).toMatch(/^(HTTP\/1\.1 408|$)/);
+  });
+
+  it('does not cut an append session over HTTP/1.1 that lasts longer than headers may', async () => {
+    const basin = await newBasin(served);
+    const socket = connect(served);
+    const chunk = (bytes: Buffer) =>
+      Buffer.concat([Buffer.from(`${bytes.length.toString(16)}\r\n`), bytes, Buffer.from('\r\n')]);
+    const one = frame(encodeAppendInput({ records: [{ body: 'one' }] }));
+    socket.write(
+      `POST ${recordsPath('s')} HTTP/1.1\r\nhost: x\r\ns2-basin: ${basin}\r\ncontent-type: s2s/proto\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n`,
+    );
+    socket.write(chunk(one));
+    const opened = await served.store.openStream(basin, 's', 'append');
+    await opened.waitBeyond(0, new AbortController().signal);
+    await new Promise((resolve) => setTimeout(resolve, 700));
+    socket.write(chunk(one));
+    socket.write('0\r\n\r\n');
+    expect(await received(socket)).toMatch(/^HTTP\/1\.1 200 /);
+    expect(opened.tail.seqNum).toBe(2);
+  });
+
+  it('answers nonsense with 400 and goes on serving others', async () => {
+    const socket = connect(served);
+    socket.write('nonsense\r\n\r\n');
+    expect(await received(socket)).toMatch(/^HTTP\/1\.1 400 /);
+    expect((await askHttp1(served, '/health')).status).toBe(200);
+  });
+
+  it('names the port when it is in use', async () => {
+    const error = await startHttpServer({ store: served.store, port: served.port }).catch((error: unknown) => error);
+    expect(error).toBeInstanceOf(MillraceError);
+    expect((error as MillraceError).code).toBe('port_in_use');
+    expect((error as MillraceError).message).toContain(String(served.port));
+  });
+
+  it('lets other origins in only as far as configured', async () => {
+    const preflight = {
+      method: 'OPTIONS',
+      headers: {
+        origin: 'https://example.com',
+        'access-control-request-method': 'PUT',
+        'access-control-request-headers': 'x-y',
+      },
+    };
+    const open = await serve({ cors: true });
+    const closed = await serve({ cors: false });
+    try {
+      const allowed = await askHttp1(open, '/v1/basins', preflight);
+      expect(allowed.status).toBe(204);
+      expect(allowed.headers['access-control-allow-origin']).toBe('https://example.com');
+      expect(allowed.headers['access-control-allow-methods']).toBe('PUT');
+      expect(allowed.headers['access-control-allow-headers']).toBe('x-y');
+      const list = await askHttp2(open, '/v1/basins', { headers: { origin: 'https://example.com' } });
+      expect(list.headers['access-control-allow-origin']).toBe('https://example.com');
+      const refused = await askHttp1(closed, '/v1/basins', { headers: { origin: 'https://example.com' } });
+      expect(refused.headers['access-control-allow-origin']).toBeUndefined();
+    } finally {
+      await Promise.all([open.stop(), closed.stop()]);
+    }
+  });
+
+  it('refuses a body beyond the limit, also one that only unpacks to it', async () => {
+    const headers = { 's2-basin': await newBasin(served), 'content-type': 'application/json' };
+    const body = Buffer.alloc(5 * 1024 * 1024, ' ');
+    const { gzipSync } = await import('node:zlib');
+    const packed = { ...headers, 'content-encoding': 'gzip' };
+    const unpacked = await askHttp1(served, recordsPath('s'), {
+      method: 'POST',
+      headers: packed,
+      body: gzipSync(body),
+    });
+    expect([unpacked.status, unpacked.json.code]).toEqual([422, 'invalid']);
+    const plain = await askHttp2(served, recordsPath('s'), { method: 'POST', headers, body });
+    expect([plain.status, plain.json.code]).toEqual([422, 'invalid']);
+    const fine = gzipSync('{"records":[{"body":"packed"}]}');
+    expect((await askHttp1(served, recordsPath('s'), { method: 'POST', headers: packed, body: fine })).status).toBe(
+      200,
+    );
+  });
+});
+
+describe('a draining server', () => {
+  it('acknowledges what append sessions sent, then tells them and readers to come again', async () => {
+    const draining = await serve();
+    const basin = await newBasin(draining);
+    const writer = appendSession(draining, basin, 's');
+    writer.send(frame(encodeAppendInput({ records: [{ body: 'one' }] })));
+    await writer.until(() => writer.acks.length === 1);
+    const reader = readSession(draining, basin, 's', 'seq_num=0');
+    await reader.until(() => reader.batches.length === 2);
+    const closing = draining.server.close({ graceMs: 5_000 });
+    await Promise.all([writer.until(() => writer.ended), reader.until(() => reader.ended)]);
+    for (const session of [writer, reader]) {
+      expect(session.terminal).toMatchObject({ status: 503, body: { code: 'server_draining' } });
+    }
+    // The advice to reconnect, for clients that know it.
+    expect(reader.frames.at(-2)!.flag).toBe(0x10);
+    writer.end();
+    const startedAt = performance.now();
+    await closing;
+    expect(performance.now() - startedAt).toBeLessThan(4_000);
+    await draining.stop();
+  });
+
+  it('refuses new requests on old connections with server_draining', async () => {
+    const draining = await serve();
+    const post = 'POST /v1/basins HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n';
+    // The one keeps the server from closing; the other is not idle, because its request is not complete.
+    const stuck = connect(draining);
+    stuck.write(post);
+    const old = connect(draining);
+    const answers = received(old);
+    old.write(`${post}{`);
+    await expect.poll(async () => (await askHttp1(draining, '/health')).status).toBe(200);
+    const closing = draining.server.close({ graceMs: 1_000 });
+    old.write('}GET /v1/basins HTTP/1.1\r\nhost: x\r\n\r\n');
+    expect(await answers).toMatch(/"bad_json"[^]*HTTP\/1.1 503 [^]*"server_draining"/);
+    await closing;
+    await draining.stop();
+  });
+
+  it('cuts what does not end within the grace', async () => {
+    const draining = await serve();
+    const stuck = connect(draining);
+    stuck.write('POST /v1/basins HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n');
+    await expect.poll(async () => (await askHttp1(draining, '/health')).status).toBe(200);
+    const startedAt = performance.now();
+    await draining.server.close({ graceMs: 200 });
+    expect(performance.now() - startedAt).toBeLessThan(2_000);
+    await draining.stop();
+  });
+});
