@@ -29,12 +29,13 @@ const STDERR_KEPT_BYTES = 16 * 1024;
 export function startClient<Result>(
   name: string,
   input: unknown,
-  { signal, nodeArgs = [] }: { readonly signal: AbortSignal; readonly nodeArgs?: readonly string[] },
+  { signal, env = {} }: { readonly signal: AbortSignal; readonly env?: Readonly<Record<string, string>> },
 ): Client<Result> {
   signal.throwIfAborted();
   const file = fileURLToPath(new URL(`clients/${name}.ts`, import.meta.url));
   const child = fork(file, [JSON.stringify(input)], {
-    execArgv: [...nodeArgs],
+    execArgv: [],
+    env: { ...process.env, ...env },
     // A session of its own: Ctrl-C reaches it through us, in the order in which we clean up.
     detached: true,
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],

@@ -35,8 +35,7 @@ const TAIL_POLL_MS = 5;
 
 export async function startBenchServer(input: BenchServerInput): Promise<BenchServer> {
   const { connection, slot, publication, dataDir } = input;
-  let used = startMeter();
-  let streaming = false;
+  let used: (() => Usage) | null = null;
   const config: ServerOptions['config'] = async (store) => {
     await store.ensureBasin(BASIN, { ...DEFAULT_BASIN_CONFIG, createStreamOnAppend: true });
     for (const { name } of input.sinks) await store.ensureStream(BASIN, name, {});
@@ -81,13 +80,12 @@ export async function startBenchServer(input: BenchServerInput): Promise<BenchSe
     port: 0,
     log() {
       // The first thing it says is that it is streaming.
-      if (!streaming) used = startMeter();
-      streaming = true;
+      used ??= startMeter();
     },
   });
   const local = input.sinks.filter(({ endpoint }) => endpoint === undefined);
   const streams = await Promise.all(local.map(({ name }) => server.store.openStream(BASIN, name, 'read')));
-  return { server, token: server.firstRootToken ?? '', streams, used: () => used() };
+  return { server, token: server.firstRootToken ?? '', streams, used: used ?? startMeter() };
 }
 
 /**

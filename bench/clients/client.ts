@@ -1,4 +1,6 @@
 /** The inside of a measured process: its input, its words with whoever started it, and what it used. */
+import { writeFileSync } from 'node:fs';
+import inspector from 'node:inspector';
 import type { FromClient } from '../client-process.ts';
 
 export interface Parent {
@@ -45,11 +47,33 @@ function send(message: FromClient): Promise<void> {
   return new Promise((resolve) => process.send!(message, () => resolve()));
 }
 
-/** CPU time of this process from now until the call of the result. */
+/** Names the file for a CPU profile of what is measured, when one is wanted. */
+export const PROFILE_VARIABLE = 'MILLRACE_BENCH_PROFILE';
+const PROFILE_INTERVAL_MICROS = 250;
+
+/** CPU time of this process from now until the one call of the result. */
 export function startMeter(): () => Usage {
+  const file = process.env[PROFILE_VARIABLE];
+  const stopProfile = file === undefined ? () => {} : startProfile(file);
   const before = process.cpuUsage();
   return () => {
     const { user, system } = process.cpuUsage(before);
+    stopProfile();
     return { cpuSeconds: (user + system) / 1e6, rssBytesMax: process.resourceUsage().maxRSS * 1024 };
+  };
+}
+
+/** A session within one thread answers before `post` returns. */
+function startProfile(file: string): () => void {
+  const session = new inspector.Session();
+  session.connect();
+  session.post('Profiler.enable');
+  session.post('Profiler.setSamplingInterval', { interval: PROFILE_INTERVAL_MICROS });
+  session.post('Profiler.start');
+  return () => {
+    session.post('Profiler.stop', (error, result) => {
+      if (error === null) writeFileSync(file, JSON.stringify(result.profile));
+    });
+    session.disconnect();
   };
 }

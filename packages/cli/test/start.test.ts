@@ -81,8 +81,6 @@ test('start takes a config file, backfills and streams into the store of the sam
     await first.stderrUntil((text) => text.includes('complete'));
     await connection.query(`UPDATE orders SET state = 'paid' WHERE id = 1; DELETE FROM orders WHERE id = 2`);
     await connection.query(`INSERT INTO orders VALUES (3, 'new')`);
-    const read = await run(['read', 's2://shop-streams/orders', '--tail-offset', '0', '--clamp', '-n', '0'], client);
-    expect(read.code).not.toBe(2);
     const tail = launch(['read', 's2://shop-streams/orders'], client);
     await tail.stdoutUntil((text) => text.split('\n').length > 4);
     tail.child.kill('SIGINT');

@@ -86,6 +86,7 @@ export class ReceiveBuffer {
       this.#buffer.copy(grown, 0, this.#start, this.#end);
       this.#buffer = grown;
     }
+    this.#start = 0;
     this.#end = pending;
   }
 }

@@ -32,7 +32,7 @@ beforeAll(async () => {
     CREATE TYPE "s ""x""".pair AS (a int, b "s ""x""".mood);
     CREATE TABLE "s ""x"""."T's" (
       b int, dropped text, a "s ""x""".small[] NOT NULL, c varchar(10), d "s ""x""".mood, e "s ""x""".pair[],
-      g int GENERATED ALWAYS AS (b * 2) STORED, h box[], PRIMARY KEY (c, b));
+      g int GENERATED ALWAYS AS (b * 2) STORED, h box[], PRIMARY KEY (c, b) INCLUDE (a));
     ALTER TABLE "s ""x"""."T's" DROP COLUMN dropped;
     ALTER TABLE "s ""x"""."T's" REPLICA IDENTITY FULL;
     CREATE TABLE root (id int, at date, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);

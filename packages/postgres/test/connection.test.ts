@@ -1,5 +1,7 @@
+import { once } from 'node:events';
 import { chownSync, statSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
+import { type AddressInfo, createServer } from 'node:net';
+import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
 import { MillraceError } from '@millrace/core/error';
 import { holdDeadPort, listen } from '@millrace/testkit/dead-port';
@@ -203,6 +205,27 @@ describe('reaching the server', () => {
     const port = await listen(injecting, 0);
     expect((await failure({ port, ssl: 'require' })).code).toBe('pg_protocol');
     injecting.close();
+  });
+
+  const outside = Object.values(networkInterfaces())
+    .flat()
+    .find((address) => address?.family === 'IPv4' && !address.internal)?.address;
+
+  test.skipIf(outside === undefined)('a password is not sent in clear over a network', async () => {
+    let sent = '';
+    const asking = createServer((socket) => {
+      socket.on('error', () => {});
+      socket.once('data', () => socket.write(Buffer.from([0x52, 0, 0, 0, 8, 0, 0, 0, 3])));
+      socket.on('data', (bytes) => {
+        sent += bytes.toString('latin1');
+      });
+    });
+    asking.listen(0, outside);
+    await once(asking, 'listening');
+    const error = await failure({ host: outside!, port: (asking.address() as AddressInfo).port, password: 'secret' });
+    expect(error.code).toBe('pg_auth_unsupported');
+    expect(sent).not.toContain('secret');
+    asking.close();
   });
 
   test('an abort ends the attempt with its reason', async () => {

@@ -310,6 +310,8 @@ test('the table of built-in types is that of the server', async () => {
   let known = 0;
   for (const [oid, name, delimiter, element] of rows) {
     const type = builtinType(Number(oid));
+    // Whose element is known is known itself.
+    if (element !== '0' && builtinType(Number(element)) !== null) expect(type?.name).toBe(name);
     if (type === null) continue;
     known++;
     expect([type.name, type.delimiter ?? ',', type.element?.oid ?? 0]).toEqual([name, delimiter, Number(element)]);

@@ -375,10 +375,13 @@ describe('the stream', () => {
     await newSlot();
     await sql.query(`INSERT INTO item VALUES (1, 'x', '')`);
     let early = 0;
-    const reader = await read({}, {}, (self) => {
+    // The server's consent and the first changes in one read.
+    const gathering = await startChopper(config.port, () => 1_000_000, 50);
+    const reader = await read({}, { port: gathering.port }, (self) => {
       if (self.stream === null) early++;
     });
     await reader.until(() => count(reader.messages, COMMIT) === 1);
+    gathering.close();
     expect(early).toBe(0);
   });
 
@@ -460,7 +463,7 @@ describe('staying connected', () => {
   test('a paused reader outlives wal_sender_timeout and then gets everything', async () => {
     await newSlot();
     await sql.query(`INSERT INTO item SELECT i, 'n', repeat('x', 500) FROM generate_series(1, 100000) AS i`);
-    const reader = await read({}, {}, (self) => {
+    const reader = await read({ timeoutMs: 800 }, {}, (self) => {
       if (self.messages.length === 100) self.stream.pause();
     });
     await reader.until(() => reader.messages.length >= 100);
@@ -703,8 +706,12 @@ describe('slots', () => {
   });
 });
 
-/** Passes everything on, to the client in pieces of the sizes that `pieces` gives. */
-async function startChopper(port: number, pieces: () => number): Promise<{ port: number; close(): void }> {
+/** Passes everything on, to the client in pieces of the sizes that `pieces` gives, after gathering for some time. */
+async function startChopper(
+  port: number,
+  pieces: () => number,
+  gatherMs = 0,
+): Promise<{ port: number; close(): void }> {
   const server = createServer((client) => {
     const target = connectSocket(port, '127.0.0.1');
     client.setNoDelay(true);
@@ -720,7 +727,10 @@ async function startChopper(port: number, pieces: () => number): Promise<{ port:
       if (queued.length > 0) setImmediate(pump);
     };
     target.on('data', (chunk) => {
-      if (queued.length === 0) setImmediate(pump);
+      if (queued.length === 0) {
+        if (gatherMs > 0) setTimeout(pump, gatherMs);
+        else setImmediate(pump);
+      }
       queued = Buffer.concat([queued, chunk]);
     });
     target.on('close', () => client.end());

@@ -1,0 +1,123 @@
+/** I3: what Postgres is told is durable, whatever keepalives ask for and however slow the disk is. */
+import { rmSync } from 'node:fs';
+import { startPipeline } from '@millrace/engine/pipeline';
+import { type File, type FileSystem, nodeFileSystem } from '@millrace/stream-store/journal/file-system';
+import { openLocalStore } from '@millrace/stream-store/local-store';
+import { createDatabase, testDirectory } from '@millrace/testkit/postgres';
+import { expect, test } from 'vitest';
+
+/** Acknowledging an idle position waits this long; the test asks for longer. */
+const ASKED_FOR_MS = 1_500;
+
+/** A disk whose syncs of the change log's journal finish only while the gate is open. */
+function gatedDisk() {
+  let gate = Promise.resolve();
+  let release = () => {};
+  let waiting = 0;
+  const fileSystem: FileSystem = {
+    ...nodeFileSystem,
+    async open(path, mode) {
+      const file = await nodeFileSystem.open(path, mode);
+      if (!path.includes('/log/')) return file;
+      const gated: File = {
+        write: (parts, position) => file.write(parts, position),
+        read: (target, position) => file.read(target, position),
+        size: () => file.size(),
+        truncate: (size) => file.truncate(size),
+        close: () => file.close(),
+        async datasync() {
+          waiting++;
+          await gate;
+          waiting--;
+          await file.datasync();
+        },
+      };
+      return gated;
+    },
+  };
+  return {
+    fileSystem,
+    get waiting() {
+      return waiting;
+    },
+    shut() {
+      gate = new Promise((resolve) => {
+        release = resolve;
+      });
+    },
+    open() {
+      release();
+    },
+  };
+}
+
+async function until(holds: () => Promise<boolean> | boolean): Promise<void> {
+  const deadline = performance.now() + 15_000;
+  while (!(await holds())) {
+    if (performance.now() > deadline) throw new Error('it never held');
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+test('Postgres is never told of a commit that the log has not synced, not even when it asks', async () => {
+  const db = await createDatabase();
+  const dir = testDirectory('acknowledge');
+  const disk = gatedDisk();
+  const store = await openLocalStore({ dir, fileSystem: disk.fileSystem });
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
+  const { host, port, user, password, database } = db.config;
+  const pipeline = await startPipeline({
+    source: {
+      name: 'shop',
+      connection: { host, port, user, password, database, ssl: 'disable' },
+      slot: { name: db.name, createIfNotExists: true },
+      publication: { name: 'all', createIfNotExists: true },
+    },
+    sinks: [],
+    logStream: await store.createLogStream('changes/shop'),
+    state: store.state,
+    logBytesMax: 2 ** 30,
+    awaitMs: 1_000,
+  });
+  const position = async () => {
+    const [row] = await db.sql(`SELECT s.confirmed_flush_lsn AS confirmed, r.flush_lsn AS flushed, r.reply_time::text AS replied
+      FROM pg_replication_slots s JOIN pg_stat_replication r ON r.pid = s.active_pid WHERE s.slot_name = '${db.name}'`);
+    return row as { confirmed: string; flushed: string; replied: string };
+  };
+  const reaches = async (lsn: string) => {
+    const [row] = await db.sql(`SELECT confirmed_flush_lsn >= '${lsn}' AS yes FROM pg_replication_slots WHERE slot_name = '${db.name}'`);
+    return row.yes as boolean;
+  };
+  try {
+    await db.sql(`INSERT INTO t VALUES (1)`);
+    const [{ lsn: first }] = await db.sql(`SELECT pg_current_wal_flush_lsn() AS lsn`);
+    await until(() => reaches(first));
+    for (let round = 0; round < 3; round++) {
+      disk.shut();
+      const [{ before }] = await db.sql(`SELECT pg_current_wal_insert_lsn() AS before`);
+      await db.sql(`INSERT INTO t SELECT generate_series(${round * 100 + 10}, ${round * 100 + 60})`);
+      await until(() => disk.waiting > 0);
+      // Several status updates go out while the disk hangs; none of them may name the commit.
+      let { replied } = await position();
+      const asked = performance.now();
+      for (let replies = 0; replies < 4 || performance.now() - asked < ASKED_FOR_MS; replies++) {
+        pipeline.capture.poke();
+        const last = replied;
+        await until(async () => (replied = (await position()).replied) !== last);
+        const [{ early }] = await db.sql(
+          `SELECT confirmed_flush_lsn > '${before}'::pg_lsn AS early FROM pg_replication_slots WHERE slot_name = '${db.name}'`,
+        );
+        expect(early).toBe(false);
+      }
+      const [{ after }] = await db.sql(`SELECT pg_current_wal_flush_lsn() AS after`);
+      disk.open();
+      await until(() => reaches(after));
+    }
+  } finally {
+    disk.open();
+    await pipeline.stop();
+    await store.close();
+    await db.drop();
+    rmSync(dir, { recursive: true, force: true });
+  }
+}, 60_000);
