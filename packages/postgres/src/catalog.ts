@@ -83,7 +83,7 @@ async function describe(connection: PgConnection, where: string): Promise<TableD
               FROM pg_catalog.pg_index AS i
               CROSS JOIN LATERAL pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k (attnum, ordinality)
               JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-             WHERE i.indrelid = c.oid AND i.indisprimary )
+             WHERE i.indrelid = c.oid AND i.indisprimary AND k.ordinality <= i.indnkeyatts)
       FROM pg_catalog.pg_class AS c
       JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
       JOIN pg_catalog.pg_class AS r ON r.oid = CASE WHEN c.relispartition
