@@ -59,6 +59,6 @@ export const INTERRUPTED_EXIT_CODE = 130;
 export function abortOnInterrupt(): void {
   process.once('SIGINT', () => {
     notice('aborted', '■ [ABORTED]');
-    process.exit(0);
+    process.exit(INTERRUPTED_EXIT_CODE);
   });
 }

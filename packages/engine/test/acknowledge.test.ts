@@ -95,7 +95,7 @@ test('Postgres is never told of a commit that the log has not synced, not even w
     for (let round = 0; round < 3; round++) {
       disk.shut();
       await db.sql(`INSERT INTO t SELECT generate_series(${round * 100 + 10}, ${round * 100 + 60})`);
-      const [{ committed }] = await db.sql(`SELECT pg_current_wal_flush_lsn() AS committed`);
+      const [{ committed }] = await db.sql(`SELECT pg_current_wal_insert_lsn() AS committed`);
       await until(() => disk.waiting > 0);
       // Several status updates go out while the disk hangs; none of them may name the commit.
       let { replied } = await position();

@@ -504,16 +504,19 @@ describe('staying connected', () => {
     await proxy.blackHole();
     const began = performance.now();
     expect(await reader.ended).toMatchObject({ code: 'pg_timeout' });
-    expect(performance.now() - began).toBeLessThan(2000);
+    expect(performance.now() - began).toBeLessThan(5000);
     expect(reader.closes.length).toBe(1);
     await proxy.close();
   });
 
   test('an idle stream that is answered does not time out', async () => {
     await newSlot();
-    const reader = await read({ timeoutMs: 100 });
-    await reader.until(() => reader.keepalives.length >= 6);
+    // The server itself stays silent.
+    await setWalSenderTimeout(0);
+    const reader = await read({ timeoutMs: 600 });
+    await reader.until(() => reader.keepalives.length >= 4);
     expect(reader.closes).toEqual([]);
+    await setWalSenderTimeout(WAL_SENDER_TIMEOUT_MS);
   });
 
   test('a killed server is pg_connection_lost', async () => {
