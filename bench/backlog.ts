@@ -151,9 +151,12 @@ export class BenchDatabase {
   }
 
   /** When the server got START_REPLICATION for the slot: the same clock for every client. */
-  async startedAtMs(slot: string, ended: () => boolean): Promise<number> {
+  async startedAtMs(slot: string, client: { readonly result: Promise<unknown> }): Promise<number> {
+    let ended = false;
+    const end = () => (ended = true);
+    client.result.then(end, end);
     const deadline = performance.now() + START_TIMEOUT_MS;
-    while (performance.now() < deadline && !ended()) {
+    while (performance.now() < deadline && !ended) {
       const [row] = await this.sql<{ at: number }>(`
         SELECT (extract(epoch FROM a.query_start) * 1000)::float8 AS at
         FROM pg_replication_slots AS s JOIN pg_stat_activity AS a ON a.pid = s.active_pid

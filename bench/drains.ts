@@ -107,11 +107,8 @@ export async function drainOnce(
 ): Promise<Run> {
   return await session.withDirectory((dataDir) =>
     database.withCopy(async (slot) => {
-      const process = session.client<DrainResult>(client, { ...input, slot, dataDir } satisfies DrainInput, env);
-      let ended = false;
-      const end = () => (ended = true);
-      process.result.then(end, end);
-      const [startedAtMs, result] = await Promise.all([database.startedAtMs(slot, () => ended), process.result]);
+      const drain = session.client<DrainResult>(client, { ...input, slot, dataDir } satisfies DrainInput, env);
+      const [startedAtMs, result] = await Promise.all([database.startedAtMs(slot, drain), drain.result]);
       return { seconds: (result.endedAtMs - startedAtMs) / 1000, result };
     }),
   );

@@ -13,7 +13,8 @@ afterEach(async () => {
   await db.drop();
 });
 
-const done = (m: Millrace) => eventually('the backfill completes', () => m.lines.some((line) => line.includes('complete')));
+const done = (m: Millrace) =>
+  eventually('the backfill completes', () => m.lines.some((line) => line.includes('complete')));
 
 /** The table as the messages leave it, and what is wrong with their order. */
 function replay(messages: Message[], key: (m: Message) => string) {
@@ -90,7 +91,9 @@ test('a backfill reads every kind of key in order: composite, negative, text, en
 });
 
 test('a backfill that was stopped goes on after the last row delivered', async () => {
-  await db.sql(`CREATE TABLE t (id int PRIMARY KEY, pad text); INSERT INTO t SELECT i, repeat('p', 2000) FROM generate_series(1, 20000) i`);
+  await db.sql(
+    `CREATE TABLE t (id int PRIMARY KEY, pad text); INSERT INTO t SELECT i, repeat('p', 2000) FROM generate_series(1, 20000) i`,
+  );
   const sinks = [{ initial_backfill: true }];
   millrace = await startMillrace(db, { sinks });
   const { dataDir } = millrace;
@@ -135,7 +138,9 @@ test('a row read and the same row streamed give the same bytes (I10)', async () 
 });
 
 test('a table without a primary key is refused for backfill by name, with the SQL', async () => {
-  await db.sql(`CREATE TABLE keyless (v int); ALTER TABLE keyless REPLICA IDENTITY FULL; INSERT INTO keyless VALUES (1)`);
+  await db.sql(
+    `CREATE TABLE keyless (v int); ALTER TABLE keyless REPLICA IDENTITY FULL; INSERT INTO keyless VALUES (1)`,
+  );
   millrace = await startMillrace(db, { sinks: [{ initial_backfill: true }] });
   await eventually('the sink says why', () => millrace!.lines.some((line) => line.includes('"public"."keyless"')));
   expect(millrace.server.pipelines[0]!.deliveries[0]!.state).toMatchObject({

@@ -105,7 +105,8 @@ describe('messages', () => {
   test('carry transaction annotations from where they are set to where they are cleared', async () => {
     await db.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
     millrace = await startMillrace(db);
-    const set = (json: string) => `SELECT pg_logical_emit_message(true, 'sequin:transaction_annotations.set', '${json}')`;
+    const set = (json: string) =>
+      `SELECT pg_logical_emit_message(true, 'sequin:transaction_annotations.set', '${json}')`;
     await db.sql(`BEGIN; INSERT INTO t VALUES (1); ${set('{"by": "ann"}')}; INSERT INTO t VALUES (2);
       ${set('not json')}; INSERT INTO t VALUES (3);
       SELECT pg_logical_emit_message(true, 'sequin:transaction_annotations.clear', ''); INSERT INTO t VALUES (4); COMMIT`);
@@ -129,7 +130,10 @@ describe('messages', () => {
       CREATE PUBLICATION leaves FOR ALL TABLES`);
     await db.sql(`INSERT INTO t VALUES (1, 1)`);
     const source = { include_tables: ['t'] };
-    millrace = await startMillrace(db, { publication: { name: 'leaves' }, sinks: [{ source, initial_backfill: true }] });
+    millrace = await startMillrace(db, {
+      publication: { name: 'leaves' },
+      sinks: [{ source, initial_backfill: true }],
+    });
     await millrace.atLeast(1);
     await db.sql(`INSERT INTO t VALUES (2, 1)`);
     const messages = await millrace.atLeast(2);
@@ -166,11 +170,12 @@ describe('messages', () => {
       ALTER TABLE t ALTER w TYPE int USING 0; INSERT INTO t VALUES (3, 3); ALTER TABLE t DROP w; ALTER TABLE t ADD v bool;
       INSERT INTO t VALUES (4, true); COMMIT`);
     const messages = await millrace.atLeast(4);
-    expect(messages.map((m) => m.record)).toMatchObject([
+    expect(messages.map((m) => m.record)).toEqual([
       { id: 1, v: 'one' },
       { id: 2, w: 'two' },
+      { id: 3, w: 3 },
       { id: 4, v: true },
-    ].toSpliced(2, 0, { id: 3, w: 3 }));
+    ]);
   });
 
   test('of a transaction larger than any chunk arrive whole, and a row larger than a chunk as well', async () => {

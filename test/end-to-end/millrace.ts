@@ -3,6 +3,7 @@ import { rmSync } from 'node:fs';
 import { type Config, loadConfig } from '@millrace/api/config';
 import { type Server, startServer } from '@millrace/server/main';
 import { RecordCursor } from '@millrace/stream-store/record-codec';
+import type { StreamStore } from '@millrace/stream-store/store';
 import { type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { stringify } from 'yaml';
 
@@ -81,7 +82,7 @@ export function configText(db: TestDatabase, options: MillraceOptions): string {
 export async function startMillrace(db: TestDatabase, options: MillraceOptions = {}): Promise<Millrace> {
   const dataDir = options.dataDir ?? testDirectory('data');
   const lines: string[] = [];
-  const config = async (store: Server['store']): Promise<Config> => {
+  const config = async (store: StreamStore): Promise<Config> => {
     await store.ensureBasin(BASIN, {
       defaultStreamConfig: {},
       streamCipher: null,
@@ -91,7 +92,7 @@ export async function startMillrace(db: TestDatabase, options: MillraceOptions =
     return loadConfig(configText(db, options), { file: 'millrace.yaml', env: {} });
   };
   const server = await startServer({
-    config: config as Parameters<typeof startServer>[0]['config'],
+    config,
     dataDir,
     host: '127.0.0.1',
     port: 0,
@@ -108,7 +109,8 @@ export async function startMillrace(db: TestDatabase, options: MillraceOptions =
       const slice = await target.read(seq, { countMax: 1000, meteredBytesMax: 1 << 21 });
       if (slice === null) break;
       const cursor = new RecordCursor(slice.records);
-      while (cursor.next()) found.push(Buffer.from(slice.records.subarray(cursor.bodyStart, cursor.bodyEnd)).toString());
+      while (cursor.next())
+        found.push(Buffer.from(slice.records.subarray(cursor.bodyStart, cursor.bodyEnd)).toString());
       seq = slice.firstSeqNum + slice.count;
     }
     return found;
@@ -142,7 +144,11 @@ export async function startMillrace(db: TestDatabase, options: MillraceOptions =
 }
 
 /** Polls until it holds, because Postgres announces nothing here. */
-export async function eventually(what: string, holds: () => Promise<boolean> | boolean, timeoutMs = 20_000): Promise<void> {
+export async function eventually(
+  what: string,
+  holds: () => Promise<boolean> | boolean,
+  timeoutMs = 20_000,
+): Promise<void> {
   const deadline = performance.now() + timeoutMs;
   while (!(await holds())) {
     if (performance.now() > deadline) throw new Error(`never: ${what}`);

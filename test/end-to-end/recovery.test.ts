@@ -1,6 +1,6 @@
 import { createDatabase, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { eventually, type Millrace, type Message, startMillrace } from './millrace.ts';
+import { eventually, type Message, type Millrace, startMillrace } from './millrace.ts';
 
 let db: TestDatabase;
 let millrace: Millrace | undefined;
@@ -77,16 +77,29 @@ describe('after a restart', () => {
 
   test('a stream that others append to as well still gets each change once', async () => {
     await db.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
-    millrace = await startMillrace(db, { sinks: [{ name: 'a', stream: 's' }, { name: 'b', stream: 's' }] });
+    millrace = await startMillrace(db, {
+      sinks: [
+        { name: 'a', stream: 's' },
+        { name: 'b', stream: 's' },
+      ],
+    });
     await db.sql(`INSERT INTO t VALUES (1)`);
     await millrace.atLeast(2, 's');
     const { dataDir } = millrace;
     await millrace.stop();
     await db.sql(`INSERT INTO t VALUES (2)`);
-    millrace = await startMillrace(db, { dataDir, sinks: [{ name: 'a', stream: 's' }, { name: 'b', stream: 's' }] });
+    millrace = await startMillrace(db, {
+      dataDir,
+      sinks: [
+        { name: 'a', stream: 's' },
+        { name: 'b', stream: 's' },
+      ],
+    });
     await millrace.atLeast(4, 's');
     await db.sql(`INSERT INTO t VALUES (3)`);
-    const seen = (await millrace.atLeast(6, 's')).map((m) => `${(m.metadata['consumer'] as { name: string }).name}${m.record['id']}`);
+    const seen = (await millrace.atLeast(6, 's')).map(
+      (m) => `${(m.metadata['consumer'] as { name: string }).name}${m.record['id']}`,
+    );
     expect(seen.sort()).toEqual(['a1', 'a2', 'a3', 'b1', 'b2', 'b3']);
   });
 });

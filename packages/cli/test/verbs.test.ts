@@ -1,6 +1,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { S2 } from '@s2-dev/streamstore';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Finished, launch, run, type StoreProcess, startStore } from './cli-process.ts';
 
@@ -257,6 +258,22 @@ describe('basins and streams', () => {
 
     expect(await cli('delete-stream', 's2://other-basin/b')).toEqual(done('✓ Stream deletion requested\n'));
     expect(await cli('delete-basin', 'other-basin')).toEqual(done('✓ Basin deletion requested\n'));
+  });
+
+  test('a list longer than a page is printed whole, or one page of it', async () => {
+    await cli('create-basin', 'zz-long-list');
+    const s2 = new S2({ accessToken: store.rootToken, endpoints: { account: store.url, basin: store.url } });
+    const { streams } = s2.basin('zz-long-list');
+    const names = Array.from({ length: 1003 }, (_, index) => `s${String(index).padStart(4, '0')}`);
+    for (let at = 0; at < names.length; at += 100) {
+      await Promise.all(names.slice(at, at + 100).map((stream) => streams.create({ stream })));
+    }
+    const whole = names.map((name) => `s2://zz-long-list/${name}\n`);
+    expect(await cli('list-streams', 'zz-long-list')).toEqual(data(whole.join('')));
+    expect((await cli('list-streams', 'zz-long-list', '--no-auto-paginate')).stdout).toBe(
+      whole.slice(0, 1000).join(''),
+    );
+    expect((await cli('list-streams', 'zz-long-list', '-n', '1001')).stdout).toBe(whole.slice(0, 1001).join(''));
   });
 
   test('what is missing or there already is said, with what to do', async () => {

@@ -65,17 +65,20 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
   for (const spec of sinks) await catalog.requireTables(source.publication.name, spec.tables);
   for (const spec of sinks) if (spec.status === 'disabled') await state.delete(`sink/${spec.name}/cursor`);
   const deliveries = await Promise.all(
-    sinks.filter((spec) => spec.status !== 'disabled').map((spec) =>
-      startDelivery({
-        name: spec.name,
-        sink: spec.sink,
-        paused: spec.status === 'paused',
-        cursors: cursorStore(state, `sink/${spec.name}/cursor`),
-        startAt: positionAfter(log.durableLsn),
-        openFeed: openFeed(spec),
-        onState: (event) => onSink?.(spec.name, 'error' in event ? `${event.kind}: ${event.error.message}` : event.kind),
-      }),
-    ),
+    sinks
+      .filter((spec) => spec.status !== 'disabled')
+      .map((spec) =>
+        startDelivery({
+          name: spec.name,
+          sink: spec.sink,
+          paused: spec.status === 'paused',
+          cursors: cursorStore(state, `sink/${spec.name}/cursor`),
+          startAt: positionAfter(log.durableLsn),
+          openFeed: openFeed(spec),
+          onState: (event) =>
+            onSink?.(spec.name, 'error' in event ? `${event.kind}: ${event.error.message}` : event.kind),
+        }),
+      ),
   );
   const trimming = startTrimming({ log, deliveries, bytesMax: logBytesMax });
 

@@ -23,7 +23,10 @@ export class SourceCatalog {
   /** What decoding rows of this relation needs. A table that is gone by now is described from what was announced. */
   async describeRelation(relation: Relation): Promise<TableSchema> {
     const connection = await this.#connected();
-    const types = await describeTypes(connection, relation.columns.map((column) => column.typeOid));
+    const types = await describeTypes(
+      connection,
+      relation.columns.map((column) => column.typeOid),
+    );
     const table = await describeTable(connection, relation.oid);
     const announcedKey = relation.columns.filter((column) => column.isKey).map((column) => column.name);
     // Under full identity every column is announced as key, so only the catalog knows the primary key.
@@ -48,7 +51,10 @@ export class SourceCatalog {
   }
 
   /** The published tables that `takes` accepts, ready to be read. pg_table_keyless names those without a primary key. */
-  async backfillTables(publication: string, takes: (schema: string, table: string) => boolean): Promise<BackfillTable[]> {
+  async backfillTables(
+    publication: string,
+    takes: (schema: string, table: string) => boolean,
+  ): Promise<BackfillTable[]> {
     const connection = await this.#connected();
     const tables: BackfillTable[] = [];
     for (const found of await listPublishedTables(connection, publication)) {
@@ -73,11 +79,12 @@ export class SourceCatalog {
       if (table === null) {
         throw new MillraceError('pg_table_missing', {
           detail: `${label} is not in database "${connection.config.database}".`,
-          hint: `Correct the name, or create it. The tables there are: \dt *.* in psql.`,
+          hint: `Correct the name, or create it. The tables there are: dt *.* in psql.`,
         });
       }
       const covered = published.some((other) => other.oid === table.oid || other.oid === table.root.oid);
-      if (covered || (table.kind === 'partitioned' && (await coversPartition(connection, publication, table.oid)))) continue;
+      if (covered || (table.kind === 'partitioned' && (await coversPartition(connection, publication, table.oid))))
+        continue;
       throw new MillraceError('pg_table_unpublished', {
         detail: `${label} is not in publication "${publication}".`,
         hint: `ALTER PUBLICATION ${quoteIdentifier(publication)} ADD TABLE ${label};`,
@@ -165,4 +172,3 @@ async function columnTypes(connection: PgConnection, table: TableDescription): P
   );
   return new Map(rows.map(([name, type]) => [name!, type!]));
 }
-

@@ -80,12 +80,16 @@ test('Postgres is never told of a commit that the log has not synced, not even w
     awaitMs: 1_000,
   });
   const position = async () => {
-    const [row] = await db.sql(`SELECT s.confirmed_flush_lsn AS confirmed, r.flush_lsn AS flushed, r.reply_time::text AS replied
+    const [row] =
+      await db.sql(`SELECT s.confirmed_flush_lsn AS confirmed, r.flush_lsn AS flushed, r.reply_time::text AS replied
       FROM pg_replication_slots s JOIN pg_stat_replication r ON r.pid = s.active_pid WHERE s.slot_name = '${db.name}'`);
     return row as { confirmed: string; flushed: string; replied: string };
   };
   const reaches = async (lsn: string) => {
-    const [row] = await db.sql(`SELECT confirmed_flush_lsn >= '${lsn}' AS yes FROM pg_replication_slots WHERE slot_name = '${db.name}'`);
+    pipeline.capture.poke();
+    const [row] = await db.sql(
+      `SELECT confirmed_flush_lsn >= '${lsn}' AS yes FROM pg_replication_slots WHERE slot_name = '${db.name}'`,
+    );
     return row.yes as boolean;
   };
   try {

@@ -21,10 +21,10 @@ export const READ_PAUSE_MS = 1;
 const WINDOW_MS = 8;
 
 /**
- * Bytes per millisecond above which reads are paused: a third of what a walsender sends to an eager reader.
- * Below it the walsender has time to spare, and latency counts.
+ * Bytes per millisecond (4 MiB/s, some 20 k small rows/s) above which reads are paused. Below it the walsender has time
+ * to spare, and latency counts. Not higher: on a busy machine even a backlog comes at a few times this rate only.
  */
-const BUSY_BYTES_PER_MS = 16 * 1024;
+const BUSY_BYTES_PER_MS = 4 * 1024;
 
 /** A read that returned this much (wide rows) found the socket's buffer full or nearly so: read on at once. */
 const FULL_READ_BYTES = 96 * 1024;

@@ -90,7 +90,8 @@ async function openPipeline({ store, database, sinks, changeLogBytesMax, log }: 
     awaitMs: database.awaitDatabase.timeoutMs,
     onCapture(state) {
       if (state.kind === 'streaming') log(`${database.name}: streaming from slot "${database.slot.name}"`);
-      else if (state.kind === 'connecting' && state.error !== null) log(`${database.name}: ${state.error.message} Retrying.`);
+      else if (state.kind === 'connecting' && state.error !== null)
+        log(`${database.name}: ${state.error.message} Retrying.`);
     },
     onSink: (name, event) => log(`${name}: ${event}`),
   });

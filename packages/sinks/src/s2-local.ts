@@ -9,7 +9,14 @@ import { BATCH_METERED_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_METERED_BYTES_MAX } 
 import { RecordCursor, writeSequencedRecord } from '@millrace/stream-store/record-codec';
 import { S2Error } from '@millrace/stream-store/s2-error';
 import type { Stream, StreamStore } from '@millrace/stream-store/store';
-import { advance, type Delivered, headerPrefix, headerSuffix, POSITION_HEADER, parseDelivered } from './delivery-header.ts';
+import {
+  advance,
+  type Delivered,
+  headerPrefix,
+  headerSuffix,
+  POSITION_HEADER,
+  parseDelivered,
+} from './delivery-header.ts';
 import type { MessageBatch } from './message-batch.ts';
 import type { Sink, SinkCursor } from './sink.ts';
 
@@ -116,7 +123,12 @@ function tooLarge(bytes: number, lsn: bigint, ordinal: number): MillraceError {
   });
 }
 
-async function forward(stream: Stream, name: string, saved: SinkCursor | null, from: number): Promise<SinkCursor | null> {
+async function forward(
+  stream: Stream,
+  name: string,
+  saved: SinkCursor | null,
+  from: number,
+): Promise<SinkCursor | null> {
   let cursor = saved;
   let seq = from;
   while (seq < stream.tail.seqNum) {
@@ -145,7 +157,10 @@ function deliveredIn(records: Uint8Array, name: string): Delivered[] {
   const cursor = new RecordCursor(records);
   while (cursor.next()) {
     for (let i = 0; i < cursor.headerCount; i++) {
-      const [nameStart, nameEnd, valueStart, valueEnd] = cursor.headers.subarray(i * 4, i * 4 + 4) as unknown as number[];
+      const [nameStart, nameEnd, valueStart, valueEnd] = cursor.headers.subarray(
+        i * 4,
+        i * 4 + 4,
+      ) as unknown as number[];
       if (HEADER_NAME.compare(records, nameStart!, nameEnd!) !== 0) continue;
       const text = Buffer.from(records.subarray(valueStart!, valueEnd!)).toString();
       const delivered = parseDelivered(name, text);

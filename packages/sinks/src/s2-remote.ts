@@ -147,7 +147,12 @@ function connect({ accessToken, endpoint }: RemoteS2Options): S2 {
   const retry = { maxAttempts: 1 }; // The deliverer retries, from what the stream proves to hold.
   const timeouts = { requestTimeoutMillis: REQUEST_TIMEOUT_MS, connectionTimeoutMillis: REQUEST_TIMEOUT_MS };
   if (endpoint === undefined) return new S2({ accessToken, retry, ...timeouts });
-  return new S2({ accessToken, retry, ...timeouts, endpoints: new S2Endpoints({ account: endpoint, basin: endpoint }) });
+  return new S2({
+    accessToken,
+    retry,
+    ...timeouts,
+    endpoints: new S2Endpoints({ account: endpoint, basin: endpoint }),
+  });
 }
 
 async function findTail(stream: S2Stream): Promise<number> {
@@ -184,7 +189,12 @@ function settle(saved: SinkCursor | null, intents: readonly Intent[], tail: numb
   return cursor;
 }
 
-async function readBack(stream: S2Stream, name: string, saved: SinkCursor | null, tail: number): Promise<SinkCursor | null> {
+async function readBack(
+  stream: S2Stream,
+  name: string,
+  saved: SinkCursor | null,
+  tail: number,
+): Promise<SinkCursor | null> {
   const place = (saved?.destination as { seqNum: number } | null)?.seqNum;
   if (place !== undefined && place <= tail) return await scan(stream, name, saved, place, tail);
   for (let end = tail; end > 0; end -= SCAN_RECORDS) {
@@ -262,7 +272,13 @@ function classify(error: unknown, where: string): MillraceError {
     return new MillraceError('sink_refused', { detail, hint, cause: error });
   }
   if (error.status === 409) return new MillraceError('sink_unavailable', { detail, cause: error });
-  if (error.status >= 400 && error.status < 500 && error.status !== 408 && error.status !== 429 && error.status !== 499) {
+  if (
+    error.status >= 400 &&
+    error.status < 500 &&
+    error.status !== 408 &&
+    error.status !== 429 &&
+    error.status !== 499
+  ) {
     return new MillraceError('sink_refused', { detail, cause: error });
   }
   return new MillraceError('sink_unavailable', { detail, cause: error });

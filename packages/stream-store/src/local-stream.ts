@@ -4,7 +4,7 @@ import { BATCH_HEADER_BYTES, beginBatch, finishBatch, writeTrim } from './entrie
 import type { BatchRun } from './index/batch-table.ts';
 import type { Commit, EntryPlace, Journal } from './journal/journal.ts';
 import { checkEntry, ENTRY_HEADER_BYTES } from './journal/segment-format.ts';
-import { BATCH_RECORDS_MAX, SEQUENCED_BYTES_MAX } from './limits.ts';
+import { BATCH_METERED_BYTES_MAX, BATCH_RECORDS_MAX, SEQUENCED_BYTES_MAX } from './limits.ts';
 import type { AppendAck, StreamCipher, StreamPosition } from './model.ts';
 import { type RecordCommand, RecordCursor, sequenceRecords } from './record-codec.ts';
 import { S2Error } from './s2-error.ts';
@@ -219,6 +219,11 @@ export class LocalStream implements Stream {
         const rowEnd = table.offset[row]! + ENTRY_HEADER_BYTES + table.payloadBytes[row]!;
         if (index > first && (table.offset[row]! - end > GAP_BYTES_MAX || rowEnd - start > SPAN_BYTES_MAX)) break;
         if (recordsLeft <= 0 || bytesLeft < 0 || chosen > BATCH_RECORDS_MAX) break;
+        // Who asks for as much as a batch can hold reads on anyway: a batch that fits only in part is left to the next
+        // read, instead of being read twice.
+        if (limits.meteredBytesMax >= BATCH_METERED_BYTES_MAX && table.meteredBytes[row]! > bytesLeft) {
+          if (chosen > 0 || gatherer.meteredBytesLeft < limits.meteredBytesMax) break;
+        }
         end = rowEnd;
         // Of a batch that is wanted from its middle on, the index cannot tell the size of the rest.
         const skipped = Math.max(0, gatherer.seqNum - table.firstSeq[row]!);

@@ -48,6 +48,6 @@ async function tail(
     for await (const batch of readBatches(stream, { start, stop })) await print(batch);
   } catch (error) {
     // An empty stream has no last records: nothing to print, nothing wrong.
-    throw error;
+    if (!(error instanceof RangeNotSatisfiableError)) throw error;
   }
 }

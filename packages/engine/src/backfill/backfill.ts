@@ -2,9 +2,10 @@
  * The backfill of one sink: its tables one after the other, chunk by chunk, merged into the sink's feed as `read`
  * messages. Correct while writers run (change-window.ts); resumes after the last key the destination holds.
  */
+
+import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
 import type { Position } from '@millrace/core/position';
-import { MillraceError } from '@millrace/core/error';
 import type { PgConnection } from '@millrace/postgres/connection';
 import { type RowReader, VALUE_NULL, VALUE_TEXT } from '@millrace/postgres/pgoutput';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
@@ -55,7 +56,6 @@ export class Backfill {
   #failure: unknown = null;
   #done = false;
   readonly #running: Promise<void>;
-
 
   /** `marks`: per backfill id, the key of the last row delivered. */
   constructor(options: BackfillOptions, marks: ReadonlyMap<string, readonly string[]>, signal: AbortSignal) {
@@ -249,7 +249,8 @@ function keyOf(schema: TableSchema, bytes: Buffer, starts: Int32Array, ends: Int
 /** Finds the columns of a DataRow payload. */
 export function readDataRow(bytes: Buffer, kinds: Int32Array, starts: Int32Array, ends: Int32Array): void {
   const count = bytes.length < 2 ? -1 : bytes.readUInt16BE(0);
-  if (count !== kinds.length) throw new MillraceError('pg_protocol', { detail: 'A row has another number of columns.' });
+  if (count !== kinds.length)
+    throw new MillraceError('pg_protocol', { detail: 'A row has another number of columns.' });
   let at = 2;
   for (let i = 0; i < count; i++) {
     const size = at + 4 > bytes.length ? -2 : bytes.readInt32BE(at);

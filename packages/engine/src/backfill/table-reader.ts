@@ -78,10 +78,16 @@ async function flushTo(connection: PgConnection, position: string): Promise<void
     `SELECT NOT pg_catalog.pg_is_in_recovery() AND pg_catalog.pg_current_wal_flush_lsn() < ${lsn}::pg_lsn`,
   );
   if (rows[0]?.[0] !== 't') return;
-  await connection.query(`SET synchronous_commit = local; SELECT pg_catalog.pg_logical_emit_message(true, 'millrace.flush', '')`);
+  await connection.query(
+    `SET synchronous_commit = local; SELECT pg_catalog.pg_logical_emit_message(true, 'millrace.flush', '')`,
+  );
 }
 
-function selectAfter({ schema, keyTypes, withDescendants }: BackfillTable, afterKey: readonly string[] | null, rows: number) {
+function selectAfter(
+  { schema, keyTypes, withDescendants }: BackfillTable,
+  afterKey: readonly string[] | null,
+  rows: number,
+) {
   const columns = schema.columns.map((column) => quoteIdentifier(column.name)).join(', ');
   const key = schema.primaryKey.map(quoteIdentifier).join(', ');
   const from = `${withDescendants ? '' : 'ONLY '}${quoteIdentifier(schema.schema)}.${quoteIdentifier(schema.name)}`;

@@ -6,7 +6,13 @@ import { MillraceError } from '@millrace/core/error';
 import { formatLsn, type Lsn, maxLsn } from '@millrace/core/lsn';
 import { createPublication, readPublication } from '@millrace/postgres/catalog';
 import { type ConnectionConfig, PgConnection } from '@millrace/postgres/connection';
-import { createSlot, identifySystem, publicationMissing, readSlot, type SlotInfo } from '@millrace/postgres/replication';
+import {
+  createSlot,
+  identifySystem,
+  publicationMissing,
+  readSlot,
+  type SlotInfo,
+} from '@millrace/postgres/replication';
 import type { StateTable } from '@millrace/stream-store/store';
 
 export interface SourceConfig {
@@ -53,7 +59,9 @@ export class SourceState {
 }
 
 function parseIdentity(bytes: Uint8Array): SourceIdentity {
-  const json = JSON.parse(Buffer.from(bytes).toString()) as Omit<SourceIdentity, 'acknowledged'> & { acknowledged: string };
+  const json = JSON.parse(Buffer.from(bytes).toString()) as Omit<SourceIdentity, 'acknowledged'> & {
+    acknowledged: string;
+  };
   return { ...json, acknowledged: BigInt(json.acknowledged) };
 }
 

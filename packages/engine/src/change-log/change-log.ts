@@ -121,7 +121,9 @@ export class ChangeLog {
     assert(this.nextSeq === this.durableSeq, 'nothing is in flight when a transaction is voided');
     if (!this.endsOpen) return;
     const range = { fromSeq: this.#openedSeq, lsn: this.#openLsn, toSeq: this.nextSeq };
-    const kept = this.#voids.filter((known) => known.toSeq > this.stream.firstSeqNum && known.fromSeq !== range.fromSeq);
+    const kept = this.#voids.filter(
+      (known) => known.toSeq > this.stream.firstSeqNum && known.fromSeq !== range.fromSeq,
+    );
     const voids = [...kept, range];
     await this.#state.put(this.#voidsKey, formatVoids(voids));
     this.#voids = voids;
@@ -224,7 +226,8 @@ async function readTail(stream: Stream, seq: number): Promise<Tail> {
     throw new MillraceError('storage_corrupt', { detail: `Record ${seq} of the change log is missing.` });
   }
   const cursor = new RecordCursor(slice.records);
-  if (!cursor.next()) throw new MillraceError('storage_corrupt', { detail: `Record ${seq} of the change log is empty.` });
+  if (!cursor.next())
+    throw new MillraceError('storage_corrupt', { detail: `Record ${seq} of the change log is empty.` });
   const bytes = Buffer.from(slice.records.buffer, slice.records.byteOffset, slice.records.byteLength);
   const header = readChunkHeader(bytes, cursor.bodyStart, cursor.bodyEnd);
   return { seq, header, lsn: slice.lastTimestamp, bytes: cursor.bodyEnd - cursor.bodyStart };

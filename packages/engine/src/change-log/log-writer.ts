@@ -321,7 +321,9 @@ export class LogWriter {
 /** The flags, LSN and prefix of a logical message: `M`, u8, u64, C string. */
 function isAnnotation(buffer: Buffer, start: number): boolean {
   const prefix = start + 10;
-  return buffer.compare(ANNOTATIONS_PREFIX, 0, ANNOTATIONS_PREFIX.length, prefix, prefix + ANNOTATIONS_PREFIX.length) === 0;
+  return (
+    buffer.compare(ANNOTATIONS_PREFIX, 0, ANNOTATIONS_PREFIX.length, prefix, prefix + ANNOTATIONS_PREFIX.length) === 0
+  );
 }
 
 function outOfPlace(what: string): MillraceError {

@@ -21,6 +21,7 @@ import {
 } from '@millrace/postgres/pgoutput';
 import { writeJson, writeJsonString } from '@millrace/postgres/value-json';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
+import type { TableSchema } from '../table-schema.ts';
 import type { ChangeVisitor } from './change-scanner.ts';
 import {
   annotationsTail,
@@ -36,7 +37,6 @@ import {
   UNCHANGED_TOAST,
 } from './message-plan.ts';
 import type { SchemaHistory } from './schema-history.ts';
-import type { TableSchema } from '../table-schema.ts';
 
 export interface EncoderOptions {
   readonly schemas: SchemaHistory;
@@ -313,7 +313,8 @@ function writeChanges(out: ByteWriter, plan: MessagePlan, bytes: Buffer, row: Ro
     if (kind === VALUE_UNCHANGED || newKinds[i] === VALUE_UNCHANGED) continue;
     if (kind === VALUE_NULL) {
       if (row.oldKind === OLD_KEY || newKinds[i] === VALUE_NULL) continue;
-    } else if (newKinds[i] === kind && sameBytes(bytes, oldStarts[i]!, oldEnds[i]!, newStarts[i]!, newEnds[i]!)) continue;
+    } else if (newKinds[i] === kind && sameBytes(bytes, oldStarts[i]!, oldEnds[i]!, newStarts[i]!, newEnds[i]!))
+      continue;
     if (!first) out.u8(0x2c);
     first = false;
     out.bytes(plan.bareNames[i]!);

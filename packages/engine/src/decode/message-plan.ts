@@ -1,7 +1,7 @@
 /**
  * Everything of a message that does not change from row to row, as bytes: made once per sink and table schema.
  */
-import { type Lsn, formatLsn } from '@millrace/core/lsn';
+import { formatLsn, type Lsn } from '@millrace/core/lsn';
 import { codecOf, type ValueCodec } from '@millrace/postgres/value-json';
 import type { TableSchema } from '../table-schema.ts';
 

@@ -2,14 +2,15 @@
  * One sink's loop: messages from the log, in order, into the destination; and the cursor that says how far it is (I4).
  * Whatever fails, the loop starts over from what the destination proves to hold. No sink waits for another.
  */
-import { backoffMs } from '@millrace/core/backoff';
+
 import { InvariantError } from '@millrace/core/assert';
+import { backoffMs } from '@millrace/core/backoff';
 import { MillraceError } from '@millrace/core/error';
 import { comparePositions, ORDINAL_END, type Position } from '@millrace/core/position';
 import { MessageBatch } from '@millrace/sinks/message-batch';
 import type { Sink, SinkCursor } from '@millrace/sinks/sink';
-import type { Feed, OpenFeed } from './feed.ts';
 import type { CursorStore } from './cursor-store.ts';
+import type { Feed, OpenFeed } from './feed.ts';
 
 export type DeliveryState =
   | { readonly kind: 'starting' }
@@ -63,9 +64,13 @@ export async function startDelivery(options: DeliveryOptions): Promise<Delivery>
     onState(next);
   }
 
-  const saver = saveRegularly(cursors, () => cursor, (position) => {
-    saved = position;
-  });
+  const saver = saveRegularly(
+    cursors,
+    () => cursor,
+    (position) => {
+      saved = position;
+    },
+  );
 
   async function run(): Promise<void> {
     let attempt = 0;
@@ -101,7 +106,9 @@ export async function startDelivery(options: DeliveryOptions): Promise<Delivery>
       cursor = {
         position: batch.through,
         backfills:
-          batch.mark === null ? cursor.backfills : new Map([...cursor.backfills, [batch.mark.backfill, batch.mark.key]]),
+          batch.mark === null
+            ? cursor.backfills
+            : new Map([...cursor.backfills, [batch.mark.backfill, batch.mark.key]]),
         destination,
       };
       known = true;

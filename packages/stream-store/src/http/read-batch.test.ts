@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { StreamPosition } from '../model.ts';
 import { writeSequencedRecord } from '../record-codec.ts';
-import { encodeAppendAck, encodeReadFrames, encodeTail, readBatchJson } from './read-batch.ts';
+import { encodeAppendAck, encodeReadFrames, encodeTail, readBatchJson, readFramesRoom } from './read-batch.ts';
 import { FrameBufferPool, FrameDecoder } from './s2s-frame.ts';
 
 function journaled(records: readonly { headers?: [string, string][]; body: Uint8Array; timestamp?: bigint }[]): Buffer {
@@ -59,7 +59,8 @@ describe('read frames', () => {
           const records = journaled(bodies.map((body) => ({ body })));
           const tail = encodeTail(isLive ? { seqNum: 99, timestamp: 5n } : null);
           const decoder = new FrameDecoder(new FrameBufferPool());
-          decoder.push(encodeReadFrames(records, tail, bytesMax));
+          const out = Buffer.alloc(readFramesRoom(records.length, bodies.length, tail.length, bytesMax));
+          decoder.push(out.subarray(0, encodeReadFrames(out, records, tail, bytesMax)));
           const seen: Buffer[] = [];
           while (decoder.next()) {
             const reader = new BinaryReader(decoder.payload);
@@ -95,7 +96,10 @@ describe('read frames', () => {
 
   it('without records hold the tail alone', () => {
     const tail = encodeTail({ seqNum: 3, timestamp: 4n });
-    expect(encodeReadFrames(Buffer.alloc(0), tail, 1000)).toEqual(Buffer.from([0, 0, tail.length + 1, 0, ...tail]));
+    const out = Buffer.alloc(readFramesRoom(0, 0, tail.length, 1000));
+    expect(out.subarray(0, encodeReadFrames(out, Buffer.alloc(0), tail, 1000))).toEqual(
+      Buffer.from([0, 0, tail.length + 1, 0, ...tail]),
+    );
   });
 });
 

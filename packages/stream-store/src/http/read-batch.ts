@@ -91,21 +91,19 @@ export function cutRecords(records: Uint8Array, start: number, bytesMax: number)
   return size;
 }
 
-/** Frames of about `bytesMax` with the records and, in each of them, the tail. */
-export function encodeReadFrames(records: Uint8Array, tail: Buffer, bytesMax: number): Buffer {
-  const frames = Math.ceil(records.length / bytesMax) * 2 + 1;
-  let out = Buffer.allocUnsafeSlow(records.length + frames * (FRAME_HEAD_BYTES + tail.length));
+/** Room that encodeReadFrames may need: frames are at least half full, or hold one record. */
+export function readFramesRoom(recordBytes: number, records: number, tailBytes: number, bytesMax: number): number {
+  const frames = Math.min(records, Math.ceil(recordBytes / bytesMax) * 2) + 1;
+  return recordBytes + frames * (FRAME_HEAD_BYTES + tailBytes);
+}
+
+/** Frames of about `bytesMax` with the records and, in each of them, the tail. Returns the bytes written into `out`. */
+export function encodeReadFrames(out: Buffer, records: Uint8Array, tail: Buffer, bytesMax: number): number {
   let length = 0;
   let start = 0;
   do {
     const end = cutRecords(records, start, bytesMax);
-    const payload = end - start + tail.length;
-    if (length + FRAME_HEAD_BYTES + payload > out.length) {
-      const grown = Buffer.allocUnsafeSlow(out.length * 2);
-      out.copy(grown, 0, 0, length);
-      out = grown;
-    }
-    writeFrameHead(out, length, 0, payload);
+    writeFrameHead(out, length, 0, end - start + tail.length);
     length += FRAME_HEAD_BYTES;
     out.set(records.subarray(start, end), length);
     length += end - start;
@@ -113,7 +111,7 @@ export function encodeReadFrames(records: Uint8Array, tail: Buffer, bytesMax: nu
     length += tail.length;
     start = end;
   } while (start < records.length);
-  return out.subarray(0, length);
+  return length;
 }
 
 export function readBatchJson(

@@ -13,7 +13,7 @@ import { errorBody, toS2Error } from './error-body.ts';
 import { COMPRESSION_BYTES_MIN, READ_FRAME_BYTES, READ_SLICE_BYTES } from './limits.ts';
 import { acceptedCoding, mediaType, recordFormat } from './negotiation.ts';
 import { Query } from './query.ts';
-import { cutRecords, encodeReadFrames, encodeTail, readBatchJson } from './read-batch.ts';
+import { cutRecords, encodeReadFrames, encodeTail, readBatchJson, readFramesRoom } from './read-batch.ts';
 import {
   deliveredBefore,
   mayFollow,
@@ -115,13 +115,17 @@ async function readOnce(
 /** A session of S2S frames. HOT PATH: journaled bytes are copied into frames, a megabyte at a time. */
 function readFrames(call: Call, stream: Stream, request: ReadRequest): Promise<void> {
   const coding = acceptedCoding(call.exchange.headers['accept-encoding'], ['zstd', 'gzip']);
+  const { pool } = call.context;
   return runOpenRead(call, stream, request, {
     contentType: 's2s/proto',
     sink: (write) => ({
       batch(slice, tail) {
         const tailBytes = encodeTail(tail);
         if (coding !== null) return writeCompressedFrames(write, slice.records, tailBytes, coding);
-        return write(encodeReadFrames(slice.records, tailBytes, READ_FRAME_BYTES));
+        const room = readFramesRoom(slice.records.length, slice.count, tailBytes.length, READ_FRAME_BYTES);
+        const out = pool.take(room);
+        const length = encodeReadFrames(out, slice.records, tailBytes, READ_FRAME_BYTES);
+        return write(out.subarray(0, length), () => pool.give(out));
       },
       heartbeat: (tail) => write(encodeFrame(COMPRESSION_NONE, encodeTail(tail))),
     }),
@@ -207,8 +211,11 @@ interface OpenRead {
   readonly end: (output: Writable, error: S2Error | null) => void;
 }
 
-/** null: the client keeps up. Otherwise wait: nothing more is read from the store until it took what it has. */
-type Write = (bytes: Buffer) => Promise<void> | null;
+/**
+ * null: the client keeps up. Otherwise wait: nothing more is read from the store until it took what it has. `sent` runs
+ * when the bytes are no longer needed, and not at all when the connection broke.
+ */
+type Write = (bytes: Buffer, sent?: () => void) => Promise<void> | null;
 
 /** What S2S and SSE sessions share: the start, the ways a session ends, and letting go of everything then. */
 async function runOpenRead(call: Call, stream: Stream, request: ReadRequest, open: OpenRead): Promise<void> {
@@ -240,7 +247,7 @@ async function runOpenRead(call: Call, stream: Stream, request: ReadRequest, ope
         heartbeatMs: context.heartbeatMs,
         signal: ends.signal,
       },
-      open.sink((bytes) => write(output, bytes, ends.signal)),
+      open.sink((bytes, sent) => write(output, bytes, sent, ends.signal)),
     );
     if (output.destroyed) return;
     open.end(output, isDraining ? new S2Error('server_draining', 'The server is shutting down.') : null);
@@ -253,8 +260,17 @@ async function runOpenRead(call: Call, stream: Stream, request: ReadRequest, ope
   }
 }
 
-function write(output: Writable, bytes: Buffer, signal: AbortSignal): Promise<void> | null {
-  if (output.destroyed || output.write(bytes) || signal.aborted) return null;
+function write(
+  output: Writable,
+  bytes: Buffer,
+  sent: (() => void) | undefined,
+  signal: AbortSignal,
+): Promise<void> | null {
+  if (output.destroyed) return null;
+  const hasRoom = output.write(bytes, (error) => {
+    if (error == null) sent?.();
+  });
+  if (hasRoom || signal.aborted) return null;
   return new Promise((resolve) => {
     const done = () => {
       output.off('drain', done);

@@ -23,15 +23,17 @@ const SMALL_FRAME_BYTES = 64 * 1024;
 const POOLED_BUFFERS_MAX = 8;
 const POOLED_BUFFER_BYTES = FRAME_BYTES_MAX + FRAME_HEAD_BYTES;
 
-/** Buffers in which large frames are put together, shared by the sessions of a server: idle sessions hold none. */
+/** Large buffers shared by the sessions of a server: idle sessions hold none, and busy ones do not wear out the heap. */
 export class FrameBufferPool {
   readonly #free: Buffer[] = [];
 
+  /** At least `bytes` long; contents arbitrary. */
   take(bytes: number): Buffer {
-    if (bytes <= SMALL_FRAME_BYTES) return Buffer.allocUnsafeSlow(bytes);
+    if (bytes <= SMALL_FRAME_BYTES || bytes > POOLED_BUFFER_BYTES) return Buffer.allocUnsafeSlow(bytes);
     return this.#free.pop() ?? Buffer.allocUnsafeSlow(POOLED_BUFFER_BYTES);
   }
 
+  /** Once nobody looks at it any more. */
   give(buffer: Buffer): void {
     if (buffer.length === POOLED_BUFFER_BYTES && this.#free.length < POOLED_BUFFERS_MAX) this.#free.push(buffer);
   }

@@ -1,0 +1,167 @@
+/** The S2 sink over the wire, with the official SDK, into another Millrace. */
+import { rmSync } from 'node:fs';
+import { type HttpServer, startHttpServer } from '@millrace/stream-store/http/server';
+import { type LocalStore, openLocalStore } from '@millrace/stream-store/local-store';
+import type { AccessTokenScope } from '@millrace/stream-store/model';
+import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { holdDeadPort } from '@millrace/testkit/dead-port';
+import { createDatabase, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
+import { startProxy } from '@millrace/testkit/proxy';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { eventually, type Millrace, startMillrace } from './millrace.ts';
+
+const REMOTE_BASIN = 'remote-basin';
+const NONE = { read: false, write: false };
+
+let db: TestDatabase;
+let millrace: Millrace | undefined;
+let remote: Remote | undefined;
+beforeEach(async () => {
+  db = await createDatabase();
+});
+afterEach(async () => {
+  await millrace?.remove();
+  await remote?.stop();
+  millrace = undefined;
+  remote = undefined;
+  await db.drop();
+});
+
+interface Remote {
+  readonly store: LocalStore;
+  readonly url: string;
+  token(ops: AccessTokenScope['ops']): Promise<string>;
+  ids(): Promise<unknown[]>;
+  stop(): Promise<void>;
+}
+
+async function startRemote(port = 0, dir = testDirectory('remote')): Promise<Remote> {
+  const store = await openLocalStore({ dir });
+  const http: HttpServer = await startHttpServer({ store, port });
+  await store.ensureBasin(REMOTE_BASIN, {
+    defaultStreamConfig: {},
+    streamCipher: null,
+    createStreamOnAppend: true,
+    createStreamOnRead: false,
+  });
+  return {
+    store,
+    url: http.url,
+    token: (ops) =>
+      store.issueAccessToken({
+        id: `sink-${ops.join('-')}`,
+        expiresAt: null,
+        autoPrefixStreams: false,
+        scope: {
+          basins: { exact: REMOTE_BASIN },
+          streams: { prefix: '' },
+          accessTokens: null,
+          opGroups: { account: NONE, basin: NONE, stream: NONE },
+          ops,
+        },
+      }),
+    async ids() {
+      const stream = await store.openStream(REMOTE_BASIN, 's', 'append');
+      const found: unknown[] = [];
+      for (let seq = 0; seq < stream.tail.seqNum; ) {
+        const slice = (await stream.read(seq, { countMax: 1000, meteredBytesMax: 1 << 21 }))!;
+        const cursor = new RecordCursor(slice.records);
+        while (cursor.next()) {
+          found.push(
+            JSON.parse(Buffer.from(slice.records.subarray(cursor.bodyStart, cursor.bodyEnd)).toString()).record.id,
+          );
+        }
+        seq = slice.firstSeqNum + slice.count;
+      }
+      return found;
+    },
+    async stop() {
+      await http.close({ graceMs: 0 });
+      await store.close();
+      rmSync(dir, { recursive: true, force: true });
+    },
+  };
+}
+
+const sinkTo = (endpoint: string, access_token: string) => [
+  { name: 'away', stream: 's', destination: { basin: REMOTE_BASIN, endpoint, access_token } },
+];
+const upTo = (n: number) => Array.from({ length: n }, (_, i) => i + 1);
+
+test.each([
+  { rights: 'a token that may only append', ops: ['append'] as const },
+  { rights: 'a token that may also read', ops: ['append', 'check-tail', 'read'] as const },
+])(
+  'with $rights every change arrives once, through cut connections and restarts',
+  async ({ ops }) => {
+    remote = await startRemote();
+    const token = await remote.token(ops);
+    const proxy = await startProxy({ port: Number(new URL(remote.url).port) });
+    try {
+      await db.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
+      const sinks = sinkTo(`http://127.0.0.1:${proxy.port}`, token);
+      millrace = await startMillrace(db, { sinks });
+      const { dataDir } = millrace;
+      for (let round = 0; round < 6; round++) {
+        const insert = db.sql(`INSERT INTO t SELECT generate_series(${round * 500 + 1}, ${round * 500 + 500})`);
+        if (round % 2 === 0) proxy.cut();
+        await insert;
+        if (round % 3 === 2) {
+          await millrace.stop();
+          millrace = await startMillrace(db, { dataDir, sinks });
+        }
+      }
+      await eventually('everything arrives', async () => (await remote!.ids()).length >= 3000);
+      expect(await remote.ids()).toEqual(upTo(3000));
+    } finally {
+      await proxy.close();
+    }
+  },
+  60_000,
+);
+
+test('while the target refuses connections the slot advances, and everything arrives once it is back', async () => {
+  const dead = await holdDeadPort();
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY, pad text)`);
+  const token = 'mr_unknown';
+  const dir = testDirectory('remote');
+  const seed = await openLocalStore({ dir, rootToken: token });
+  await seed.close();
+  millrace = await startMillrace(db, { sinks: sinkTo(`http://127.0.0.1:${dead.port}`, token) });
+  for (let i = 0; i < 8; i++) {
+    await db.sql(
+      `INSERT INTO t SELECT i, repeat(md5(i::text), 100) FROM generate_series(${i * 2000 + 1}, ${i * 2000 + 2000}) i`,
+    );
+  }
+  await db.sql('CHECKPOINT');
+  const [{ size }] = await db.sql(`SELECT setting::bigint AS size FROM pg_settings WHERE name = 'wal_segment_size'`);
+  await eventually('retained WAL falls under two segments', async () => {
+    millrace!.server.pipelines[0]!.capture.poke();
+    // The restart LSN follows at the next snapshot record of the server.
+    await db.sql('SELECT pg_log_standby_snapshot()').catch(() => {});
+    const [row] = await db.sql(
+      `SELECT pg_current_wal_lsn() - restart_lsn AS retained FROM pg_replication_slots WHERE slot_name = '${db.name}'`,
+    );
+    return Number(row.retained) < 2 * Number(size);
+  });
+  expect(millrace.server.pipelines[0]!.deliveries[0]!.state).toMatchObject({
+    kind: 'retrying',
+    error: { code: 'sink_unavailable' },
+  });
+  await dead.release();
+  remote = await startRemote(dead.port, dir);
+  await eventually('everything arrives', async () => (await remote!.ids()).length >= 16_000, 30_000);
+  expect(await remote.ids()).toEqual(upTo(16_000));
+}, 90_000);
+
+test('a token without the right to append is named with what it needs', async () => {
+  remote = await startRemote();
+  const token = await remote.token(['read']);
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
+  millrace = await startMillrace(db, { sinks: sinkTo(remote.url, token) });
+  const { deliveries } = millrace.server.pipelines[0]!;
+  await eventually('the sink says why', () => deliveries[0]!.state.kind === 'retrying');
+  expect(deliveries[0]!.state).toMatchObject({
+    error: { code: 'sink_denied', hint: expect.stringContaining('append') },
+  });
+});
