@@ -31,7 +31,7 @@ const SMALL_COLUMNS =
   'id bigint PRIMARY KEY, quantity int, name text, category text, note text, price numeric(12,4), active boolean, ' +
   'created_at timestamptz, uid uuid, doc jsonb';
 const SMALL_VALUES =
-  "i, i % 1000, 'Item number ' || i, 'kitchen and dining', 'by phone', (i % 100000) / 100.0, i % 3 = 0, " +
+  "i, i % 1000, 'Item ' || i, 'kitchen', 'by phone', (i % 100000) / 100.0, i % 3 = 0, " +
   "timestamptz '2026-01-01 00:00:00.123456Z' + i * interval '1 second', md5(i::text)::uuid, " +
   `'{"color": "red", "size": 12}'::jsonb`;
 
@@ -164,6 +164,7 @@ export class BenchDatabase {
       if (row !== undefined) return row.at;
       await new Promise((resolve) => setTimeout(resolve, POLL_MS));
     }
+    if (ended) await client.result;
     throw new Error('The client was never seen streaming.');
   }
 }

@@ -63,7 +63,7 @@ export async function measureDrains(session: Session, name: TableName): Promise<
         session.progress(`${name} ${i + 1}/${session.settings.runs} ${client}: ${rate} k rows/s`);
       }
     }
-    const base = rows / spreadOf(runs.get(baseline)!.map((run) => run.seconds)).median;
+    const base = spreadOf(runs.get(baseline)!.map((run) => rows / run.seconds)).median;
     const clients = [...runs].map(([client, all]) => [client, numbersOf(all, rows, base)] as const);
     return {
       about: spec.about,

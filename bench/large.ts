@@ -5,8 +5,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { holdDeadPort } from '@millrace/testkit/dead-port';
 import { type BenchDatabase, PUBLICATION, TABLES } from './backlog.ts';
-import type { Usage } from './clients/client.ts';
 import type { BenchServerInput } from './clients/bench-server.ts';
+import type { Usage } from './clients/client.ts';
 import type { SinksInput, SinksResult } from './clients/sinks.ts';
 import type { Session } from './session.ts';
 
@@ -59,7 +59,14 @@ async function measureOutage(session: Session, rows: number, rowsPerTransaction:
     await database.createSlot(SLOT);
     return await session.withDirectory(async (dataDir) => {
       const server = { connection: database.connection, slot: SLOT, publication: PUBLICATION, dataDir };
-      const captured = await capture(session, database, server, `http://127.0.0.1:${dead.port}`, rows, rowsPerTransaction);
+      const captured = await capture(
+        session,
+        database,
+        server,
+        `http://127.0.0.1:${dead.port}`,
+        rows,
+        rowsPerTransaction,
+      );
       session.progress(`large: captured in ${captured.captureSeconds.toFixed(1)} s; destination is back`);
       const input: SinksInput = { ...server, sinks: [{ name: 'rows' }], records: rows };
       const beganAtMs = Date.now();
@@ -158,7 +165,9 @@ function watchWal(database: BenchDatabase, client: Promise<unknown>) {
  * A slot can let go only at a place where the server noted down its running transactions, which by itself it does every
  * 15 seconds. It is asked to, so that what is measured is ours and not the server's beat.
  */
-async function untilReleased(database: BenchDatabase): Promise<{ retainedWalBytesAfter: number; releaseSeconds: number }> {
+async function untilReleased(
+  database: BenchDatabase,
+): Promise<{ retainedWalBytesAfter: number; releaseSeconds: number }> {
   const beganAt = performance.now();
   for (;;) {
     await database.sql('SELECT pg_log_standby_snapshot()');

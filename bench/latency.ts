@@ -59,7 +59,9 @@ export async function measureLatency(session: Session, drainRowsPerSecond: numbe
       const run = await measureOnce(session, follower, load);
       measured[follower].push(run);
       const p50 = percentile(run.latencies, 0.5).toFixed(2);
-      session.progress(`latency ${i + 1}/${runs} ${follower}: p50 ${p50} ms at ${Math.round(run.rowsPerSecond)} rows/s`);
+      session.progress(
+        `latency ${i + 1}/${runs} ${follower}: p50 ${p50} ms at ${Math.round(run.rowsPerSecond)} rows/s`,
+      );
     }
   }
   return {
@@ -90,7 +92,12 @@ async function measureOnce(session: Session, follower: Follower, load: Load): Pr
       const { url, token } = await server.event<LatencyServerReady>('ready');
       let remote: ReturnType<typeof session.client<Arrivals>> | null = null;
       if (follower === 'http') {
-        remote = session.client<Arrivals>('follow-http', { url, token, stream: STREAM, rows } satisfies FollowHttpInput);
+        remote = session.client<Arrivals>('follow-http', {
+          url,
+          token,
+          stream: STREAM,
+          rows,
+        } satisfies FollowHttpInput);
         await remote.event('ready');
       }
       const commits = await write(database, load);

@@ -28,7 +28,8 @@ export async function runSession(settings: Settings, work: (session: Session) =>
     await Promise.race([working, interruption]);
   } catch (error) {
     failed = true;
-    if (signalled === 0) process.stderr.write(`bench: ${error instanceof Error ? (error.stack ?? error.message) : error}\n`);
+    if (signalled === 0)
+      process.stderr.write(`bench: ${error instanceof Error ? (error.stack ?? error.message) : error}\n`);
   }
   interruption.catch(() => {});
   await session.end();

@@ -12,7 +12,6 @@ import { PUBLICATION, TABLES } from './backlog.ts';
 import { PROFILE_VARIABLE } from './clients/client.ts';
 import { drainOnce, type TableName, withBacklog } from './drains.ts';
 import { runSession } from './life.ts';
-import type { Session } from './session.ts';
 
 interface Profile {
   readonly nodes: readonly {
@@ -37,7 +36,9 @@ const { values } = parseArgs({
 
 const client = CLIENTS.find((name) => name === values.client);
 if (client === undefined || !Object.hasOwn(TABLES, values.table)) {
-  process.stderr.write(`bench: --client is one of ${CLIENTS.join(', ')}; --table of ${Object.keys(TABLES).join(', ')}\n`);
+  process.stderr.write(
+    `bench: --client is one of ${CLIENTS.join(', ')}; --table of ${Object.keys(TABLES).join(', ')}\n`,
+  );
   process.exit(2);
 }
 const table = TABLES[values.table as TableName];

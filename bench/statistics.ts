@@ -6,7 +6,8 @@ export interface Spread {
 
 export function spreadOf(values: readonly number[]): Spread {
   const sorted = [...values].sort((a, b) => a - b);
-  return { median: percentile(sorted, 0.5), min: sorted[0]!, max: sorted.at(-1)! };
+  const middle = (sorted[(sorted.length - 1) >> 1]! + sorted[sorted.length >> 1]!) / 2;
+  return { median: middle, min: sorted[0]!, max: sorted.at(-1)! };
 }
 
 /** Of ascending values. */

@@ -52,7 +52,7 @@ export async function printListing<T>(
     left -= items.length;
     const last = items.at(-1);
     if (!hasMore || last === undefined || !options.autoPaginate) return;
-    return;
+    startAfter = nameOf(last);
   }
 }
 

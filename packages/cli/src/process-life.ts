@@ -8,14 +8,22 @@ export interface Life {
   readonly stopped: Promise<string>;
 }
 
+/** One Ctrl-C arrives twice when the terminal and npm both pass it on. */
+const SAME_SIGNAL_MS = 1000;
+
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 
 export function superviseProcess(): Life {
   const abort = new AbortController();
   const { promise: stopped, resolve } = Promise.withResolvers<string>();
+  let firstAtMs = 0;
   for (const signal of SIGNALS) {
     process.on(signal, () => {
-      if (abort.signal.aborted) process.exit(INTERRUPTED_EXIT_CODE);
+      if (abort.signal.aborted) {
+        if (performance.now() - firstAtMs > SAME_SIGNAL_MS) process.exit(INTERRUPTED_EXIT_CODE);
+        return;
+      }
+      firstAtMs = performance.now();
       abort.abort();
       resolve(signal);
     });

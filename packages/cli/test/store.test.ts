@@ -1,7 +1,10 @@
 import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { expect, test } from 'vitest';
+import { setImmediate } from 'node:timers/promises';
+import { expect, test, vi } from 'vitest';
 import { launch, run, startStore } from './cli-process.ts';
+
+vi.setConfig({ testTimeout: 90_000 });
 
 test('the store says in one line when it is ready, and /health agrees', async () => {
   await using store = await startStore();
@@ -24,6 +27,9 @@ test('SIGTERM ends it with code 0, and a new one has the same streams and no new
     const line = await second.stdoutUntil((text) => text.includes('\n'));
     const env = { ...store.env, MILLRACE_ENDPOINT: /http:\S+/.exec(line)![0] };
     expect((await run(['read', 's2://lasting-basin/x', '-n', '1'], env)).stdout).toBe('kept\n');
+    // As npm does it: the terminal's Ctrl-C and one passed on.
+    second.child.kill('SIGINT');
+    await setImmediate();
     second.child.kill('SIGINT');
     expect(await second.finished).toMatchObject({ stderr: expect.not.stringContaining('S2_ACCESS_TOKEN'), code: 0 });
   } finally {
@@ -37,7 +43,7 @@ test('a second store on the same directory or port is refused with a code', asyn
   expect(directory.stderr).toContain('(data_dir_locked)');
   expect(directory.code).toBe(1);
   const port = new URL(store.url).port;
-  const taken = await run(['store', '--port', port, '--data', `${store.dir}-other`]);
+  const taken = await run(['store', '--port', port, '--data', `${store.dir}/other`]);
   expect(taken.stderr).toContain('(port_in_use)');
   expect(taken.code).toBe(1);
 });

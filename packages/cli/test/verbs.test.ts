@@ -2,10 +2,12 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { S2 } from '@s2-dev/streamstore';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { type Finished, launch, run, type StoreProcess, startStore } from './cli-process.ts';
 
 /** Every verb against a real `millrace store`, with stdout and stderr to the letter. */
+
+vi.setConfig({ testTimeout: 90_000 });
 
 let store: StoreProcess;
 let dir: string;
@@ -231,11 +233,9 @@ describe('basins and streams', () => {
     const [basin] = (await cli('list-basins', '-n', '1', '--json')).stdout.trim().split('\n');
     expect(JSON.parse(basin!)).toMatchObject({ name: 'other-basin', created_at: expect.any(String) });
 
-    for (const name of ['b', 'a/1', 'a/2', 'ü']) {
-      expect(await cli('create-stream', `s2://other-basin/${name}`, '--timestamping-uncapped')).toEqual(
-        done('✓ Stream created\n'),
-      );
-    }
+    const names = ['b', 'a/1', 'a/2', 'ü'];
+    const creations = names.map((name) => cli('create-stream', `s2://other-basin/${name}`, '--timestamping-uncapped'));
+    expect(await Promise.all(creations)).toEqual(names.map(() => done('✓ Stream created\n')));
     expect((await cli('list-streams', 'other-basin')).stdout).toBe(
       's2://other-basin/a/1\ns2://other-basin/a/2\ns2://other-basin/b\ns2://other-basin/ü\n',
     );

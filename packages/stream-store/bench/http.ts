@@ -57,7 +57,13 @@ async function runAll(): Promise<void> {
   const dir = await mkdtemp(path.join(options.dir ?? tmpdir(), 'millrace-bench-http-'));
   const server = spawn(
     process.execPath,
-    [...(options.profile ? ['--cpu-prof'] : []), import.meta.filename, '--serve', dir],
+    [
+      ...(process.env.BENCH_NODE_FLAGS?.split(' ') ?? []),
+      ...(options.profile ? ['--cpu-prof'] : []),
+      import.meta.filename,
+      '--serve',
+      dir,
+    ],
     {
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     },
@@ -104,7 +110,10 @@ function batch(records: number, bodyBytes: number): Buffer {
 }
 
 function connectH2(port: number): http2.ClientHttp2Session {
-  const session = http2.connect(`http://127.0.0.1:${port}`, { settings: { initialWindowSize: WINDOW_BYTES }, maxSessionMemory: 1024 });
+  const session = http2.connect(`http://127.0.0.1:${port}`, {
+    settings: { initialWindowSize: WINDOW_BYTES },
+    maxSessionMemory: 1024,
+  });
   session.once('connect', () => session.setLocalWindowSize(WINDOW_BYTES));
   return session;
 }

@@ -13,7 +13,9 @@ const kills = Number(process.env.MILLRACE_CRASH_KILLS ?? 5);
 const seed = Number(process.env.MILLRACE_CRASH_SEED ?? Date.now() % 1_000_000);
 const WRITER = fileURLToPath(new URL('../test/crash-writer.ts', import.meta.url));
 
-test(`everything acknowledged survives SIGKILL, byte for byte (seed ${seed})`, { timeout: 20_000 + kills * 5_000 }, async () => {
+test(`everything acknowledged survives SIGKILL, byte for byte (seed ${seed})`, {
+  timeout: 20_000 + kills * 5_000,
+}, async () => {
   const random = seededRandom(seed);
   const dir = tempDir();
   const acked = new Map<string, number>();

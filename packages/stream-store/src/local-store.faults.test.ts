@@ -68,7 +68,9 @@ async function workload(store: LocalStore, told: Told): Promise<void> {
 
 async function append(stream: Stream, told: Told, round: number): Promise<void> {
   const sent = told.sent.get(stream.name)!;
-  const bodies = Array.from({ length: 1 + (round % 3) }, (_, i) => `${stream.name} ${sent.length + i} `.padEnd(90, '.'));
+  const bodies = Array.from({ length: 1 + (round % 3) }, (_, i) =>
+    `${stream.name} ${sent.length + i} `.padEnd(90, '.'),
+  );
   sent.push(...bodies);
   const ack = await stream.append(input(bodies));
   told.acked.set(stream.name, Math.max(told.acked.get(stream.name) ?? 0, ack.end.seqNum));
@@ -203,7 +205,12 @@ describe('every step of a life can fail', () => {
     const told = new Told();
     await workload(await open(tempDir(), fileSystem), told);
     expect(told.finished).toBe(true);
-    for (const done of [/rename .*main\/0000000003\.log/, /rename .*main\/checkpoint/, /rename .*main\/.*\.idx/, /unlink .*log\/0000000001\.log/]) {
+    for (const done of [
+      /rename .*main\/0000000003\.log/,
+      /rename .*main\/checkpoint/,
+      /rename .*main\/.*\.idx/,
+      /unlink .*log\/0000000001\.log/,
+    ]) {
       expect(fileSystem.journal.some((line) => done.test(line))).toBe(true);
     }
   });

@@ -1,7 +1,17 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { MemoryFileSystem } from '../test/memory-file-system.ts';
-import { codeOf, type Given, type Got, HeldClock, input, readAll, recordsOf, seededRandom, tempDir } from '../test/store-rig.ts';
+import {
+  codeOf,
+  type Given,
+  type Got,
+  HeldClock,
+  input,
+  readAll,
+  recordsOf,
+  seededRandom,
+  tempDir,
+} from '../test/store-rig.ts';
 import { type LocalStore, openLocalStore } from './local-store.ts';
 import { DEFAULT_BASIN_CONFIG } from './model.ts';
 import type { Stream } from './store.ts';
@@ -28,7 +38,7 @@ const step = fc.record({
 
 test('the store behaves as its model, whatever happens in between', { timeout: 60_000 }, async () => {
   await fc.assert(
-    fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 150, size: "max" }), async (steps) => {
+    fc.asyncProperty(fc.array(step, { minLength: 5, maxLength: 150, size: 'max' }), async (steps) => {
       const run = new ModelRun(tempDir());
       await run.open();
       for (const { kind, name, seed } of steps) await run.step(kind, name, seededRandom(seed));
@@ -147,7 +157,8 @@ class ModelRun {
     return Array.from({ length: 1 + Math.floor(random() * 4) }, (): Given => {
       const chance = random();
       const timestamp = random() < 0.5 ? BigInt(this.#clock.nowMs + Math.floor(random() * 100) - 70) : undefined;
-      if (chance < 0.1) return { command: 'fence', body: random() < 0.5 ? '' : `token ${Math.floor(random() * 3)}`, timestamp };
+      if (chance < 0.1)
+        return { command: 'fence', body: random() < 0.5 ? '' : `token ${Math.floor(random() * 3)}`, timestamp };
       if (chance < 0.2) {
         return { command: 'trim', trimTo: BigInt(Math.floor(random() * (model.records.length + 6))), timestamp };
       }

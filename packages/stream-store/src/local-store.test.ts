@@ -61,9 +61,14 @@ describe('basins', () => {
 
   test('reconfigure keeps, sets and clears', async () => {
     const { store } = await started();
-    await store.ensureBasin('basin-two', { ...AUTO, defaultStreamConfig: { retentionSecs: 60, storageClass: 'standard' } });
+    await store.ensureBasin('basin-two', {
+      ...AUTO,
+      defaultStreamConfig: { retentionSecs: 60, storageClass: 'standard' },
+    });
     expect(
-      await store.reconfigureBasin('basin-two', { defaultStreamConfig: { retention: null, timestampingUncapped: true } }),
+      await store.reconfigureBasin('basin-two', {
+        defaultStreamConfig: { retention: null, timestampingUncapped: true },
+      }),
     ).toEqual({ ...AUTO, defaultStreamConfig: { storageClass: 'standard', timestampingUncapped: true } });
     expect((await store.reconfigureBasin('basin-two', { defaultStreamConfig: null })).defaultStreamConfig).toEqual({});
     expect(await codeOf(store.reconfigureBasin('basin-nil', {}))).toBe('basin_not_found');
@@ -350,6 +355,25 @@ describe('log streams', () => {
   });
 });
 
+describe('two log streams', () => {
+  test('share segments, which stay as long as either needs them', async () => {
+    const { store, dir } = await started({ segmentBytes: 16_384 });
+    const one = await store.createLogStream('one');
+    const two = await store.createLogStream('two');
+    for (let i = 0; i < 20; i++) {
+      for (const log of [one, two]) await log.append(input([{ body: `${i}`.padEnd(2000), timestamp: BigInt(i + 1) }]));
+    }
+    await one.trim(20);
+    await two.trim(3);
+    expect((await readAll(two)).map((r) => r.seqNum)).toEqual(Array.from({ length: 17 }, (_, i) => i + 3));
+    expect(await readAll(one)).toEqual([]);
+    await store.close();
+    const again = await open({ dir, segmentBytes: 16_384 });
+    expect((await readAll(again.openLogStream('two')!)).length).toBe(17);
+    expect(again.openLogStream('one')!.tail.seqNum).toBe(20);
+  });
+});
+
 describe('access tokens', () => {
   const info = (id: string, expiresAt: number | null = null): AccessTokenInfo => ({
     id,
@@ -359,7 +383,11 @@ describe('access tokens', () => {
       basins: { exact: BASIN },
       streams: { prefix: '' },
       accessTokens: null,
-      opGroups: { account: { read: false, write: false }, basin: { read: false, write: false }, stream: { read: false, write: false } },
+      opGroups: {
+        account: { read: false, write: false },
+        basin: { read: false, write: false },
+        stream: { read: false, write: false },
+      },
       ops: ['append'],
     },
   });
@@ -413,7 +441,10 @@ describe('the data directory', () => {
     for (const name of readdirSync(`${dir}/main`)) if (!name.endsWith('.log')) rmSync(`${dir}/main/${name}`);
     return dir;
   }
-  const segments = (dir: string) => readdirSync(`${dir}/main`).filter((name) => name.endsWith('.log')).sort();
+  const segments = (dir: string) =>
+    readdirSync(`${dir}/main`)
+      .filter((name) => name.endsWith('.log'))
+      .sort();
   const refused = async (dir: string) => {
     const error = await openLocalStore({ dir, segmentBytes: 8192 }).then(
       (store) => store.close(),
@@ -511,18 +542,22 @@ describe('the data directory', () => {
     expect(String(error)).not.toContain('ecret');
   });
 
-  test('a damaged or foreign index file and checkpoint are made anew', async () => {
+  test.each(['index files', 'checkpoint'])('damaged %s are made anew', async (what) => {
     const { store, dir } = await started({ segmentBytes: 8192 });
     const stream = await store.openStream(BASIN, 's', 'append');
     for (let i = 0; i < 30; i++) await stream.append(input([`${i} `.padEnd(1000, 'x')]));
     const before = await bodies(stream);
     await store.close();
     for (const name of readdirSync(`${dir}/main`)) {
-      if (name.endsWith('.idx')) {
-        const bytes = readFileSync(`${dir}/main/${name}`);
-        bytes[80] = bytes[80]! ^ 1;
-        writeFileSync(`${dir}/main/${name}`, bytes);
-      } else if (name === 'checkpoint') appendFileSync(`${dir}/main/${name}`, 'x');
+      const path = `${dir}/main/${name}`;
+      if (name.endsWith('.idx') && what === 'index files') {
+        const bytes = readFileSync(path);
+        // The size of the last batch: taken as it is, its read would fail.
+        bytes[bytes.length - 4] = bytes[bytes.length - 4]! ^ 1;
+        writeFileSync(path, bytes);
+      } else if (name === 'checkpoint' && what === 'checkpoint') {
+        appendFileSync(path, 'x');
+      }
     }
     const again = await open({ dir, segmentBytes: 8192 });
     expect(await bodies(await again.openStream(BASIN, 's', 'read'))).toEqual(before);

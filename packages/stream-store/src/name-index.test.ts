@@ -2,7 +2,10 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { compareNames, NameIndex } from './name-index.ts';
 
-const name = fc.oneof(fc.string({ unit: 'binary', maxLength: 4 }), fc.constantFrom('a', 'ab', 'b', '\uE000', '\u{10000}'));
+const name = fc.oneof(
+  fc.string({ unit: 'binary', maxLength: 4 }),
+  fc.constantFrom('a', 'ab', 'b', '\uE000', '\u{10000}'),
+);
 
 test('names compare as their UTF-8 bytes', () => {
   fc.assert(

@@ -312,25 +312,32 @@ describe('timestamps', () => {
   test('follow mode, cap and running maximum, for any u64', () => {
     const mode = fc.constantFrom<TimestampingMode>('client-prefer', 'client-require', 'arrival');
     fc.assert(
-      fc.property(batch, u64, fc.integer({ min: 0, max: 2 ** 45 }), mode, fc.boolean(), (records, previous, now, m, u) => {
-        const run = () => sequence(oracleAppend(records), { previous, now, mode: m, uncapped: u });
-        if (m === 'client-require' && records.some((r) => r.timestamp === undefined)) {
-          expect(refusalOf(run)).toBe('invalid');
-          return;
-        }
-        let last = previous;
-        const expected = records.map(({ timestamp }) => {
-          const arrival = BigInt(now);
-          const chosen = m === 'arrival' || timestamp === undefined ? arrival : timestamp;
-          const capped = !u && chosen > arrival ? arrival : chosen;
-          if (capped > last) last = capped;
-          return last;
-        });
-        const result = run();
-        expect(oracleRead(result.bytes, 1).map((r) => r.timestamp)).toEqual(expected);
-        expect(result.firstTimestamp).toBe(expected[0]);
-        expect(result.lastTimestamp).toBe(expected.at(-1));
-      }),
+      fc.property(
+        batch,
+        u64,
+        fc.integer({ min: 0, max: 2 ** 45 }),
+        mode,
+        fc.boolean(),
+        (records, previous, now, m, u) => {
+          const run = () => sequence(oracleAppend(records), { previous, now, mode: m, uncapped: u });
+          if (m === 'client-require' && records.some((r) => r.timestamp === undefined)) {
+            expect(refusalOf(run)).toBe('invalid');
+            return;
+          }
+          let last = previous;
+          const expected = records.map(({ timestamp }) => {
+            const arrival = BigInt(now);
+            const chosen = m === 'arrival' || timestamp === undefined ? arrival : timestamp;
+            const capped = !u && chosen > arrival ? arrival : chosen;
+            if (capped > last) last = capped;
+            return last;
+          });
+          const result = run();
+          expect(oracleRead(result.bytes, 1).map((r) => r.timestamp)).toEqual(expected);
+          expect(result.firstTimestamp).toBe(expected[0]);
+          expect(result.lastTimestamp).toBe(expected.at(-1));
+        },
+      ),
     );
   });
 

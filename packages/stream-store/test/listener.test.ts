@@ -93,6 +93,14 @@ describe('the listener', () => {
     expect(opened.tail.seqNum).toBe(2);
   });
 
+  it('answers a request whose body never ends with request_timeout', async () => {
+    const impatient = await serve({ bodyTimeoutMs: 100 });
+    const socket = connect(impatient);
+    socket.write('POST /v1/basins HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{');
+    expect(await received(socket)).toMatch(/^HTTP\/1\.1 408 .*"request_timeout"/s);
+    await impatient.stop();
+  });
+
   it('answers nonsense with 400 and goes on serving others', async () => {
     const socket = connect(served);
     socket.write('nonsense\r\n\r\n');

@@ -1,11 +1,10 @@
 import { BODY_BYTES_MAX } from '../limits.ts';
 import { S2Error } from '../s2-error.ts';
-import { readBody } from './body.ts';
 import { compress, decodeBody } from './content-coding.ts';
 import type { Call } from './context.ts';
 import type { Exchange, ResponseHeaders } from './exchange.ts';
 import { type Json, parseJson } from './json.ts';
-import { BODY_TIMEOUT_MS, COMPRESSION_BYTES_MIN } from './limits.ts';
+import { COMPRESSION_BYTES_MIN } from './limits.ts';
 import { acceptedCoding, mediaType } from './negotiation.ts';
 
 /** Bodies in and out of unary requests. */
@@ -13,8 +12,8 @@ import { acceptedCoding, mediaType } from './negotiation.ts';
 /** Proxies must neither keep nor gather what a session sends. */
 export const SESSION_HEADERS = { 'cache-control': 'no-cache, no-transform', 'x-accel-buffering': 'no' };
 
-export async function readWholeBody({ exchange }: Call): Promise<Buffer> {
-  const bytes = await readBody(exchange.body, BODY_BYTES_MAX, BODY_TIMEOUT_MS);
+export async function readWholeBody({ context, exchange }: Call): Promise<Buffer> {
+  const bytes = await context.bodies.read(exchange.body, BODY_BYTES_MAX);
   const coding = exchange.headers['content-encoding'];
   return coding === undefined ? bytes : decodeBody(coding, bytes, BODY_BYTES_MAX);
 }

@@ -1,6 +1,7 @@
 import type { ByteWriter } from '@millrace/core/byte-writer';
 import type { StreamStore } from '../store.ts';
 import type { Access } from './access.ts';
+import type { BodyReader } from './body.ts';
 import type { Exchange } from './exchange.ts';
 import type { HttpMetrics } from './prometheus.ts';
 import type { FrameBufferPool } from './s2s-frame.ts';
@@ -10,6 +11,7 @@ export interface ServerContext {
   readonly store: StreamStore;
   readonly metrics: HttpMetrics;
   readonly pool: FrameBufferPool;
+  readonly bodies: BodyReader;
   /** Scratch space for the synchronous part of a request: empty before and after. */
   readonly scratch: ByteWriter;
   /** How long to the next heartbeat of an idle read. */

@@ -28,6 +28,8 @@ export interface Exchange {
 
 export type ResponseHeaders = Record<string, string>;
 
+const JOINED_BODY_BYTES_MAX = 4096;
+
 export class Http1Exchange implements Exchange {
   readonly method: string;
   readonly target: string;
@@ -42,8 +44,6 @@ export class Http1Exchange implements Exchange {
     this.headers = request.headers;
     this.body = request;
     this.#response = response;
-    request.on('error', ignore);
-    response.on('error', ignore);
   }
 
   get host(): string | undefined {
@@ -56,6 +56,7 @@ export class Http1Exchange implements Exchange {
 
   respond(status: number, headers: ResponseHeaders, body: Uint8Array | string | null): void {
     const response = this.#response;
+    if (response.destroyed) return;
     if (this.extraHeaders !== null) Object.assign(headers, this.extraHeaders);
     if (body === null) {
       // 204 must not carry a length; every other status needs it, or the answer would be chunked.
@@ -67,10 +68,14 @@ export class Http1Exchange implements Exchange {
     // The rest of an unread request would have to be read before the connection could be used again.
     if (!this.body.complete) headers.connection = 'close';
     response.writeHead(status, headers);
-    response.end(body);
+    // Node sends a head and a string in one piece, a head and a buffer in two.
+    if (typeof body === 'string' || body.length > JOINED_BODY_BYTES_MAX) response.end(body);
+    else response.end(Buffer.from(body.buffer, body.byteOffset, body.length).toString('latin1'), 'latin1');
   }
 
   start(status: number, headers: ResponseHeaders): Writable {
+    // A write that meets a connection cut at that moment: the close event says the same.
+    this.#response.on('error', ignore);
     this.#response.writeHead(status, { ...headers, ...this.extraHeaders });
     // Without this Node holds the head back until the first body byte.
     this.#response.flushHeaders();

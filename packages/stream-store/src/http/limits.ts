@@ -6,6 +6,8 @@ export const HEADERS_TIMEOUT_MS = 20_000;
 export const BODY_TIMEOUT_MS = 60_000;
 /** An HTTP/1.1 connection without a request, or an HTTP/2 connection without a stream, is closed after this long. */
 export const IDLE_CONNECTION_MS = 10 * 60_000;
+/** Connections the kernel holds for us while we are busy: with Node's 511, a burst of a thousand waits for retries. */
+export const CONNECTION_BACKLOG = 4096;
 export const H2_CONCURRENT_STREAMS_MAX = 1024;
 /** What a client may have sent and we have not taken yet: per HTTP/2 stream and per connection. */
 export const H2_STREAM_WINDOW_BYTES = 4 * 1_048_576;

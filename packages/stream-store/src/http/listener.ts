@@ -3,6 +3,7 @@ import http2 from 'node:http2';
 import net from 'node:net';
 import { MillraceError } from '@millrace/core/error';
 import {
+  CONNECTION_BACKLOG,
   H2_CONCURRENT_STREAMS_MAX,
   H2_CONNECTION_WINDOW_BYTES,
   H2_STREAM_WINDOW_BYTES,
@@ -90,7 +91,7 @@ export async function listen(options: ListenerOptions): Promise<Listener> {
       const hint = 'Choose another port, or stop the process that uses it.';
       reject(new MillraceError('port_in_use', { detail: `Port ${options.port} on ${options.host}.`, hint, cause }));
     });
-    server.listen(options.port, options.host, resolve);
+    server.listen({ port: options.port, host: options.host, backlog: CONNECTION_BACKLOG }, resolve);
   });
 
   return {

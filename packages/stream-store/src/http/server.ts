@@ -2,10 +2,11 @@ import { ByteWriter } from '@millrace/core/byte-writer';
 import { S2Error } from '../s2-error.ts';
 import type { StreamStore } from '../store.ts';
 import { Authenticator, type AuthMode } from './access.ts';
+import { BodyReader } from './body.ts';
 import type { DrainableSession, ServerContext } from './context.ts';
 import { errorBody, toS2Error } from './error-body.ts';
 import { type Exchange, Http1Exchange, Http2Exchange, type ResponseHeaders } from './exchange.ts';
-import { HEARTBEAT_MAX_MS, HEARTBEAT_MIN_MS } from './limits.ts';
+import { BODY_TIMEOUT_MS, HEARTBEAT_MAX_MS, HEARTBEAT_MIN_MS } from './limits.ts';
 import { listen } from './listener.ts';
 import { HttpMetrics } from './prometheus.ts';
 import { NoSuchRoute, route } from './router.ts';
@@ -24,6 +25,7 @@ export interface HttpServerOptions {
   readonly log?: ((line: string) => void) | undefined;
   readonly heartbeat?: { readonly minMs: number; readonly maxMs: number } | undefined;
   readonly headersTimeoutMs?: number | undefined;
+  readonly bodyTimeoutMs?: number | undefined;
   readonly random?: (() => number) | undefined;
 }
 
@@ -55,6 +57,7 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
     store,
     metrics: new HttpMetrics(),
     pool: new FrameBufferPool(),
+    bodies: new BodyReader(options.bodyTimeoutMs ?? BODY_TIMEOUT_MS),
     scratch: new ByteWriter(),
     heartbeatMs: () => Math.floor(minMs + random() * (maxMs - minMs)),
     sessions,
@@ -143,6 +146,7 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
       clearTimeout(timer);
     }
     await listener.destroy();
+    context.bodies.close();
     context.metrics.close();
   }
 

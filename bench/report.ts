@@ -1,0 +1,260 @@
+/** Results as tables, with the target beside each number; and the part of README.md that is made of them. */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import { DRAIN_CLIENTS, type DrainClient, type DrainNumbers } from './drains.ts';
+import type { LargeNumbers, LargeSection } from './large.ts';
+import type { LatencyNumbers } from './latency.ts';
+import type { Measured, Results } from './results.ts';
+import { SINK_VARIANTS, type SinksNumbers, type SinkVariant } from './sinks.ts';
+import type { Spread } from './statistics.ts';
+import type { StoreNumbers } from './store.ts';
+import { asMarkdown, type Table } from './tables.ts';
+import { judge, TARGETS } from './targets.ts';
+
+const MIB = 1_048_576;
+const README = fileURLToPath(new URL('README.md', import.meta.url));
+const BEGIN = '<!-- bench:begin (written by `npm run bench`) -->';
+const END = '<!-- bench:end -->';
+
+export function tablesOf(results: Results): Table[] {
+  const tables: Table[] = [];
+  for (const name of ['small', 'one', 'big'] as const) {
+    const drains = results[name];
+    if (drains !== undefined) tables.push(drainTable(name, drains.numbers, about(drains)));
+  }
+  const { latency, store, sinks, large } = results;
+  if (latency !== undefined) tables.push(latencyTable(latency.numbers, about(latency)));
+  if (store !== undefined) tables.push(storeTable(store.numbers, about(store)));
+  if (sinks !== undefined) tables.push(sinksTable(sinks.numbers, about(sinks)));
+  if (large !== undefined) tables.push(largeTable(large.numbers, about(large)));
+  return tables;
+}
+
+export function writeReadme(results: Results): void {
+  const text = readFileSync(README, 'utf8');
+  const begin = text.indexOf(BEGIN);
+  const end = text.indexOf(END);
+  if (begin < 0 || end < begin) throw new Error('bench/README.md has lost the marks between which the tables go.');
+  const tables = tablesOf(results).map(asMarkdown).join('\n');
+  writeFileSync(README, `${text.slice(0, begin + BEGIN.length)}\n\n${tables}\n${text.slice(end)}`);
+}
+
+/** When, on what and how. */
+function about({ at, scale, machine, postgres }: Measured<unknown>): string {
+  const gib = Math.round(machine.memoryBytes / 2 ** 30);
+  const settings = Object.entries(postgres?.settings ?? {}).map(([key, value]) => `${key}=${value}`);
+  return [
+    `${at.slice(0, 10)}, ${machine.cores} cores (${machine.cpu}), ${gib} GiB, ${machine.kernel}, Node ${machine.node}`,
+    `fdatasync of 4 KiB p50 ${machine.fsyncP50Ms.toFixed(2)} ms, p99 ${machine.fsyncP99Ms.toFixed(2)} ms`,
+    `load before ${machine.loadBefore.toFixed(2)}${machine.loadBefore > 0.5 ? ' (NOT A QUIET MACHINE)' : ''}`,
+    ...(postgres === null ? [] : [`Postgres ${postgres.version} (${settings.join(', ')})`]),
+    ...(scale === 1 ? [] : [`SCALE ${scale}: not for claims`]),
+  ].join('; ');
+}
+
+function drainTable(name: string, numbers: DrainNumbers, measured: string): Table {
+  const isSmall = name === 'small';
+  const { baseline, clients, rows, runs } = numbers;
+  const perTransaction = numbers.rowsPerTransaction === 1;
+  return {
+    title: `Backlog "${name}": ${numbers.about}`,
+    header: ['client', 'rows/s (min-max)', 'ratio', 'target', 'CPU s per M rows', 'target', 'peak RSS MiB'],
+    rows: Object.entries(clients).map(([key, client]) => {
+      const id = key as DrainClient;
+      const isOurs = id === 'framing' || id === 'change-log' || id === 'stream';
+      return [
+        id === 'recvlogical' ? (numbers.baselineVersion ?? DRAIN_CLIENTS[id]) : DRAIN_CLIENTS[id],
+        spread(client.rowsPerSecond, thousands),
+        `${client.ratio.toFixed(2)}x`,
+        isSmall && isOurs ? judge(TARGETS[id], client.ratio) : '',
+        spread(client.cpuSecondsPerMillionRows, (value) => value.toFixed(2)),
+        isSmall && id === 'stream' ? judge(TARGETS.streamCpu, client.cpuSecondsPerMillionRows.median) : '',
+        mib(client.rssBytesMax.median),
+      ];
+    }),
+    notes: [
+      `${rows.toLocaleString('en-US')} rows${perTransaction ? ', each a transaction' : ''}; ` +
+        `${numbers.heapBytesPerRow.toFixed(0)} B of heap and ${numbers.wireBytesPerRow.toFixed(0)} B on the socket per row. ` +
+        `Medians of ${runs} interleaved runs; ratios to ${DRAIN_CLIENTS[baseline]}.`,
+      measured,
+    ],
+  };
+}
+
+function latencyTable(numbers: LatencyNumbers, measured: string): Table {
+  const rowOf = (name: string, id: keyof LatencyNumbers['followers']) => {
+    const follower = numbers.followers[id];
+    return [
+      name,
+      spread(follower.p50Ms, (value) => value.toFixed(2)),
+      judge(TARGETS.latencyP50, follower.p50Ms.median),
+      spread(follower.p99Ms, (value) => value.toFixed(2)),
+      judge(TARGETS.latencyP99, follower.p99Ms.median),
+      thousands(follower.rowsPerSecond.median),
+      follower.cpuSecondsPerMillionRows.median.toFixed(2),
+    ];
+  };
+  return {
+    title: 'Commit to readable, at a tenth of the drain rate',
+    header: ['reader', 'p50 ms (min-max)', 'target', 'p99 ms (min-max)', 'target', 'rows/s', 'CPU s per M rows'],
+    rows: [rowOf('in the process', 'in-process'), rowOf('over HTTP (official SDK, S2S)', 'http')],
+    notes: [
+      `${numbers.transactionsPerSecond} transactions/s of ${numbers.rowsPerTransaction} rows for ${numbers.seconds} s ` +
+        `after warming up, from the return of COMMIT at its client to the last record of the transaction in the reader's ` +
+        `hands. Median, min and max over ${numbers.runs} runs.`,
+      measured,
+    ],
+  };
+}
+
+function storeTable({ inProcess, overHttp, runs }: StoreNumbers, measured: string): Table {
+  const rows: string[][] = [];
+  const add = (
+    what: string,
+    value: Spread | undefined,
+    show: (value: number) => string,
+    verdict: string,
+    server = '',
+  ) => {
+    if (value !== undefined) rows.push([what, spread(value, show), verdict, server]);
+  };
+  const server = (bench: string) => {
+    const cores = overHttp[`${bench}.serverCpuCores`];
+    const rss = overHttp[`${bench}.serverRssMib`];
+    return cores === undefined || rss === undefined ? '' : `${cores.median.toFixed(2)} cores, ${rss.median} MiB`;
+  };
+  const ms = (value: number) => `${value.toFixed(2)} ms`;
+  const perSecond = (value: number) => `${thousands(value)}/s`;
+  const rate = (value: number) => `${value.toFixed(0)} MiB/s`;
+  const judged = (key: keyof typeof TARGETS, value: Spread | undefined) =>
+    value === undefined ? '' : judge(TARGETS[key], value.median);
+  for (const [how, bench] of [
+    ['S2S session', 'serialSession'],
+    ['unary, HTTP/1.1', 'serialUnary'],
+  ] as const) {
+    const p50 = overHttp[`${bench}.p50Ms`];
+    add(`one serial durable 128 B append, ${how}: p50`, p50, ms, judged('serialAppendP50', p50), server(bench));
+    add(`one serial durable 128 B append, ${how}: p99`, overHttp[`${bench}.p99Ms`], ms, '');
+  }
+  add('one serial durable 128 B append, in process: p50', inProcess.serialAppend128BP50Ms, ms, '');
+  for (const [how, bench] of [
+    ['S2S sessions on 10 HTTP/2 connections', 'writersSession'],
+    ['S2S sessions over HTTP/1.1', 'writersSessionHttp1'],
+    ['unary, HTTP/1.1', 'writersUnary'],
+  ] as const) {
+    const value = overHttp[`${bench}.appendsPerSecond`];
+    add(`1,000 writers of 256 B, ${how}`, value, perSecond, judged('concurrentAppends', value), server(bench));
+  }
+  const direct = inProcess.concurrentAppends256BPerSec;
+  add('1,000 writers of 256 B, in process', direct, perSecond, judged('concurrentAppends', direct));
+  const write = overHttp['writeLarge.mibPerSecond'];
+  add('one session of 1 MiB batches', write, rate, judged('sessionWrite', write), server('writeLarge'));
+  add('one session of 1 MiB batches, in process', inProcess.sessionWrite1MiBBatchesMiBPerSec, rate, '');
+  for (const [how, bench] of [
+    ['HTTP/2', 'readLarge'],
+    ['HTTP/1.1', 'readLargeHttp1'],
+  ] as const) {
+    const value = overHttp[`${bench}.mibPerSecond`];
+    add(`catch-up read, ${how}`, value, rate, judged('catchUpRead', value), server(bench));
+  }
+  add('catch-up read, in process', inProcess.catchUpRead1MiBBatchesMiBPerSec, rate, '');
+  return {
+    title: 'The store alone',
+    header: ['what', 'median (min-max)', 'target', 'server'],
+    rows,
+    notes: [
+      `Every acknowledgement durable (fdatasync). Over loopback with client and server in processes of their own, unless ` +
+        `it says in process. ${runs} runs.`,
+      measured,
+    ],
+  };
+}
+
+function sinksTable(numbers: SinksNumbers, measured: string): Table {
+  return {
+    title: 'Ten sinks on one slot',
+    header: [
+      'sinks',
+      'records',
+      'rows/s (min-max)',
+      'CPU s per M rows',
+      'peak RSS MiB',
+      'CPU of ten to this',
+      'target',
+    ],
+    rows: Object.entries(numbers.variants).map(([key, variant]) => {
+      const id = key as SinkVariant;
+      const ratio = id === 'all' ? numbers.tenToAll : id === 'part' ? numbers.tenToPart : null;
+      return [
+        SINK_VARIANTS[id],
+        variant.records.toLocaleString('en-US'),
+        spread(variant.rowsPerSecond, thousands),
+        spread(variant.cpuSecondsPerMillionRows, (value) => value.toFixed(2)),
+        mib(variant.rssBytesMax.median),
+        ratio === null ? '' : `${ratio.toFixed(2)}x`,
+        id === 'all' ? judge(TARGETS.tenSinks, numbers.tenToAll) : '',
+      ];
+    }),
+    notes: [
+      `${numbers.rows.toLocaleString('en-US')} small rows, spread over ten tables, into streams of the store in the ` +
+        `process. The target is about the same records delivered; one sink for a tenth of them is shown for comparison. ` +
+        `Medians of ${numbers.runs} interleaved runs.`,
+      measured,
+    ],
+  };
+}
+
+function largeTable({ backlog, transaction }: LargeSection, measured: string): Table {
+  const row = (what: string, show: (numbers: LargeNumbers) => string, verdict: (numbers: LargeNumbers) => string) => [
+    what,
+    show(backlog),
+    verdict(backlog),
+    show(transaction),
+    verdict(transaction),
+  ];
+  const none = () => '';
+  return {
+    title: 'A long outage of the destination',
+    header: ['', 'many transactions', 'target', 'one transaction', 'target'],
+    rows: [
+      row('rows', (numbers) => numbers.rows.toLocaleString('en-US'), none),
+      row('rows per transaction', (numbers) => numbers.rowsPerTransaction.toLocaleString('en-US'), none),
+      row('written and captured in', (numbers) => `${numbers.captureSeconds.toFixed(1)} s`, none),
+      row('CPU s per M rows while down', (numbers) => numbers.captureCpuSecondsPerMillionRows.toFixed(2), none),
+      row(
+        'peak RSS while down',
+        (numbers) => `${mib(numbers.captureRssBytesMax)} MiB`,
+        (numbers) => judge(TARGETS.rss, numbers.captureRssBytesMax),
+      ),
+      row('most WAL retained meanwhile', (numbers) => `${mib(numbers.retainedWalBytesMax)} MiB`, none),
+      row(
+        'WAL retained once captured',
+        (numbers) => `${mib(numbers.retainedWalBytesAfter)} MiB after ${numbers.releaseSeconds.toFixed(1)} s`,
+        (numbers) => judge(TARGETS.retainedWal, numbers.retainedWalBytesAfter),
+      ),
+      row('caught up, once the destination is back, in', (numbers) => `${numbers.catchUpSeconds.toFixed(1)} s`, none),
+      row(
+        'peak RSS while catching up',
+        (numbers) => `${mib(numbers.catchUpRssBytesMax)} MiB`,
+        (numbers) => judge(TARGETS.rss, numbers.catchUpRssBytesMax),
+      ),
+    ],
+    notes: [
+      "WAL is retained from the slot's restart_lsn on; Postgres itself keeps that of a transaction until it has committed. " +
+        'One run.',
+      measured,
+    ],
+  };
+}
+
+function spread({ median, min, max }: Spread, show: (value: number) => string): string {
+  return min === max ? show(median) : `${show(median)} (${show(min)}-${show(max)})`;
+}
+
+function thousands(value: number): string {
+  return `${(value / 1000).toFixed(value < 10_000 ? 1 : 0)} k`;
+}
+
+function mib(bytes: number): string {
+  return (bytes / MIB).toFixed(0);
+}
