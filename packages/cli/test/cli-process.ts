@@ -6,6 +6,9 @@ import { fileURLToPath } from 'node:url';
 
 /** Runs the real command line as a user would, in processes of its own. */
 
+// Every running child listens for the end of the tests.
+process.setMaxListeners(100);
+
 const MAIN = fileURLToPath(new URL('../src/main.ts', import.meta.url));
 
 export interface Finished {
@@ -32,6 +35,10 @@ export function launch(
     stdio: ['pipe', 'pipe', 'pipe'],
   });
   if (input !== undefined) child.stdin.end(input);
+  // A test that times out never gets to its own clean-up.
+  const killWithTests = (): void => void child.kill('SIGKILL');
+  process.once('exit', killWithTests);
+  child.once('exit', () => process.off('exit', killWithTests));
   const outputs = { stdout: '', stderr: '' };
   let wake = Promise.withResolvers<void>();
   let ended = false;
