@@ -22,7 +22,7 @@ import { MessageEncoder } from './decode/message-encoder.ts';
 import { MessageSource } from './decode/message-source.ts';
 import { SchemaHistory } from './decode/schema-history.ts';
 import { cursorStore } from './deliver/cursor-store.ts';
-import { type Delivery, positionAfter, startDelivery } from './deliver/delivery.ts';
+import { type Delivery, type DeliveryState, positionAfter, startDelivery } from './deliver/delivery.ts';
 import type { OpenFeed } from './deliver/feed.ts';
 import { startTrimming } from './health/trimming.ts';
 import type { SinkSpec } from './sink-spec.ts';
@@ -38,7 +38,9 @@ export interface PipelineOptions {
   readonly logBytesMax: number;
   readonly awaitMs: number;
   readonly onCapture?: (state: CaptureState) => void;
-  readonly onSink?: (name: string, event: string) => void;
+  readonly onSink?: (sink: string, state: DeliveryState) => void;
+  /** `rows` more of `table` were handed to the sink; `done`: those were the last. */
+  readonly onBackfill?: (sink: string, table: string, rows: number, done: boolean) => void;
 }
 
 export interface Pipeline {
@@ -51,7 +53,7 @@ export interface Pipeline {
 }
 
 export async function startPipeline(options: PipelineOptions): Promise<Pipeline> {
-  const { source, sinks, logStream, state, logBytesMax, awaitMs, onCapture, onSink } = options;
+  const { source, sinks, logStream, state, logBytesMax, awaitMs, onCapture, onSink, onBackfill } = options;
   const key = `source/${source.name}`;
 
   const log = await ChangeLog.open(logStream, state, key);
@@ -75,8 +77,7 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
           cursors: cursorStore(state, `sink/${spec.name}/cursor`),
           startAt: positionAfter(log.durableLsn),
           openFeed: openFeed(spec),
-          onState: (event) =>
-            onSink?.(spec.name, 'error' in event ? `${event.kind}: ${event.error.message}` : event.kind),
+          onState: (event) => onSink?.(spec.name, event),
         }),
       ),
   );
@@ -99,8 +100,7 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
           connect: (abort) => PgConnection.connect(source.connection, abort),
           write: (batch, table, row, about) => encoder.read(batch, table, row, about),
           poke: () => capture.poke(),
-          onProgress: (table, rows, done) =>
-            onSink?.(spec.name, `backfilled ${rows} rows of ${table.schema}.${table.name}${done ? ', complete' : ''}`),
+          onProgress: (table, rows, done) => onBackfill?.(spec.name, `${table.schema}.${table.name}`, rows, done),
         },
         cursor.backfills,
         stop.signal,

@@ -4,6 +4,7 @@
  */
 import type { Config, DatabaseConfig, SinkConfig } from '@millrace/api/config';
 import type { SourceConfig } from '@millrace/engine/capture/source';
+import type { DeliveryState } from '@millrace/engine/deliver/delivery';
 import { type Pipeline, startPipeline } from '@millrace/engine/pipeline';
 import type { SinkSpec } from '@millrace/engine/sink-spec';
 import { localS2Sink } from '@millrace/sinks/s2-local';
@@ -93,8 +94,21 @@ async function openPipeline({ store, database, sinks, changeLogBytesMax, log }: 
       else if (state.kind === 'connecting' && state.error !== null)
         log(`${database.name}: ${state.error.message} Retrying.`);
     },
-    onSink: (name, event) => log(`${name}: ${event}`),
+    onSink: sinkReporter(log),
+    onBackfill: (sink, table, rows, done) =>
+      log(`${sink}: backfilled ${rows} rows of ${table}${done ? ', complete' : ''}`),
   });
+}
+
+/** A line when a sink's state changes in a way a person cares about: not each time it catches up. */
+function sinkReporter(log: (line: string) => void): (sink: string, state: DeliveryState) => void {
+  const last = new Map<string, string>();
+  return (sink, state) => {
+    const text = state.kind === 'retrying' ? `${state.error.message} Retrying. (${state.error.code})` : state.kind;
+    if (state.kind === 'starting' || last.get(sink) === text) return;
+    last.set(sink, text);
+    log(`${sink}: ${text}`);
+  };
 }
 
 function sourceOf(database: DatabaseConfig): SourceConfig {

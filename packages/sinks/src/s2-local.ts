@@ -6,6 +6,7 @@
 import { ByteWriter } from '@millrace/core/byte-writer';
 import { MillraceError } from '@millrace/core/error';
 import { BATCH_METERED_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_METERED_BYTES_MAX } from '@millrace/stream-store/limits';
+import { DEFAULT_BASIN_CONFIG } from '@millrace/stream-store/model';
 import { RecordCursor, writeSequencedRecord } from '@millrace/stream-store/record-codec';
 import { S2Error } from '@millrace/stream-store/s2-error';
 import type { Stream, StreamStore } from '@millrace/stream-store/store';
@@ -37,6 +38,7 @@ interface Place {
 
 const HEADER_NAME = Buffer.from(POSITION_HEADER);
 const SCAN_LIMITS = { countMax: 1000, meteredBytesMax: 1 << 21 };
+const SINK_BASIN = { ...DEFAULT_BASIN_CONFIG, createStreamOnAppend: true };
 /** A backfill's key in the last record's header. */
 const MARK_BYTES_MAX = 16 * 1024;
 
@@ -54,9 +56,7 @@ export function localS2Sink(options: LocalS2Options): Sink {
     writesMax: 16,
 
     async resume(saved) {
-      stream = await store.openStream(basin, streamName, 'append').catch((error: unknown) => {
-        throw openFailure(error, basin, streamName);
-      });
+      stream = await openOrCreate(store, basin, streamName);
       timestamp = stream.tail.timestamp;
       const place = (saved?.destination ?? null) as Place | null;
       if (place !== null && place.id === stream.id) return await forward(stream, name, saved, place.seqNum);
@@ -170,16 +170,33 @@ function deliveredIn(records: Uint8Array, name: string): Delivered[] {
   return found;
 }
 
+/** In our own store nobody else has to make the place for the sink's records, so it is made here. */
+async function openOrCreate(store: StreamStore, basin: string, name: string): Promise<Stream> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await store.openStream(basin, name, 'append');
+    } catch (error) {
+      const code = error instanceof S2Error ? error.code : null;
+      if (attempt < 2 && code === 'basin_not_found') await make(store.createBasin(basin, SINK_BASIN));
+      else if (attempt < 2 && code === 'stream_not_found') await make(store.createStream(basin, name, {}));
+      else throw openFailure(error, basin, name);
+    }
+  }
+}
+
+/** Somebody else may be quicker; then it is there all the same. */
+async function make(creation: Promise<unknown>): Promise<void> {
+  await creation.catch((error: unknown) => {
+    if (!(error instanceof S2Error) || error.code !== 'resource_already_exists') throw error;
+  });
+}
+
 function openFailure(error: unknown, basin: string, stream: string): unknown {
   if (!(error instanceof S2Error)) return error;
   if (error.code === 'stream_deletion_pending' || error.code === 'basin_deletion_pending') {
     return new MillraceError('sink_unavailable', { detail: `s2://${basin}/${stream} is being deleted.`, cause: error });
   }
-  const hint =
-    error.code === 'basin_not_found'
-      ? `Create it: millrace create-basin ${basin} --create-stream-on-append`
-      : `Create it: millrace create-stream s2://${basin}/${stream}`;
-  return new MillraceError('sink_refused', { detail: `s2://${basin}/${stream}: ${error.message}`, hint, cause: error });
+  return new MillraceError('sink_refused', { detail: `s2://${basin}/${stream}: ${error.message}`, cause: error });
 }
 
 function writeFailure(error: unknown, basin: string, stream: string): unknown {

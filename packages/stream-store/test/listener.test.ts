@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import http2 from 'node:http2';
 import net from 'node:net';
 import { MillraceError } from '@millrace/core/error';
-import { describe, expect, it, onTestFinished } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { startHttpServer } from '../src/http/server.ts';
 import { appendSession, encodeAppendInput, frame, readSession, recordsPath } from './s2s-client.ts';
 import { askHttp1, askHttp2, newBasin, type Served, serve, serveForFile } from './serve.ts';
@@ -181,6 +181,33 @@ describe('a draining server', () => {
     const startedAt = performance.now();
     await closing;
     expect(performance.now() - startedAt).toBeLessThan(4_000);
+    await draining.stop();
+  });
+
+  it('advises to reconnect with the acknowledgements that were outstanding', async () => {
+    const draining = await serve();
+    const basin = await newBasin(draining);
+    const gate = Promise.withResolvers<void>();
+    const spy = vi.spyOn(draining.store, 'openStream').mockImplementation(async (...args) => {
+      spy.mockRestore();
+      const opened = await draining.store.openStream(...args);
+      const append = opened.append.bind(opened);
+      opened.append = (input) => append(input).then((ack) => gate.promise.then(() => ack));
+      return opened;
+    });
+    const writer = appendSession(draining, basin, 's');
+    writer.send(frame(encodeAppendInput({ records: [{ body: 'one' }] })));
+    await expect.poll(() => draining.store.listStreams(basin, {}).items.length).toBe(1);
+    const stream = await draining.store.openStream(basin, 's', 'read');
+    await stream.waitBeyond(0, new AbortController().signal);
+    const closing = draining.server.close({ graceMs: 5_000 });
+    gate.resolve();
+    await writer.until(() => writer.ended);
+    expect(writer.acks).toHaveLength(1);
+    expect(writer.frames[0]!.flag).toBe(0x10);
+    expect(writer.terminal).toMatchObject({ status: 503, body: { code: 'server_draining' } });
+    writer.end();
+    await closing;
     await draining.stop();
   });
 

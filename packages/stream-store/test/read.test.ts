@@ -2,7 +2,7 @@ import http from 'node:http';
 import zlib from 'node:zlib';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { appendSession, encodeAppendInput, frame, readSession, recordsPath } from './s2s-client.ts';
-import { askHttp1, askHttp2, newBasin, type Served, serveForFile } from './serve.ts';
+import { askHttp1, askHttp2, newBasin, type Served, serve, serveForFile } from './serve.ts';
 
 const served = await serveForFile({ heartbeat: { minMs: 40, maxMs: 60 } });
 
@@ -161,6 +161,17 @@ describe('a read session', () => {
     await session.until(() => session.records.length === 3);
     expect(session.batches.findLast(({ records }) => records.length > 0)!.tail!.seqNum).toBe(3n);
     expect(session.records.map(({ body }) => body)).toEqual(['r0', 'r1', 'live']);
+  });
+
+  it('gets its first heartbeat at the tail at once, not after an interval', async () => {
+    const unhurried = await serve();
+    const basin = await newBasin(unhurried);
+    const startedAt = performance.now();
+    const session = readSession(unhurried, basin, 's', '');
+    await session.until(() => session.frames.length > 0);
+    expect(session.batches[0]).toEqual({ records: [], tail: { seqNum: 0n, timestamp: 0n } });
+    expect(performance.now() - startedAt).toBeLessThan(2_000);
+    await unhurried.stop();
   });
 
   it('keeps sending heartbeats while nothing happens', async () => {
