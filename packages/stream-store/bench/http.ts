@@ -2,7 +2,7 @@
  * The store over loopback: `node packages/stream-store/bench/http.ts [--dir DIR] [--only name,...] [--profile]`.
  *
  * The server is a process of its own; this process is the client and speaks S2S without an SDK, so that the client
- * costs as little as possible. Prints one JSON object with the medians.
+ * costs as little as possible. Prints one JSON object with the results. BENCH_NODE_FLAGS go to the server's Node.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';

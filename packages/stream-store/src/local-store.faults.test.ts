@@ -181,7 +181,7 @@ async function sufferEverywhere(kind: Fault['kind'], operations: readonly Operat
   return at;
 }
 
-describe('every step of a life can fail', () => {
+describe('every step of a life can fail', { timeout: 120_000 }, () => {
   const writing: readonly Operation[] = ['write', 'datasync', 'truncate', 'rename', 'unlink', 'syncDir', 'create'];
 
   test('the machine dies at any operation', async () => {
