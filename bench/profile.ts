@@ -9,15 +9,18 @@ import { join, relative, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { PUBLICATION, TABLES } from './backlog.ts';
-import { PROFILE_VARIABLE } from './clients/client.ts';
+import { PROFILE_VARIABLE, type Usage } from './clients/client.ts';
 import { drainOnce, type TableName, withBacklog } from './drains.ts';
 import { runSession } from './life.ts';
 
+interface ProfileNode {
+  readonly id: number;
+  readonly callFrame: { readonly functionName: string; readonly url: string; readonly lineNumber: number };
+  readonly children?: readonly number[];
+}
+
 interface Profile {
-  readonly nodes: readonly {
-    readonly id: number;
-    readonly callFrame: { readonly functionName: string; readonly url: string; readonly lineNumber: number };
-  }[];
+  readonly nodes: readonly ProfileNode[];
   readonly samples: readonly number[];
   readonly timeDeltas: readonly number[];
 }
@@ -53,11 +56,10 @@ await runSession({ runs: 1, scale: Number(values.scale) }, async (session) => {
       const file = join(dir, 'drain.cpuprofile');
       const { seconds, result } = await drainOnce(session, database, client, input, { [PROFILE_VARIABLE]: file });
       if (values.keep !== undefined) copyFileSync(file, values.keep);
-      const cpu = (used: number) => `${((used * 1e6) / rows).toFixed(2)} CPU s per million rows`;
-      print(
-        `${client}, ${rows} rows of "${table.name}": ${rate(rows, plain.seconds)}, ${cpu(plain.result.cpuSeconds)}; ` +
-          `under the profiler ${rate(rows, seconds)}, ${cpu(result.cpuSeconds)}`,
-      );
+      const cpu = ({ cpuSeconds, systemSeconds }: Usage) =>
+        `${((cpuSeconds * 1e6) / rows).toFixed(2)} CPU s per million rows (${((systemSeconds * 1e6) / rows).toFixed(2)} of it in the kernel)`;
+      print(`${client}, ${rows} rows of "${table.name}": ${rate(rows, plain.seconds)}, ${cpu(plain.result)}`);
+      print(`under the profiler: ${rate(rows, seconds)}, ${cpu(result)}`);
       printTop(JSON.parse(readFileSync(file, 'utf8')) as Profile, Number(values.top), rows);
     });
   });
@@ -68,17 +70,20 @@ function rate(rows: number, seconds: number): string {
 }
 
 function printTop({ nodes, samples, timeDeltas }: Profile, count: number, rows: number): void {
-  const names = new Map(nodes.map((node) => [node.id, nameOf(node.callFrame)]));
+  const names = nameNodes(nodes);
   const self = new Map<string, number>();
   let busy = 0;
   for (let i = 0; i < samples.length; i++) {
     const name = names.get(samples[i]!)!;
+    if (name === '(idle)' || name.includes('startProfile')) continue;
     const micros = timeDeltas[i]!;
-    if (name === '(idle)') continue;
     busy += micros;
     self.set(name, (self.get(name) ?? 0) + micros);
   }
-  print(`main thread busy ${(busy / 1e6).toFixed(2)} s; self time by function:`);
+  // Node counts as idle while it takes bytes off a socket; the thread pool's time is in no profile either.
+  print(
+    `main thread in JavaScript ${(busy / 1e6).toFixed(2)} s; self time by function (< who called it, where it is not ours):`,
+  );
   const sorted = [...self].sort((a, b) => b[1] - a[1]).slice(0, count);
   for (const [name, micros] of sorted) {
     const share = ((micros * 100) / busy).toFixed(1).padStart(5);
@@ -86,12 +91,24 @@ function printTop({ nodes, samples, timeDeltas }: Profile, count: number, rows: 
   }
 }
 
-function nameOf({ functionName, url, lineNumber }: Profile['nodes'][number]['callFrame']): string {
-  const name = functionName === '' ? '(anonymous)' : functionName;
-  if (url === '') return name;
+/** A function of ours by its place; one of Node's or V8's by its name and the nearest of ours that called it. */
+function nameNodes(nodes: readonly ProfileNode[]): Map<number, string> {
   const root = fileURLToPath(new URL('..', import.meta.url));
-  const file = url.startsWith('file:') ? relative(root, fileURLToPath(url)).split(sep).join('/') : url;
-  return `${name}  ${file}:${lineNumber + 1}`;
+  const byId = new Map(nodes.map((node) => [node.id, node]));
+  const names = new Map<number, string>();
+  const visit = (node: ProfileNode, ours: string) => {
+    const { functionName, url, lineNumber } = node.callFrame;
+    let name = functionName === '' ? 'native code' : functionName;
+    let caller = ours;
+    if (url.startsWith('file:')) {
+      name = `${functionName || '(closure)'} ${relative(root, fileURLToPath(url)).split(sep).join('/')}:${lineNumber + 1}`;
+      caller = name;
+    } else if (ours !== '') name = `${name} < ${ours}`;
+    names.set(node.id, name);
+    for (const id of node.children ?? []) visit(byId.get(id)!, caller);
+  };
+  visit(nodes[0]!, '');
+  return names;
 }
 
 function print(line: string): void {

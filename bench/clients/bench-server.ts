@@ -28,14 +28,20 @@ export interface BenchServer {
   readonly used: () => Usage;
   /** Of each sink into the store of the process. */
   readonly streams: readonly Stream[];
+  /** What it said last. */
+  readonly lines: readonly string[];
 }
 
 export const BASIN = 'bench-basin';
 const TAIL_POLL_MS = 5;
+const LINES_MAX = 20;
+/** Longer than Postgres takes to decode the largest transaction before it sends the first row of it. */
+const STALL_MS = 60_000;
 
 export async function startBenchServer(input: BenchServerInput): Promise<BenchServer> {
   const { connection, slot, publication, dataDir } = input;
   let used: (() => Usage) | null = null;
+  const lines: string[] = [];
   const config: ServerOptions['config'] = async (store) => {
     await store.ensureBasin(BASIN, { ...DEFAULT_BASIN_CONFIG, createStreamOnAppend: true });
     for (const { name } of input.sinks) await store.ensureStream(BASIN, name, {});
@@ -78,25 +84,36 @@ export async function startBenchServer(input: BenchServerInput): Promise<BenchSe
     dataDir,
     host: '127.0.0.1',
     port: 0,
-    log() {
+    log(line) {
       // The first thing it says is that it is streaming.
       used ??= startMeter();
+      lines.push(line);
+      if (lines.length > LINES_MAX) lines.shift();
     },
   });
   const local = input.sinks.filter(({ endpoint }) => endpoint === undefined);
   const streams = await Promise.all(local.map(({ name }) => server.store.openStream(BASIN, name, 'read')));
-  return { server, token: server.firstRootToken ?? '', streams, used: used ?? startMeter() };
+  return { server, token: server.firstRootToken ?? '', streams, lines, used: used ?? startMeter() };
 }
 
 /**
  * Resolves once the durable tails hold `rows` records together. Looks at them now and then: a follower would make the
  * store keep the newest records in memory for it.
  */
-export async function untilDurable({ server, streams }: BenchServer, rows: number): Promise<void> {
+export async function untilDurable({ server, streams, lines }: BenchServer, rows: number): Promise<void> {
   const held = () => streams.reduce((sum, stream) => sum + stream.tail.seqNum, 0);
   let failure: unknown = null;
   server.done.catch((error: unknown) => (failure = error));
-  while (held() < rows && failure === null) await new Promise((resolve) => setTimeout(resolve, TAIL_POLL_MS));
-  if (failure !== null) throw failure;
+  let last = 0;
+  let movedAt = performance.now();
+  for (let now = held(); now < rows; now = held()) {
+    if (failure !== null) throw failure;
+    if (now !== last) movedAt = performance.now();
+    else if (performance.now() - movedAt > STALL_MS) {
+      throw new Error([`The streams stay at ${now} records of ${rows}. The server said:`, ...lines].join('\n'));
+    }
+    last = now;
+    await new Promise((resolve) => setTimeout(resolve, TAIL_POLL_MS));
+  }
   if (held() !== rows) throw new Error(`The streams hold ${held()} records instead of ${rows}.`);
 }

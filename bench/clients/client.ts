@@ -12,6 +12,8 @@ export interface Parent {
 /** What a stretch of work took. */
 export interface Usage {
   readonly cpuSeconds: number;
+  /** Of that, in the kernel. */
+  readonly systemSeconds: number;
   /** Of the whole process since its start. */
   readonly rssBytesMax: number;
 }
@@ -59,7 +61,11 @@ export function startMeter(): () => Usage {
   return () => {
     const { user, system } = process.cpuUsage(before);
     stopProfile();
-    return { cpuSeconds: (user + system) / 1e6, rssBytesMax: process.resourceUsage().maxRSS * 1024 };
+    return {
+      cpuSeconds: (user + system) / 1e6,
+      systemSeconds: system / 1e6,
+      rssBytesMax: process.resourceUsage().maxRSS * 1024,
+    };
   };
 }
 

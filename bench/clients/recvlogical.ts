@@ -28,7 +28,7 @@ await runClient<DrainInput, DrainResult>(async ({ connection, slot, publication,
   const endedAtMs = Date.now();
   clearInterval(sampling);
   if (code !== 0) throw new Error(`pg_recvlogical ended with ${code}: ${errors}`);
-  return { endedAtMs, rssBytesMax, cpuSeconds: childrenCpuSeconds() };
+  return { endedAtMs, rssBytesMax, ...childrenCpu() };
 });
 
 function peakMemory({ pid }: ChildProcess): number {
@@ -40,12 +40,13 @@ function peakMemory({ pid }: ChildProcess): number {
 }
 
 /** User and system time of the children that have ended: fields 16 and 17 of /proc/self/stat, counted from 1. */
-function childrenCpuSeconds(): number {
+function childrenCpu(): { cpuSeconds: number; systemSeconds: number } {
   try {
     const stat = readFileSync('/proc/self/stat', 'latin1');
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    return (Number(fields[13]) + Number(fields[14])) / TICKS_PER_SECOND;
+    const [user, system] = [Number(fields[13]), Number(fields[14])];
+    return { cpuSeconds: (user + system) / TICKS_PER_SECOND, systemSeconds: system / TICKS_PER_SECOND };
   } catch {
-    return Number.NaN;
+    return { cpuSeconds: Number.NaN, systemSeconds: Number.NaN };
   }
 }

@@ -57,6 +57,8 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
   const key = `source/${source.name}`;
 
   const log = await ChangeLog.open(logStream, state, key);
+  // Before capture begins: a new sink gets all that is captured from now on, also while its tables are looked up.
+  const startAt = positionAfter(log.durableLsn);
   const sourceState = new SourceState(state, `${key}/identity`);
   const capture = startCapture({ source, state: sourceState, log, awaitMs, ...(onCapture && { onState: onCapture }) });
   await capture.started;
@@ -75,7 +77,7 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
           sink: spec.sink,
           paused: spec.status === 'paused',
           cursors: cursorStore(state, `sink/${spec.name}/cursor`),
-          startAt: positionAfter(log.durableLsn),
+          startAt,
           openFeed: openFeed(spec),
           onState: (event) => onSink?.(spec.name, event),
         }),

@@ -7,7 +7,7 @@ import { ByteWriter } from '@millrace/core/byte-writer';
 import { MillraceError } from '@millrace/core/error';
 import { BATCH_METERED_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_METERED_BYTES_MAX } from '@millrace/stream-store/limits';
 import { DEFAULT_BASIN_CONFIG } from '@millrace/stream-store/model';
-import { RecordCursor, writeSequencedRecord } from '@millrace/stream-store/record-codec';
+import { NumberedRecordWriter, RecordCursor } from '@millrace/stream-store/record-codec';
 import { S2Error } from '@millrace/stream-store/s2-error';
 import type { Stream, StreamStore } from '@millrace/stream-store/store';
 import {
@@ -44,6 +44,7 @@ const MARK_BYTES_MAX = 16 * 1024;
 
 export function localS2Sink(options: LocalS2Options): Sink {
   const { store, name, basin, stream: streamName, now = Date.now } = options;
+  const out = new ByteWriter(64 * 1024);
   let stream: Stream | null = null;
   let timestamp = 0n;
 
@@ -71,10 +72,11 @@ export function localS2Sink(options: LocalS2Options): Sink {
       const size = batch.body.length + batch.count * 128;
       const arrival = BigInt(now());
       if (arrival > timestamp) timestamp = arrival;
-      const out = new ByteWriter(size + MARK_BYTES_MAX);
+      out.length = 0;
+      out.reserve(size);
       const firstSeqNum = target.assignedSeqNum;
       const meteredBytes = sequence(out, batch, name, firstSeqNum, timestamp);
-      const input = { records: out.view(), firstSeqNum, timestamp, count: batch.count, meteredBytes };
+      const input = { records: out.view(), firstSeqNum, timestamp, count: batch.count, meteredBytes, reused: true };
       try {
         const ack = await target.appendSequenced(input);
         return { id: target.id, seqNum: ack.end.seqNum } satisfies Place;
@@ -94,20 +96,18 @@ export function localS2Sink(options: LocalS2Options): Sink {
 function sequence(out: ByteWriter, batch: MessageBatch, name: string, firstSeqNum: number, timestamp: bigint): number {
   const body = batch.body.buffer;
   const { ends, ordinals, runEnds, runLsns, count } = batch;
-  const header = { name: HEADER_NAME, value: HEADER_NAME as Buffer };
-  const headers = [header];
+  const writer = new NumberedRecordWriter(out, timestamp, HEADER_NAME);
+  const suffix = batch.mark === null ? null : Buffer.from(headerSuffix(batch.mark));
   let metered = 0;
   let start = 0;
   let index = 0;
   for (let run = 0; run < runEnds.length; run++) {
     const runEnd = runEnds[run]!;
-    const prefix = headerPrefix(name, runLsns[run]!);
+    writer.prefix(headerPrefix(name, runLsns[run]!));
     for (; index < runEnd; index++) {
-      const last = index === count - 1;
-      const text = `${prefix}${ordinals[index]}${last ? headerSuffix(batch.mark) : ''}`;
-      header.value = Buffer.from(text);
       const end = ends[index]!;
-      const bytes = writeSequencedRecord(out, firstSeqNum + index, timestamp, headers, body, start, end);
+      const last = index === count - 1 ? suffix : null;
+      const bytes = writer.write(firstSeqNum + index, ordinals[index]!, last, body, start, end);
       if (bytes > RECORD_METERED_BYTES_MAX) throw tooLarge(bytes, runLsns[run]!, ordinals[index]!);
       metered += bytes;
       start = end;

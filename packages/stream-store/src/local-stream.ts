@@ -132,13 +132,15 @@ export class LocalStream implements Stream {
     const { journal } = core.shelfOf(state);
     const out = journal.begin();
     const at = beginBatch(out, state.id, arrivalMs, count, meteredBytes, firstSeqNum);
-    finishBatch(out, at, timestamp, false);
     const pending = new PendingBatch(core, state, firstSeqNum, count, meteredBytes, arrivalMs);
     pending.firstTimestamp = timestamp;
     pending.lastTimestamp = timestamp;
-    pending.external = records;
     pending.budgetBytes = records.length;
-    return this.#stage(pending, journal, records);
+    const external = input.reused === true ? null : records;
+    if (external === null) out.bytes(records);
+    pending.external = external;
+    finishBatch(out, at, timestamp, false);
+    return this.#stage(pending, journal, external);
   }
 
   #stage(pending: PendingBatch, journal: Journal, external: Uint8Array | null): Promise<AppendAck> {

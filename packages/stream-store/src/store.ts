@@ -98,7 +98,7 @@ export interface AppendScan {
 /**
  * Records that already carry the sequence numbers they will have: for a writer in this process that owns the stream.
  * `records` are protobuf fields `records` (number 1, SequencedRecord), exactly as they are journaled and served; all
- * have `timestamp`. The store keeps a reference: the bytes must not change afterwards.
+ * have `timestamp`. The store keeps a reference unless `reused`: the bytes must not change afterwards.
  */
 export interface SequencedInput {
   readonly records: Uint8Array;
@@ -106,6 +106,11 @@ export interface SequencedInput {
   readonly timestamp: bigint;
   readonly count: number;
   readonly meteredBytes: number;
+  /**
+   * True: the bytes are copied before appendSequenced returns, so a writer can use one buffer again and again. Fresh
+   * memory is dear (a page fault every 4 KiB), a copy into memory in use is not.
+   */
+  readonly reused?: boolean | undefined;
 }
 
 /** Whole records, as journaled: protobuf fields `records` (number 1, SequencedRecord) back to back, a ReadBatch body. */

@@ -21,10 +21,10 @@ export const SHARED_SETTINGS: Readonly<Record<string, string>> = {
   max_connections: '200',
   max_wal_senders: '64',
   max_replication_slots: '64',
-  // Nothing in the shared server has to survive a power cut.
+  // Nothing in the shared server has to survive a power cut. Commits stay synchronous all the same: a slot shows a
+  // transaction only when its WAL is flushed, and the flush costs nothing without fsync.
   fsync: 'off',
   full_page_writes: 'off',
-  synchronous_commit: 'off',
   autovacuum: 'off',
 };
 

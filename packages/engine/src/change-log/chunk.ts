@@ -141,7 +141,7 @@ export class ChunkWriter {
   }
 
   /** A message of the preamble; before any message of the body. */
-  preamble(source: Uint8Array, start: number, end: number): void {
+  preamble(source: Buffer, start: number, end: number): void {
     assert(this.empty, 'a preamble comes before the body');
     this.#out.u32(end - start);
     this.#out.copy(source, start, end);
@@ -153,7 +153,7 @@ export class ChunkWriter {
     this.#ordinal = ordinal;
   }
 
-  message(source: Uint8Array, start: number, end: number): void {
+  message(source: Buffer, start: number, end: number): void {
     const out = this.#out;
     const size = end - start;
     out.reserve(size + 4);
@@ -164,12 +164,9 @@ export class ChunkWriter {
     target[at + 2] = size >>> 8;
     target[at + 3] = size;
     at += 4;
-    if (size < 48) for (let i = start; i < end; i++) target[at++] = source[i]!;
-    else {
-      target.set(source.subarray(start, end), at);
-      at += size;
-    }
-    out.length = at;
+    out.length = at + size;
+    if (size < 24) for (let i = start; i < end; i++) target[at++] = source[i]!;
+    else source.copy(target, at, start, end);
   }
 
   countChange(): void {

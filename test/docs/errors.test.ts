@@ -1,0 +1,21 @@
+import { readFileSync } from 'node:fs';
+import { codes } from '@millrace/core/error';
+import { expect, test } from 'vitest';
+import { ERRORS_PAGE, errorsPage } from '../../tools/generate-error-docs.ts';
+import { documentation, inlineCode } from './markdown.ts';
+
+test('docs/errors.md is what node tools/generate-error-docs.ts makes', () => {
+  expect(readFileSync(ERRORS_PAGE, 'utf8')).toBe(errorsPage());
+});
+
+test('every error code named in the documentation is one', () => {
+  const prefixes = new Set(Object.keys(codes).map((code) => code.split('_')[0]!));
+  const named = documentation()
+    .filter(({ path }) => path !== 'docs/errors.md')
+    .flatMap((file) => inlineCode(file).map((code) => ({ path: file.path, code })))
+    .filter(({ code }) => /^[a-z]+(?:_[a-z]+)+$/.test(code) && prefixes.has(code.split('_')[0]!));
+  expect(named.length).toBeGreaterThan(10);
+  // Names of Postgres' own.
+  const POSTGRES = new Set(['pg_recvlogical', 'pg_upgrade', 'pg_logical_emit_message']);
+  expect(named.filter(({ code }) => !Object.hasOwn(codes, code) && !POSTGRES.has(code))).toEqual([]);
+});
