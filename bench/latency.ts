@@ -34,7 +34,7 @@ interface Run {
   readonly cpuSecondsPerMillionRows: number;
 }
 
-interface Load {
+export interface Load {
   readonly rowsPerTransaction: number;
   readonly transactions: number;
   readonly warmUp: number;
@@ -48,15 +48,11 @@ const STREAM = 'rows';
 export async function measureLatency(session: Session, drainRowsPerSecond: number): Promise<LatencyNumbers> {
   const { runs, scale } = session.settings;
   const seconds = Math.max(2, Math.round(SECONDS * Math.min(1, scale)));
-  const load = {
-    rowsPerTransaction: Math.max(1, Math.round(drainRowsPerSecond / 10 / TRANSACTIONS_PER_SECOND)),
-    warmUp: WARM_UP_SECONDS * TRANSACTIONS_PER_SECOND,
-    transactions: (WARM_UP_SECONDS + seconds) * TRANSACTIONS_PER_SECOND,
-  };
+  const load = steadyLoad(drainRowsPerSecond / 10, seconds);
   const measured: Record<Follower, Run[]> = { 'in-process': [], http: [] };
   for (let i = 0; i < runs; i++) {
     for (const follower of ['in-process', 'http'] as const) {
-      const run = await measureOnce(session, follower, load);
+      const run = await followLoad(session, follower, load);
       measured[follower].push(run);
       const p50 = percentile(run.latencies, 0.5).toFixed(2);
       session.progress(
@@ -73,14 +69,27 @@ export async function measureLatency(session: Session, drainRowsPerSecond: numbe
   };
 }
 
-async function measureOnce(session: Session, follower: Follower, load: Load): Promise<Run> {
+export function steadyLoad(rowsPerSecond: number, seconds: number): Load {
+  return {
+    rowsPerTransaction: Math.max(1, Math.round(rowsPerSecond / TRANSACTIONS_PER_SECOND)),
+    warmUp: WARM_UP_SECONDS * TRANSACTIONS_PER_SECOND,
+    transactions: (WARM_UP_SECONDS + seconds) * TRANSACTIONS_PER_SECOND,
+  };
+}
+
+export async function followLoad(
+  session: Session,
+  follower: Follower,
+  load: Load,
+  env: Readonly<Record<string, string>> = {},
+): Promise<Run> {
   const database = await (await session.postgres).createDatabase();
   try {
     await database.createTables(TABLES.small, [TABLES.small.name]);
     await database.createSlot();
     return await session.withDirectory(async (dataDir) => {
       const rows = load.transactions * load.rowsPerTransaction;
-      const server = session.client<LatencyServerResult>('latency-server', {
+      const input: LatencyServerInput = {
         connection: database.connection,
         slot: 'origin',
         publication: PUBLICATION,
@@ -88,7 +97,8 @@ async function measureOnce(session: Session, follower: Follower, load: Load): Pr
         sinks: [{ name: STREAM }],
         rows,
         follow: follower === 'in-process',
-      } satisfies LatencyServerInput);
+      };
+      const server = session.client<LatencyServerResult>('latency-server', input, env);
       const { url, token } = await server.event<LatencyServerReady>('ready');
       let remote: ReturnType<typeof session.client<Arrivals>> | null = null;
       if (follower === 'http') {

@@ -3,6 +3,7 @@
  *
  *   node bench/profile.ts [--client change-log|stream|framing] [--table small|one|big] [--scale 1] [--top 25]
  *                         [--keep FILE.cpuprofile]
+ *   node bench/profile.ts --client latency [--rows-per-second 25000]     the whole path under a steady load instead
  */
 import { copyFileSync, readFileSync } from 'node:fs';
 import { join, relative, sep } from 'node:path';
@@ -10,8 +11,11 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { PUBLICATION, TABLES } from './backlog.ts';
 import { PROFILE_VARIABLE, type Usage } from './clients/client.ts';
-import { drainOnce, type TableName, withBacklog } from './drains.ts';
+import { type DrainClient, drainOnce, type TableName, withBacklog } from './drains.ts';
+import { followLoad, steadyLoad } from './latency.ts';
 import { runSession } from './life.ts';
+import type { Session } from './session.ts';
+import { percentile } from './statistics.ts';
 
 interface ProfileNode {
   readonly id: number;
@@ -25,7 +29,8 @@ interface Profile {
   readonly timeDeltas: readonly number[];
 }
 
-const CLIENTS = ['framing', 'change-log', 'stream'] as const;
+const CLIENTS = ['framing', 'change-log', 'stream', 'latency'] as const;
+const LOAD_SECONDS = 5;
 
 const { values } = parseArgs({
   options: {
@@ -34,6 +39,7 @@ const { values } = parseArgs({
     scale: { type: 'string', default: '1' },
     top: { type: 'string', default: '25' },
     keep: { type: 'string' },
+    'rows-per-second': { type: 'string', default: '25000' },
   },
 });
 
@@ -44,26 +50,43 @@ if (client === undefined || !Object.hasOwn(TABLES, values.table)) {
   );
   process.exit(2);
 }
-const table = TABLES[values.table as TableName];
 
-await runSession({ runs: 1, scale: Number(values.scale) }, async (session) => {
+await runSession({ runs: 1, scale: Number(values.scale) }, (session) =>
+  session.withDirectory(async (dir) => {
+    const file = join(dir, 'run.cpuprofile');
+    const rows = client === 'latency' ? await profileLoad(session, file) : await profileDrain(session, client, file);
+    if (values.keep !== undefined) copyFileSync(file, values.keep);
+    printTop(JSON.parse(readFileSync(file, 'utf8')) as Profile, Number(values.top), rows);
+  }),
+);
+
+async function profileDrain(session: Session, name: DrainClient, file: string): Promise<number> {
+  const table = TABLES[values.table as TableName];
   const rows = session.rows(table.rows, table.rowsPerTransaction);
   await withBacklog(session, table, rows, async (database, endLsn) => {
     const input = { connection: database.connection, publication: PUBLICATION, rows, endLsn, recvlogical: null };
     await drainOnce(session, database, 'framing', input);
-    const plain = await drainOnce(session, database, client, input);
-    await session.withDirectory(async (dir) => {
-      const file = join(dir, 'drain.cpuprofile');
-      const { seconds, result } = await drainOnce(session, database, client, input, { [PROFILE_VARIABLE]: file });
-      if (values.keep !== undefined) copyFileSync(file, values.keep);
-      const cpu = ({ cpuSeconds, systemSeconds }: Usage) =>
-        `${((cpuSeconds * 1e6) / rows).toFixed(2)} CPU s per million rows (${((systemSeconds * 1e6) / rows).toFixed(2)} of it in the kernel)`;
-      print(`${client}, ${rows} rows of "${table.name}": ${rate(rows, plain.seconds)}, ${cpu(plain.result)}`);
-      print(`under the profiler: ${rate(rows, seconds)}, ${cpu(result)}`);
-      printTop(JSON.parse(readFileSync(file, 'utf8')) as Profile, Number(values.top), rows);
-    });
+    const plain = await drainOnce(session, database, name, input);
+    const { seconds, result } = await drainOnce(session, database, name, input, { [PROFILE_VARIABLE]: file });
+    const cpu = ({ cpuSeconds, systemSeconds }: Usage) =>
+      `${((cpuSeconds * 1e6) / rows).toFixed(2)} CPU s per million rows ` +
+      `(${((systemSeconds * 1e6) / rows).toFixed(2)} of it in the kernel)`;
+    print(`${name}, ${rows} rows of "${table.name}": ${rate(rows, plain.seconds)}, ${cpu(plain.result)}`);
+    print(`under the profiler: ${rate(rows, seconds)}, ${cpu(result)}`);
   });
-});
+  return rows;
+}
+
+async function profileLoad(session: Session, file: string): Promise<number> {
+  const load = steadyLoad(Number(values['rows-per-second']), LOAD_SECONDS);
+  const run = await followLoad(session, 'in-process', load, { [PROFILE_VARIABLE]: file });
+  print(
+    `${rate(run.rowsPerSecond, 1)} in transactions of ${load.rowsPerTransaction}: ` +
+      `p50 ${percentile(run.latencies, 0.5).toFixed(2)} ms, p99 ${percentile(run.latencies, 0.99).toFixed(2)} ms, ` +
+      `${run.cpuSecondsPerMillionRows.toFixed(2)} CPU s per million rows under the profiler`,
+  );
+  return load.transactions * load.rowsPerTransaction;
+}
 
 function rate(rows: number, seconds: number): string {
   return `${Math.round(rows / seconds / 1000)} k rows/s`;

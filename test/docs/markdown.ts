@@ -55,9 +55,9 @@ export function links({ prose }: MarkdownFile): { text: string; target: string }
   }));
 }
 
-/** `` `like this` ``. */
+/** `` `like this` ``, also across the end of a line. */
 export function inlineCode({ prose }: MarkdownFile): string[] {
-  return [...prose.matchAll(/`([^`\n]+)`/g)].map(([, code]) => code!);
+  return [...prose.matchAll(/`((?:[^`\n]|\n(?!\n))+)`/g)].map(([, code]) => code!.replaceAll('\n', ' '));
 }
 
 /** The anchors of a file's headings, as GitHub makes them. */

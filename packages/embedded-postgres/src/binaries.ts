@@ -70,8 +70,9 @@ function linkLibraries(native: string): boolean {
   if (!existsSync(list)) return true;
   const links = JSON.parse(readFileSync(list, 'utf8')) as { source: string; target: string }[];
   for (const { source, target } of links) {
-    const path = resolve(dirname(native), target);
-    if (relative(native, path).startsWith('..')) continue; // A list that points out of its package is not followed.
+    // The list names paths from the root of the package; a copy has another name than `native`.
+    const path = resolve(native, relative('native', target));
+    if (relative(native, path).startsWith('..')) continue; // One that points elsewhere is not followed.
     try {
       symlinkSync(relative(dirname(target), source), path);
     } catch (cause) {

@@ -17,10 +17,13 @@ import {
   closeSync,
   existsSync,
   fstatSync,
+  lstatSync,
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
+  readlinkSync,
   readSync,
   realpathSync,
   renameSync,
@@ -82,6 +85,8 @@ export interface EmbeddedPostgres {
   stop(mode?: 'fast' | 'immediate'): Promise<void>;
   /** SIGKILL of every process of the server. Resolves when all are gone. restart() then recovers as after a crash. */
   kill(): Promise<void>;
+  /** Stops at once and deletes the directory, wherever its data lies. */
+  remove(): Promise<void>;
   /** Stops if running and starts again on the same port. */
   restart(): Promise<void>;
 }
@@ -151,6 +156,11 @@ async function start(options: StartOptions): Promise<EmbeddedPostgres> {
     async kill() {
       await killServer(run, dataDir);
     },
+    async remove() {
+      await stop('immediate');
+      removeData(dataDir);
+      rmSync(dir, { recursive: true, force: true });
+    },
     async restart() {
       await stop();
       claim(dir, dataDir);
@@ -206,7 +216,27 @@ function placeData(dir: string, user: User | null): string {
   const target = join(realpathSync(ownDirectory(place, user)), `data-${name}`);
   rmSync(path, { force: true });
   symlinkSync(target, path);
+  writeFileSync(`${target}.origin`, path);
+  removeAbandoned(dirname(target));
   return target;
+}
+
+/** Data whose directory was deleted without remove(): nothing links to it any more. */
+function removeAbandoned(place: string): void {
+  for (const name of readdirSync(place)) {
+    if (!name.endsWith('.origin')) continue;
+    const target = join(place, name.slice(0, -'.origin'.length));
+    const link = readFileSync(`${target}.origin`, 'utf8');
+    if (lstatSync(link, { throwIfNoEntry: false })?.isSymbolicLink() && readlinkSync(link) === target) continue;
+    if (processesOfServer(target, postmasterOf(target)?.pid ?? null).length > 0) continue;
+    removeData(target);
+  }
+}
+
+function removeData(dataDir: string): void {
+  for (const suffix of ['', '-socket', '.partial', '.password', '.origin']) {
+    rmSync(`${dataDir}${suffix}`, { recursive: true, force: true });
+  }
 }
 
 /** Postgres puts `.s.PGSQL.<port>` there, and a socket's path has a short limit. */

@@ -144,7 +144,13 @@ async function writeLog(): Promise<void> {
 
 const schemas = { lookup: () => schema } as unknown as SchemaHistory;
 const origin = {
-  database: { id: '1081845e-4d26-85f2-a7b8-a552cb5241fd', name: 'shop', annotations: {}, database: 'shop', hostname: 'db' },
+  database: {
+    id: '1081845e-4d26-85f2-a7b8-a552cb5241fd',
+    name: 'shop',
+    annotations: {},
+    database: 'shop',
+    hostname: 'db',
+  },
   consumer: { id: 'ea4641d4-b175-8b06-b2bf-ae0eb2bee480', name: 'products', annotations: {} },
 };
 
@@ -195,7 +201,9 @@ await sink.resume(null, new AbortController().signal);
 for (let round = 0; round < rounds + 2; round++) {
   const log = await time(writeLog);
   const messages = await time(() => makeMessages(async () => {}));
-  const both = await time(() => makeMessages(async (batch) => void (await sink.write(batch, AbortSignal.timeout(60_000)))));
+  const both = await time(() =>
+    makeMessages(async (batch) => void (await sink.write(batch, AbortSignal.timeout(60_000)))),
+  );
   if (round < 2) continue; // Warm-up.
   results.log.push(log);
   results.messages.push(messages);

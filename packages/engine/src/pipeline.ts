@@ -21,8 +21,8 @@ import { ChangeLog } from './change-log/change-log.ts';
 import { MessageEncoder } from './decode/message-encoder.ts';
 import { MessageSource } from './decode/message-source.ts';
 import { SchemaHistory } from './decode/schema-history.ts';
-import { cursorStore } from './deliver/cursor-store.ts';
-import { type Delivery, type DeliveryState, positionAfter, startDelivery } from './deliver/delivery.ts';
+import { cursorStore, newCursor } from './deliver/cursor-store.ts';
+import { type Delivery, type DeliveryState, startDelivery } from './deliver/delivery.ts';
 import type { OpenFeed } from './deliver/feed.ts';
 import { startTrimming } from './health/trimming.ts';
 import type { SinkSpec } from './sink-spec.ts';
@@ -57,8 +57,12 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
   const key = `source/${source.name}`;
 
   const log = await ChangeLog.open(logStream, state, key);
-  // Before capture begins: a new sink gets all that is captured from now on, also while its tables are looked up.
-  const startAt = positionAfter(log.durableLsn);
+  const cursors = new Map(sinks.map((spec) => [spec, cursorStore(state, `sink/${spec.name}/cursor`)]));
+  // Before capture begins: a new sink gets all that is captured from now on, whatever ends this process before it runs.
+  for (const [spec, cursor] of cursors) {
+    if (spec.status === 'disabled') await cursor.forget();
+    else if (cursor.load() === null) await cursor.save(newCursor(log.durableLsn));
+  }
   const sourceState = new SourceState(state, `${key}/identity`);
   const capture = startCapture({ source, state: sourceState, log, awaitMs, ...(onCapture && { onState: onCapture }) });
   await capture.started;
@@ -66,23 +70,25 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
   const catalog = new SourceCatalog(source.connection);
   const schemas = new SchemaHistory(state, `${key}/schema`, (relation) => catalog.describeRelation(relation));
 
-  for (const spec of sinks) await catalog.requireTables(source.publication.name, spec.tables);
-  for (const spec of sinks) if (spec.status === 'disabled') await state.delete(`sink/${spec.name}/cursor`);
-  const deliveries = await Promise.all(
-    sinks
-      .filter((spec) => spec.status !== 'disabled')
-      .map((spec) =>
-        startDelivery({
-          name: spec.name,
-          sink: spec.sink,
-          paused: spec.status === 'paused',
-          cursors: cursorStore(state, `sink/${spec.name}/cursor`),
-          startAt,
-          openFeed: openFeed(spec),
-          onState: (event) => onSink?.(spec.name, event),
-        }),
-      ),
-  );
+  try {
+    for (const spec of sinks) await catalog.requireTables(source.publication.name, spec.tables);
+  } catch (error) {
+    await capture.stop();
+    await catalog.close();
+    throw error;
+  }
+  const deliveries = sinks
+    .filter((spec) => spec.status !== 'disabled')
+    .map((spec) =>
+      startDelivery({
+        name: spec.name,
+        sink: spec.sink,
+        paused: spec.status === 'paused',
+        cursors: cursors.get(spec)!,
+        openFeed: openFeed(spec),
+        onState: (event) => onSink?.(spec.name, event),
+      }),
+    );
   const trimming = startTrimming({ log, deliveries, bytesMax: logBytesMax });
 
   /** A sink's changes from its cursor on, and the rows of its backfill between them until that is complete. */

@@ -4,7 +4,7 @@
  * server starts its own.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync } from 'node:fs';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -79,10 +79,7 @@ export async function startOwnPostgres(
   return {
     server,
     createDatabase: () => createDatabaseIn(server),
-    async remove() {
-      await server.stop('immediate');
-      rmSync(dir, { recursive: true, force: true });
-    },
+    remove: () => server.remove(),
   };
 }
 

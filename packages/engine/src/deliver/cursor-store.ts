@@ -1,11 +1,19 @@
 /** Where a sink's cursor is kept: JSON in the state table, durable when saved. */
-import { formatPosition, parsePosition } from '@millrace/core/position';
+import type { Lsn } from '@millrace/core/lsn';
+import { formatPosition, ORDINAL_END, parsePosition } from '@millrace/core/position';
 import type { SinkCursor } from '@millrace/sinks/sink';
 import type { StateTable } from '@millrace/stream-store/store';
 
 export interface CursorStore {
   load(): SinkCursor | null;
   save(cursor: SinkCursor): Promise<void>;
+  forget(): Promise<void>;
+}
+
+/** Where a sink begins that was never here before: after every change up to this LSN. */
+export function newCursor(lsn: Lsn): SinkCursor {
+  const position = { lsn, ordinal: lsn === 0n ? -1 : ORDINAL_END };
+  return { position, backfills: new Map(), destination: null };
 }
 
 interface StoredCursor {
@@ -31,5 +39,6 @@ export function cursorStore(state: StateTable, key: string): CursorStore {
       };
       await state.put(key, Buffer.from(JSON.stringify(stored)));
     },
+    forget: () => state.delete(key),
   };
 }

@@ -3,10 +3,10 @@
  * Whatever fails, the loop starts over from what the destination proves to hold. No sink waits for another.
  */
 
-import { InvariantError } from '@millrace/core/assert';
+import { assert, InvariantError } from '@millrace/core/assert';
 import { backoffMs } from '@millrace/core/backoff';
 import { MillraceError } from '@millrace/core/error';
-import { comparePositions, ORDINAL_END, type Position } from '@millrace/core/position';
+import { comparePositions, type Position } from '@millrace/core/position';
 import { MessageBatch } from '@millrace/sinks/message-batch';
 import type { Sink, SinkCursor } from '@millrace/sinks/sink';
 import type { CursorStore } from './cursor-store.ts';
@@ -36,10 +36,9 @@ export interface DeliveryOptions {
   readonly sink: Sink;
   /** Delivers nothing; its cursor stays where it is and the log keeps what comes after. */
   readonly paused: boolean;
+  /** Holds a cursor already: the log has to keep what this sink has yet to see. */
   readonly cursors: CursorStore;
   readonly openFeed: OpenFeed;
-  /** Where a sink begins that was never here before. */
-  readonly startAt: Position;
   readonly onState?: (state: DeliveryState) => void;
 }
 
@@ -47,15 +46,16 @@ const RETRY = { minMs: 100, maxMs: 10_000 };
 const OPERATOR_RETRY = { minMs: 2_000, maxMs: 30_000 };
 const SAVE_INTERVAL_MS = 500;
 
-export async function startDelivery(options: DeliveryOptions): Promise<Delivery> {
+export function startDelivery(options: DeliveryOptions): Delivery {
   const { name, sink, cursors, openFeed, onState = () => {} } = options;
   const stopping = new AbortController();
   const { signal } = stopping;
   let state: DeliveryState = { kind: 'starting' };
-  let cursor: SinkCursor = cursors.load() ?? { position: options.startAt, backfills: new Map(), destination: null };
-  let known = cursors.load() !== null;
-  // On record before anything is delivered: the log must keep what this sink has yet to see.
-  await cursors.save(cursor);
+  const loaded = cursors.load();
+  assert(loaded !== null, 'a sink has a cursor before it starts');
+  let cursor: SinkCursor = loaded;
+  // A sink that never delivered anything has no place in its destination.
+  let known = cursor.destination !== null;
   let saved = cursor.position;
   const delivered = { messages: 0, batches: 0 };
 
@@ -186,11 +186,6 @@ export async function startDelivery(options: DeliveryOptions): Promise<Delivery>
       await done.catch(() => {});
     },
   };
-}
-
-/** After every change up to this LSN: where a new sink that wants no history begins. */
-export function positionAfter(lsn: bigint): Position {
-  return { lsn, ordinal: lsn === 0n ? -1 : ORDINAL_END };
 }
 
 /** The writes under way: at most sink.writesMax, completed in order. */
