@@ -121,7 +121,9 @@ function storeTable({ inProcess, overHttp, runs }: StoreNumbers, measured: strin
   const server = (bench: string) => {
     const cores = overHttp[`${bench}.serverCpuCores`];
     const rss = overHttp[`${bench}.serverRssMib`];
-    return cores === undefined || rss === undefined ? '' : `${cores.median.toFixed(2)} cores, ${rss.median} MiB`;
+    return cores === undefined || rss === undefined
+      ? ''
+      : `${cores.median.toFixed(2)} cores, ${rss.median.toFixed(0)} MiB`;
   };
   const ms = (value: number) => `${value.toFixed(2)} ms`;
   const perSecond = (value: number) => `${thousands(value)}/s`;
