@@ -104,6 +104,46 @@ describe('after a restart', () => {
   });
 });
 
+describe('a sink behind the retained log', () => {
+  test('is stopped and told so, and a new one with a backfill brings the stream up to date', async () => {
+    await db.sql(`CREATE TABLE t (id int PRIMARY KEY, pad text)`);
+    const changeLogBytesMax = 400_000;
+    const sinks = (status: string) => [{ name: 'sink', status, initial_backfill: true }];
+    millrace = await startMillrace(db, { sinks: sinks('active'), changeLogBytesMax });
+    await db.sql(`INSERT INTO t VALUES (0, '')`);
+    await millrace.atLeast(1);
+    const { dataDir } = millrace;
+    await millrace.stop();
+    millrace = await startMillrace(db, { dataDir, sinks: sinks('paused'), changeLogBytesMax });
+    for (let i = 1; i <= 6; i++) await db.sql(`INSERT INTO t SELECT ${i} * 100 + j, repeat('x', 9000) FROM generate_series(1, 90) j`);
+    const { log } = millrace.server.pipelines[0]!;
+    await eventually('the log forgets its oldest part', () => log.stream.firstSeqNum > 0);
+    await millrace.stop();
+    millrace = await startMillrace(db, { dataDir, sinks: sinks('active'), changeLogBytesMax });
+    const { deliveries } = millrace.server.pipelines[0]!;
+    await eventually('the sink says why', () => deliveries[0]!.state.kind === 'retrying');
+    expect(deliveries[0]!.state).toMatchObject({ error: { code: 'log_overrun' } });
+    await millrace.stop();
+    // Taken out of the configuration and put back: what it had delivered before does not count as backfilled.
+    millrace = await startMillrace(db, { dataDir, sinks: [], changeLogBytesMax });
+    await millrace.stop();
+    millrace = await startMillrace(db, { dataDir, sinks: sinks('active'), changeLogBytesMax });
+    const held = new Set(ids(await millrace.atLeast(1 + 541)).slice(1));
+    expect(held.size).toBe(541);
+  }, 60_000);
+});
+
+test('a table as wide as Postgres allows is captured and backfilled', async () => {
+  const columns = Array.from({ length: 1500 }, (_, i) => `a_rather_long_column_name_${i} int`).join(', ');
+  await db.sql(`CREATE TABLE wide (id int PRIMARY KEY, ${columns}); INSERT INTO wide (id) VALUES (1)`);
+  millrace = await startMillrace(db, { sinks: [{ initial_backfill: true }] });
+  await millrace.atLeast(1);
+  await db.sql(`INSERT INTO wide (id, a_rather_long_column_name_1499) VALUES (2, 7)`);
+  const messages = await millrace.atLeast(2);
+  expect(messages.map((m) => m.action)).toEqual(['read', 'insert']);
+  expect(messages[1]!.record['a_rather_long_column_name_1499']).toBe(7);
+});
+
 describe('the slot', () => {
   test('dropped while it was down is refused with the gap named, not created anew', async () => {
     await db.sql(`CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)`);
@@ -119,6 +159,22 @@ describe('the slot', () => {
     await db.sql(`INSERT INTO t VALUES (2)`);
     await db.sql(`SELECT pg_create_logical_replication_slot('${db.name}', 'pgoutput')`);
     await expect(startMillrace(db, { dataDir })).rejects.toMatchObject({ code: 'pg_slot_changed' });
+  });
+
+  test('of another name is refused when it stands beyond what was captured', async () => {
+    await db.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
+    millrace = await startMillrace(db);
+    const { dataDir } = millrace;
+    await db.sql(`INSERT INTO t VALUES (1)`);
+    await millrace.atLeast(1);
+    await millrace.stop();
+    await db.sql(`INSERT INTO t VALUES (2)`);
+    const slot = { name: `${db.name}_other` };
+    await db.sql(`SELECT pg_create_logical_replication_slot('${slot.name}', 'pgoutput')`);
+    await expect(startMillrace(db, { dataDir, slot })).rejects.toMatchObject({ code: 'pg_slot_changed' });
+    // With its own slot it goes on as if nothing had been.
+    millrace = await startMillrace(db, { dataDir });
+    expect(ids(await millrace.atLeast(2))).toEqual([1, 2]);
   });
 
   test('advances while the database is idle and a neighbour is busy, without a table of ours', async () => {

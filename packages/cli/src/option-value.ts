@@ -30,6 +30,13 @@ export const portNumber = usage((text: string): number => {
   return value;
 });
 
+/** Bytes: a number with an optional unit, binary. */
+export const byteSize = usage((text: string): number => {
+  const match = /^(\d+)(B|KiB|MiB|GiB|TiB)?$/.exec(text);
+  if (match === null) throw new Error('expected a size such as 512MiB or 16GiB');
+  return Number(match[1]) * 1024 ** ['B', 'KiB', 'MiB', 'GiB', 'TiB'].indexOf(match[2] ?? 'B');
+});
+
 /** Milliseconds. */
 export const duration = usage((text: string): number => {
   const value = parseDuration(text);

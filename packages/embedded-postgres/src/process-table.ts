@@ -14,8 +14,11 @@ export function processMark(pid: number): string | null {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
     return fields[0] === 'Z' || fields[0] === 'X' ? null : fields[22 - 3]!;
-  } catch {
-    return null;
+  } catch (cause) {
+    const { code, status } = cause as { code?: string; status?: number };
+    // ps says 1 for no such process. Anything else is not an answer, and must not be taken for one.
+    if (code === 'ENOENT' || code === 'ESRCH' || status === 1) return null;
+    throw cause;
   }
 }
 

@@ -79,7 +79,7 @@ export class SourceCatalog {
       if (table === null) {
         throw new MillraceError('pg_table_missing', {
           detail: `${label} is not in database "${connection.config.database}".`,
-          hint: `Correct the name, or create it. The tables there are: dt *.* in psql.`,
+          hint: 'Correct the name, or create the table. In psql, \\dt *.* lists those there are.',
         });
       }
       const covered = published.some((other) => other.oid === table.oid || other.oid === table.root.oid);

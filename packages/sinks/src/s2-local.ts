@@ -87,6 +87,8 @@ export function localS2Sink(options: LocalS2Options): Sink {
       }
     },
 
+    saved() {},
+
     async close() {
       stream = null;
     },

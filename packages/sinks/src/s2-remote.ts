@@ -23,12 +23,15 @@ import { advance, headerPrefix, headerSuffix, POSITION_HEADER, parseDelivered } 
 import type { BackfillMark, MessageBatch } from './message-batch.ts';
 import type { Sink, SinkCursor } from './sink.ts';
 
-/** A batch that may have arrived: it takes sequence numbers [from, to). */
+/**
+ * Batches that may have arrived: they take sequence numbers [from, to), and bring the sink through a position. Kept
+ * until the sink's cursor is on record beyond them; those that have arrived are merged into one.
+ */
 export interface Intent {
   readonly from: number;
   readonly to: number;
   readonly through: Position;
-  readonly mark: BackfillMark | null;
+  readonly marks: readonly BackfillMark[];
 }
 
 export interface RemoteS2Options {
@@ -58,7 +61,9 @@ export function remoteS2Sink(options: RemoteS2Options): Sink {
   let stream: S2Stream | null = null;
   let session: AppendSession | null = null;
   let nextSeqNum = 0;
+  /** In order: one for all that arrived (or none), then one for each batch under way. */
   let pending: Intent[] = [];
+  let arrived: Intent | null = null;
   let turn: Promise<void> = Promise.resolve();
 
   async function stop(): Promise<void> {
@@ -95,7 +100,8 @@ export function remoteS2Sink(options: RemoteS2Options): Sink {
         const cursor = settle(saved, intents.load(), tail);
         const known = cursor === 'unknown' ? await askRecords(stream, tail, saved) : cursor;
         pending = [];
-        await intents.save(pending);
+        arrived = known === null ? null : arrivedThrough(known, tail);
+        await intents.save(arrived === null ? [] : [arrived]);
         nextSeqNum = tail;
         session = await stream.appendSession({ maxInflightBytes: 8 * BATCH_BYTES_MAX });
         return known;
@@ -109,9 +115,10 @@ export function remoteS2Sink(options: RemoteS2Options): Sink {
       if (active === null) return Promise.reject(new MillraceError('storage_closed'));
       const from = nextSeqNum;
       nextSeqNum += batch.count;
-      const intent: Intent = { from, to: nextSeqNum, through: batch.through, mark: batch.mark };
+      const marks = batch.mark === null ? [] : [batch.mark];
+      const intent: Intent = { from, to: nextSeqNum, through: batch.through, marks };
       pending = [...pending, intent];
-      const durable = intents.save(pending);
+      const durable = intents.save(arrived === null ? pending : [arrived, ...pending]);
       // Appends enter the session in the order of their sequence numbers.
       const submitted = turn.then(async () => {
         await durable;
@@ -126,13 +133,20 @@ export function remoteS2Sink(options: RemoteS2Options): Sink {
         .then((ticket) => ticket.ack())
         .then(
           () => {
+            // Acknowledged in order, so what arrived stays one run.
             pending = pending.filter((other) => other !== intent);
+            arrived = arrived === null ? intent : merge(arrived, intent);
             return { seqNum: intent.to };
           },
           (error: unknown) => {
             throw classify(error, where);
           },
         );
+    },
+
+    saved(cursor) {
+      const place = (cursor.destination as { seqNum: number } | null)?.seqNum ?? 0;
+      if (arrived !== null && arrived.to <= place) arrived = null;
     },
 
     async close() {
@@ -184,9 +198,23 @@ function settle(saved: SinkCursor | null, intents: readonly Intent[], tail: numb
   let cursor = saved;
   for (const intent of intents) {
     if (intent.to > tail) break;
-    cursor = advance(cursor, { position: intent.through, mark: intent.mark }, { seqNum: intent.to });
+    cursor = advance(cursor, { position: intent.through, mark: null }, { seqNum: intent.to });
+    for (const mark of intent.marks)
+      cursor = advance(cursor, { position: intent.through, mark }, { seqNum: intent.to });
   }
   return cursor;
+}
+
+/** What is known to have arrived when the tail stands at `tail`, until a cursor that says so is on record. */
+function arrivedThrough(cursor: SinkCursor, tail: number): Intent {
+  const marks = [...cursor.backfills].map(([backfill, key]) => ({ backfill, key }));
+  return { from: tail, to: tail, through: cursor.position, marks };
+}
+
+/** The run of two that follow each other. Of each backfill the last mark counts. */
+function merge(first: Intent, second: Intent): Intent {
+  const marks = new Map([...first.marks, ...second.marks].map((mark) => [mark.backfill, mark]));
+  return { from: first.from, to: second.to, through: second.through, marks: [...marks.values()] };
 }
 
 async function readBack(

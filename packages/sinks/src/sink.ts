@@ -32,6 +32,9 @@ export interface Sink {
    */
   write(batch: MessageBatch, signal: AbortSignal): Promise<unknown>;
 
+  /** The cursor is on record: what the sink kept for finding its place before it can go. */
+  saved(cursor: SinkCursor): void;
+
   /** Idempotent. */
   close(): Promise<void>;
 }

@@ -24,7 +24,7 @@ export const TAIL_RINGS_BYTES_MAX = 256 * 1_048_576;
 /** A follower that neither read nor waited for this long loses its stream's ring. */
 export const TAIL_RING_IDLE_MS = 10_000;
 /** Value of one key of the state table. */
-export const STATE_VALUE_BYTES_MAX = 65_536;
+export const STATE_VALUE_BYTES_MAX = 4 * 1_048_576;
 /** Loaded indexes of sealed segments, per journal. */
 export const INDEX_CACHE_BYTES_MAX = 64 * 1_048_576;
 /** Encoded records of one batch of a writer in this process. */

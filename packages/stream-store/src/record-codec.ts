@@ -705,8 +705,9 @@ export class NumberedRecordWriter {
   write(seqNum: number, number: number, suffix: Buffer | null, body: Buffer, start: number, end: number): number {
     const out = this.#out;
     const prefix = this.#prefix;
-    let digits = 1;
-    for (let rest = number; rest >= 10; rest = Math.floor(rest / 10)) digits++;
+    const magnitude = Math.abs(number);
+    let digits = number < 0 ? 2 : 1;
+    for (let rest = magnitude; rest >= 10; rest = Math.floor(rest / 10)) digits++;
     const valueSize = prefix.length + digits + (suffix === null ? 0 : suffix.length);
     const headerSize = this.#beforeValue.length + varintSize(valueSize, 0) + valueSize;
     const seqLow = seqNum >>> 0;
@@ -731,12 +732,13 @@ export class NumberedRecordWriter {
     out.bytes(prefix);
     let at = out.length + digits;
     out.length = at;
-    let rest = number;
+    let rest = magnitude;
     do {
       const next = Math.floor(rest / 10);
       out.buffer[--at] = 48 + rest - next * 10;
       rest = next;
     } while (rest > 0);
+    if (number < 0) out.buffer[--at] = 0x2d;
     if (suffix !== null) out.bytes(suffix);
     if (bodySize > 0) {
       writeTag(out, 0x22);

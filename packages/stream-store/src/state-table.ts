@@ -23,7 +23,7 @@ export class LocalStateTable implements StateTable {
 
   put(key: string, value: Uint8Array): Promise<void> {
     if (value.length > STATE_VALUE_BYTES_MAX) {
-      return Promise.reject(new S2Error('invalid', 'a state value is larger than 64 KiB'));
+      return Promise.reject(new S2Error('invalid', 'a state value is larger than 4 MiB'));
     }
     const kept = Uint8Array.from(value);
     return this.#core.write(

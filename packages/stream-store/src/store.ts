@@ -62,7 +62,7 @@ export interface StreamStore {
   close(): Promise<void>;
 }
 
-/** Keys are UTF-8 text in byte order; values are opaque and small (64 KiB at most). */
+/** Keys are UTF-8 text in byte order; values are opaque and small (4 MiB at most). */
 export interface StateTable {
   get(key: string): Uint8Array | undefined;
   list(prefix: string): Iterable<readonly [string, Uint8Array]>;

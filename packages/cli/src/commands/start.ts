@@ -1,5 +1,5 @@
 import { type Command, Option } from 'commander';
-import { portNumber } from '../option-value.ts';
+import { byteSize, portNumber } from '../option-value.ts';
 import { announceRootToken, log, superviseProcess } from '../process-life.ts';
 
 interface Options {
@@ -7,6 +7,7 @@ interface Options {
   readonly data: string;
   readonly host: string;
   readonly port: number;
+  readonly changeLogMax?: number;
 }
 
 export function addStart(program: Command): void {
@@ -19,6 +20,12 @@ export function addStart(program: Command): void {
       new Option('-p, --port <port>', 'port of the S2 API; 0 for a free one').argParser(portNumber).default(8080),
     )
     .addOption(new Option('--host <host>', 'address to listen on').default('127.0.0.1'))
+    .addOption(
+      new Option(
+        '--change-log-max <size>',
+        'how much the change log keeps for slow sinks before it stops them (default: 16GiB)',
+      ).argParser(byteSize),
+    )
     .addHelpText('after', `\n${EXAMPLE}`)
     .action(start);
 }
@@ -43,7 +50,7 @@ async function start(options: Options): Promise<void> {
   const config = await readConfigFile(options.config, process.env);
   const { startServer } = await import('@millrace/server/main');
   const life = superviseProcess();
-  const server = await startServer({ config, dataDir: options.data, host: options.host, port: options.port, log });
+  const server = await startServer({ config, dataDir: options.data, host: options.host, port: options.port, log, changeLogBytesMax: options.changeLogMax });
   if (server.firstRootToken !== null) announceRootToken(server.firstRootToken, server.url);
   process.stdout.write(`millrace listening on ${server.url} (data in ${options.data})\n`);
   try {

@@ -158,7 +158,8 @@ async function admit(config: SourceConfig, state: SourceState, seen: Seen, logEn
     if (before.systemId !== seen.systemId) throw systemChanged('system identifier', before.systemId, seen.systemId);
     if (before.timeline !== seen.timeline) throw systemChanged('timeline', before.timeline, seen.timeline);
     const held = maxLsn(before.acknowledged, logEnd);
-    if (before.slot === slot.name && confirmed > held) {
+    // Also for a slot of another name: what lies between was captured by neither.
+    if (confirmed > held) {
       throw new MillraceError('pg_slot_changed', {
         detail:
           `Slot "${slot.name}" stands at ${formatLsn(confirmed)}, but only changes up to ${formatLsn(held)} were captured. ` +

@@ -155,12 +155,12 @@ export class ChangeLog {
    */
   async seek(lsn: Lsn): Promise<number> {
     const first = this.stream.firstSeqNum;
-    if (first === this.nextSeq) return first;
+    if (first >= this.durableSeq) return first;
     if (first > 0) {
       const oldest = await readTail(this.stream, first);
       if (lsn < oldest.header.previousLsn) throw overrun();
     }
-    const found = Math.min(await this.stream.findTimestamp(lsn), this.nextSeq - 1);
+    const found = Math.min(await this.stream.findTimestamp(lsn), this.durableSeq - 1);
     const { header } = await readTail(this.stream, found);
     return Math.max(first, found - header.keyframe);
   }

@@ -67,8 +67,9 @@ export function startDelivery(options: DeliveryOptions): Delivery {
   const saver = saveRegularly(
     cursors,
     () => cursor,
-    (position) => {
-      saved = position;
+    (now) => {
+      saved = now.position;
+      sink.saved(now);
     },
   );
 
@@ -97,8 +98,9 @@ export function startDelivery(options: DeliveryOptions): Delivery {
       if (behind && known) {
         throw new MillraceError('sink_conflict', { detail: `The destination of "${name}" is behind what it had.` });
       }
-      // A new sink into a stream with old records of the same name starts where it was told to.
-      cursor = behind ? { ...resumed, position: cursor.position } : resumed;
+      // A new sink into a stream with old records of its name starts where it was told to, and its backfill anew.
+      if (known) cursor = resumed;
+      else cursor = { ...resumed, position: behind ? cursor.position : resumed.position, backfills: cursor.backfills };
       known = true;
     }
     const feed = await openFeed(cursor, signal);
@@ -161,7 +163,7 @@ export function startDelivery(options: DeliveryOptions): Delivery {
 
   const waiting = options.paused ? aborted(signal) : null;
   if (waiting !== null) enter({ kind: 'paused' });
-  const done = (waiting ?? run()).finally(async () => {
+  const done = Promise.race([waiting ?? run(), saver.failed]).finally(async () => {
     await sink.close();
     await saver.stop();
     enter({ kind: 'stopped' });
@@ -257,26 +259,31 @@ class WriteWindow {
   }
 }
 
-function saveRegularly(cursors: CursorStore, cursor: () => SinkCursor, onSaved: (position: Position) => void) {
+function saveRegularly(cursors: CursorStore, cursor: () => SinkCursor, onSaved: (cursor: SinkCursor) => void) {
   let timer: NodeJS.Timeout | null = null;
   let running: Promise<void> = Promise.resolve();
   const save = async () => {
     timer = null;
     const now = cursor();
     await cursors.save(now);
-    onSaved(now.position);
+    onSaved(now);
   };
+  const failed = Promise.withResolvers<never>();
+  failed.promise.catch(() => {});
   return {
+    /** Rejects when a cursor cannot be saved: without one the log could never be trimmed. */
+    failed: failed.promise,
     dirty() {
       timer ??= setTimeout(() => {
-        // A store that cannot save has failed as a whole and says so itself.
-        running = save().catch(() => {});
+        running = save().catch((error: unknown) => failed.reject(error));
       }, SAVE_INTERVAL_MS);
     },
     async stop() {
+      const unsaved = timer !== null;
       if (timer !== null) clearTimeout(timer);
       await running;
-      if (timer !== null) await save().catch(() => {});
+      // At the end a store that is closing or has failed may refuse; the destination's own record then tells.
+      if (unsaved) await save().catch(() => {});
     },
   };
 }
