@@ -14,6 +14,7 @@ import { fileURLToPath } from 'node:url';
 const NODE_MAJOR_MIN = 24;
 /** A terminal and npm both pass on one Ctrl-C: what comes within this time is the same one. */
 const SAME_SIGNAL_MS = 300;
+const ORPHAN_CHECK_MS = 1_000;
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const modules = join(root, 'node_modules');
@@ -155,11 +156,19 @@ function run(node, args) {
     if (now - (lastAt[signal] ?? 0) > SAME_SIGNAL_MS) child.kill(signal);
     lastAt[signal] = now;
   };
+  // `kill` of npm ends npm and its shell, and tells us nothing: being orphaned has to do.
+  const parent = process.ppid;
+  const orphaned = setInterval(() => {
+    if (process.env.npm_lifecycle_event === undefined || process.ppid === parent) return;
+    clearInterval(orphaned);
+    forward('SIGTERM');
+  }, ORPHAN_CHECK_MS);
   const signals = ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGQUIT'];
   for (const signal of signals) process.on(signal, forward);
   return new Promise((done) => {
     const end = (code) => {
       for (const signal of signals) process.off(signal, forward);
+      clearInterval(orphaned);
       guard?.kill('SIGKILL');
       done(code);
     };

@@ -13,6 +13,7 @@ import { localS2Sink } from '@millrace/sinks/s2-local';
 import type { AppendAck } from '@millrace/stream-store/model';
 import type { SequencedInput, Stream, StreamStore } from '@millrace/stream-store/store';
 import type { ChangeLog } from '../src/change-log/change-log.ts';
+import { CHUNK_FRONT_BYTES } from '../src/change-log/chunk.ts';
 import { LogWriter } from '../src/change-log/log-writer.ts';
 import { ChangeScanner } from '../src/decode/change-scanner.ts';
 import { MessageEncoder } from '../src/decode/message-encoder.ts';
@@ -180,7 +181,7 @@ async function makeMessages(each: (batch: MessageBatch) => Promise<void>): Promi
   encoder.batch = batch;
   for (let seq = 0; seq < chunks.length; seq++) {
     const chunk = chunks[seq]!;
-    scanner.feed({ seq, bytes: chunk, start: 0, end: chunk.length });
+    scanner.feed({ seq, bytes: chunk, start: CHUNK_FRONT_BYTES, end: chunk.length });
     while (scanner.scan() === 'refused') {
       await each(batch);
       batch.clear();

@@ -3,12 +3,13 @@
  * cannot change between reading its assigned tail and appending; a stream that other clients append to as well is fine.
  * After a crash the records after the saved sequence number say what arrived: exactly once, in commit order.
  */
+import { assert } from '@millrace/core/assert';
 import { ByteWriter } from '@millrace/core/byte-writer';
 import { MillraceError } from '@millrace/core/error';
 import { BATCH_METERED_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_METERED_BYTES_MAX } from '@millrace/stream-store/limits';
 import { DEFAULT_BASIN_CONFIG } from '@millrace/stream-store/model';
 import { NumberedRecordWriter, RecordCursor } from '@millrace/stream-store/record-codec';
-import { S2Error } from '@millrace/stream-store/s2-error';
+import { type S2Code, S2Error } from '@millrace/stream-store/s2-error';
 import type { Stream, StreamStore } from '@millrace/stream-store/store';
 import {
   advance,
@@ -37,6 +38,14 @@ interface Place {
 }
 
 const HEADER_NAME = Buffer.from(POSITION_HEADER);
+const WRITE_FAILURES: { readonly [code in S2Code]?: 'sink_conflict' | 'sink_unavailable' } = {
+  seq_num_mismatch: 'sink_conflict',
+  basin_deletion_pending: 'sink_unavailable',
+  stream_deletion_pending: 'sink_unavailable',
+  stream_not_found: 'sink_unavailable',
+  server_draining: 'sink_unavailable',
+  unavailable: 'sink_unavailable',
+};
 const SCAN_LIMITS = { countMax: 1000, meteredBytesMax: 1 << 21 };
 const SINK_BASIN = { ...DEFAULT_BASIN_CONFIG, createStreamOnAppend: true };
 /** A backfill's key in the last record's header. */
@@ -203,6 +212,9 @@ function openFailure(error: unknown, basin: string, stream: string): unknown {
 
 function writeFailure(error: unknown, basin: string, stream: string): unknown {
   if (!(error instanceof S2Error)) return error;
-  const code = error.code === 'seq_num_mismatch' || error.code === 'invalid' ? 'sink_conflict' : 'sink_unavailable';
+  if (error.cause instanceof MillraceError) return error.cause;
+  // What the store calls malformed is a fault of this program, which no retry may hide.
+  const code = WRITE_FAILURES[error.code];
+  assert(code !== undefined, 'the store refuses a batch of the sink only for what can change');
   return new MillraceError(code, { detail: `s2://${basin}/${stream}: ${error.message}`, cause: error });
 }

@@ -50,7 +50,14 @@ async function start(options: Options): Promise<void> {
   const config = await readConfigFile(options.config, process.env);
   const { startServer } = await import('@millrace/server/main');
   const life = superviseProcess();
-  const server = await startServer({ config, dataDir: options.data, host: options.host, port: options.port, log, changeLogBytesMax: options.changeLogMax });
+  const server = await startServer({
+    config,
+    dataDir: options.data,
+    host: options.host,
+    port: options.port,
+    log,
+    changeLogBytesMax: options.changeLogMax,
+  });
   if (server.firstRootToken !== null) announceRootToken(server.firstRootToken, server.url);
   process.stdout.write(`millrace listening on ${server.url} (data in ${options.data})\n`);
   try {

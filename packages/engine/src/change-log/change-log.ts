@@ -9,9 +9,9 @@ import { assert } from '@millrace/core/assert';
 import { ByteWriter } from '@millrace/core/byte-writer';
 import { MillraceError } from '@millrace/core/error';
 import { type Lsn, maxLsn } from '@millrace/core/lsn';
-import { RecordCursor, writeSequencedRecord } from '@millrace/stream-store/record-codec';
+import { RecordCursor, writeSequencedHead } from '@millrace/stream-store/record-codec';
 import type { StateTable, Stream } from '@millrace/stream-store/store';
-import { type ChunkHeader, FLAG_ENDS_OPEN, readChunkHeader } from './chunk.ts';
+import { CHUNK_FRONT_BYTES, type ChunkHeader, FLAG_ENDS_OPEN, readChunkHeader } from './chunk.ts';
 
 /** A run of records that holds the beginning of a transaction the source sent again; see FLAG_VOIDS. */
 export interface VoidRange {
@@ -22,7 +22,6 @@ export interface VoidRange {
   readonly toSeq: number;
 }
 
-const RECORD_METERED_OVERHEAD = 8;
 const READ_LIMITS = { countMax: 1, meteredBytesMax: 1 << 21 };
 
 export class ChangeLog {
@@ -48,6 +47,7 @@ export class ChangeLog {
   progress: Lsn;
   #waiters = new Set<() => void>();
   #timestamp: bigint;
+  readonly #head = new ByteWriter(CHUNK_FRONT_BYTES * 2);
 
   private constructor(stream: Stream, state: StateTable, voidsKey: string, voids: VoidRange[], last: Tail | null) {
     this.stream = stream;
@@ -76,32 +76,44 @@ export class ChangeLog {
     }
     const log = new ChangeLog(stream, state, voidsKey, parseVoids(state.get(voidsKey)), last);
     await log.voidOpen();
+    void log.#follow();
     return log;
   }
 
-  /** Appends one chunk; resolves when it is durable. Chunks become durable in order. */
+  /** As a follower the log's readers get its newest chunks from memory. Ends when the store closes. */
+  async #follow(): Promise<void> {
+    const { signal } = new AbortController();
+    while ((await this.stream.waitBeyond(this.stream.tail.seqNum, signal)) === 'records');
+  }
+
+  /** Appends one chunk, CHUNK_FRONT_BYTES of room before it; resolves when it is durable. Durable in order. */
   async append(chunk: Buffer, lsn: Lsn, committedLsn: Lsn, endLsn: Lsn): Promise<void> {
     assert(committedLsn >= this.committedLsn, 'commit LSNs in the log never decrease (I2)');
     assert(endLsn >= this.endLsn, 'the acknowledgeable end of the log never goes back');
     const seq = this.nextSeq;
-    const header = readChunkHeader(chunk, 0, chunk.length);
+    const header = readChunkHeader(chunk, CHUNK_FRONT_BYTES, chunk.length);
     // The stream's time index is the LSN index, so its times must not go back even if a voided LSN was higher.
     this.#timestamp = maxLsn(this.#timestamp, lsn);
-    const out = new ByteWriter(chunk.length + 64);
-    writeSequencedRecord(out, seq, this.#timestamp, [], chunk);
+    // The record's head goes into the room the chunk has in front: a copy of it all would cost fresh memory.
+    this.#head.length = 0;
+    const size = chunk.length - CHUNK_FRONT_BYTES;
+    const meteredBytes = writeSequencedHead(this.#head, seq, this.#timestamp, [], size);
+    const start = CHUNK_FRONT_BYTES - this.#head.length;
+    assert(start >= 0, 'a record head fits in front of its chunk');
+    chunk.set(this.#head.view(), start);
     this.nextSeq = seq + 1;
     this.committedLsn = committedLsn;
     this.endLsn = endLsn;
     this.endsOpen = (header.flags & FLAG_ENDS_OPEN) !== 0;
     this.#openedSeq = seq - header.openedAt;
     this.#openLsn = lsn;
-    this.bytes += chunk.length;
+    this.bytes += size;
     await this.stream.appendSequenced({
-      records: out.view(),
+      records: chunk.subarray(start),
       firstSeqNum: seq,
       timestamp: this.#timestamp,
       count: 1,
-      meteredBytes: RECORD_METERED_OVERHEAD + chunk.length,
+      meteredBytes,
     });
     assert(seq === this.durableSeq, 'chunks become durable in order');
     this.durableSeq = seq + 1;

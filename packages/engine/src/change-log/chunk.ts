@@ -32,6 +32,9 @@ import type { Lsn } from '@millrace/core/lsn';
 
 export const CHUNK_VERSION = 1;
 export const CHUNK_HEADER_BYTES = 56;
+/** Room a sealed chunk has in front of its header, for the record head that the stream puts there. */
+export const CHUNK_FRONT_BYTES = 40;
+const BODY_AT = CHUNK_FRONT_BYTES + CHUNK_HEADER_BYTES;
 /** Below the record limit of a stream (1 MiB metered), less the protobuf framing around it. */
 export const CHUNK_BYTES_MAX = 1_000_000;
 
@@ -112,10 +115,10 @@ export class ChunkWriter {
   readonly #out = new ByteWriter(CHUNK_BYTES_MAX + 64 * 1024);
   #changes = 0;
   #ordinal = 0;
-  #preambleEnd = CHUNK_HEADER_BYTES;
+  #preambleEnd = BODY_AT;
 
   constructor() {
-    this.#out.length = CHUNK_HEADER_BYTES;
+    this.#out.length = BODY_AT;
   }
 
   get bytes(): number {
@@ -173,31 +176,32 @@ export class ChunkWriter {
     this.#changes++;
   }
 
-  /** Hands over the finished chunk and starts an empty one. */
+  /** Hands over the finished chunk, CHUNK_FRONT_BYTES of room before it, and starts an empty one. */
   seal(seal: Seal): Buffer {
     const out = this.#out;
     const bytes = Buffer.allocUnsafeSlow(out.length);
     out.buffer.copy(bytes, 0, 0, out.length);
-    bytes[0] = CHUNK_VERSION;
-    bytes[1] = seal.flags;
-    bytes.writeUInt16BE(0, 2);
-    bytes.writeUInt32BE(this.#changes, 4);
-    bytes.writeBigUInt64BE(seal.committedLsn, 8);
-    bytes.writeBigUInt64BE(seal.endLsn, 16);
-    bytes.writeBigUInt64BE(seal.previousLsn, 24);
-    bytes.writeBigUInt64BE(BigInt(seal.offset), 32);
-    bytes.writeUInt32BE(seal.keyframe, 40);
-    bytes.writeUInt32BE(seal.openedAt, 44);
-    bytes.writeUInt32BE(this.#ordinal, 48);
-    bytes.writeUInt32BE(this.#preambleEnd - CHUNK_HEADER_BYTES, 52);
+    const at = CHUNK_FRONT_BYTES;
+    bytes[at] = CHUNK_VERSION;
+    bytes[at + 1] = seal.flags;
+    bytes.writeUInt16BE(0, at + 2);
+    bytes.writeUInt32BE(this.#changes, at + 4);
+    bytes.writeBigUInt64BE(seal.committedLsn, at + 8);
+    bytes.writeBigUInt64BE(seal.endLsn, at + 16);
+    bytes.writeBigUInt64BE(seal.previousLsn, at + 24);
+    bytes.writeBigUInt64BE(BigInt(seal.offset), at + 32);
+    bytes.writeUInt32BE(seal.keyframe, at + 40);
+    bytes.writeUInt32BE(seal.openedAt, at + 44);
+    bytes.writeUInt32BE(this.#ordinal, at + 48);
+    bytes.writeUInt32BE(this.#preambleEnd - BODY_AT, at + 52);
     this.discard();
     return bytes;
   }
 
   discard(): void {
-    this.#out.length = CHUNK_HEADER_BYTES;
+    this.#out.length = BODY_AT;
     this.#changes = 0;
     this.#ordinal = 0;
-    this.#preambleEnd = CHUNK_HEADER_BYTES;
+    this.#preambleEnd = BODY_AT;
   }
 }

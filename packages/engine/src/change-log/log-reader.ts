@@ -10,11 +10,15 @@ export interface LogChunk {
   readonly end: number;
 }
 
-const READ_LIMITS = { countMax: 1000, meteredBytesMax: 1 << 21 };
+const MANY = { countMax: 1000, meteredBytesMax: 1 << 21 };
+/** Large chunks are taken one by one: as they are in memory, without being put together first. */
+const ONE = { countMax: 1, meteredBytesMax: 1 << 21 };
+const LARGE_CHUNK_BYTES = 128 * 1024;
 
 export class LogReader {
   readonly #log: ChangeLog;
   #seq: number;
+  #large = false;
   #cursor: RecordCursor | null = null;
   #bytes: Buffer = Buffer.alloc(0);
 
@@ -31,7 +35,7 @@ export class LogReader {
   async next(): Promise<LogChunk | null> {
     if (this.#cursor === null || !this.#cursor.next()) {
       if (this.#seq >= this.#log.durableSeq) return null;
-      const slice = await this.#log.stream.read(this.#seq, READ_LIMITS);
+      const slice = await this.#log.stream.read(this.#seq, this.#large ? ONE : MANY);
       if (slice === null) return null;
       const { buffer, byteOffset, byteLength } = slice.records;
       this.#bytes = Buffer.from(buffer, byteOffset, byteLength);
@@ -41,6 +45,7 @@ export class LogReader {
     const seq = this.#cursor.seqNum;
     if (seq !== this.#seq) throw overrun();
     this.#seq = seq + 1;
+    this.#large = this.#cursor.bodyEnd - this.#cursor.bodyStart >= LARGE_CHUNK_BYTES;
     return { seq, bytes: this.#bytes, start: this.#cursor.bodyStart, end: this.#cursor.bodyEnd };
   }
 }
