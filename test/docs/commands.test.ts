@@ -48,9 +48,9 @@ test('every millrace command shown exists, with every flag shown for it', async 
 }, 60_000);
 
 test('every flag in a table of docs/configuration.md is one of millrace start', async () => {
-  const flags = inlineCode(markdownFile('docs/configuration.md')).filter((code) => /^--\w+$/.test(code));
+  const flags = inlineCode(markdownFile('docs/configuration.md')).filter((code) => /^--[\w-]+$/.test(code));
   const { stdout } = await run(['start', '--help']);
-  const options = [...stdout.matchAll(/^ {2}(?:-\w, )?(--\w+)/gm)]
+  const options = [...stdout.matchAll(/^ {2}(?:-\w, )?(--[\w-]+)/gm)]
     .map(([, flag]) => flag)
     .filter((f) => f !== '--help');
   expect(flags.sort()).toEqual(options.sort());

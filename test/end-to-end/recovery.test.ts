@@ -115,7 +115,8 @@ describe('a sink behind the retained log', () => {
     const { dataDir } = millrace;
     await millrace.stop();
     millrace = await startMillrace(db, { dataDir, sinks: sinks('paused'), changeLogBytesMax });
-    for (let i = 1; i <= 6; i++) await db.sql(`INSERT INTO t SELECT ${i} * 100 + j, repeat('x', 9000) FROM generate_series(1, 90) j`);
+    for (let i = 1; i <= 6; i++)
+      await db.sql(`INSERT INTO t SELECT ${i} * 100 + j, repeat('x', 9000) FROM generate_series(1, 90) j`);
     const { log } = millrace.server.pipelines[0]!;
     await eventually('the log forgets its oldest part', () => log.stream.firstSeqNum > 0);
     await millrace.stop();
