@@ -179,7 +179,8 @@ async function judgeStream(db: TestDatabase, dataDir: string, backfill: boolean)
     const stream = await store.openStream(BASIN, SINK, 'read');
     const oracle = createOracle({
       tables: Object.values(WORKLOAD_TABLES),
-      auditTable: AUDIT_TABLE,
+      // The audit tells of transactions before the slot as well, of which a backfilled stream has only the outcome.
+      ...(!backfill && { auditTable: AUDIT_TABLE }),
       audited: !backfill,
       backfilling: backfill,
     });
