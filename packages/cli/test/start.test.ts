@@ -20,7 +20,7 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await connection?.close();
-  await postgres?.stop();
+  await postgres?.remove();
   rmSync(dir, { recursive: true, force: true });
 });
 

@@ -45,7 +45,7 @@ async function runIn(directory: string, options: DemoOptions, life: Life): Promi
   try {
     notice('note', 'Starting an embedded Postgres with a table products ...');
     const postgres = await startPostgres({ dir: join(directory, 'postgres') });
-    closing.push(() => postgres.stop());
+    closing.push(() => (options.data === undefined ? postgres.remove() : postgres.stop()));
     const shop = await openShop(postgres);
     closing.push(() => shop.close());
     if (life.stop.aborted) return;
