@@ -118,7 +118,7 @@ export class LogWriter {
 
   /** The server has sent everything up to `walEnd`. */
   keepalive(walEnd: Lsn): void {
-    if (this.#open || walEnd <= this.#progress) return;
+    if (this.#closed || this.#open || walEnd <= this.#progress) return;
     this.#progress = walEnd;
     if (this.#inflight === 0 && this.#chunk.empty) this.#settle(walEnd);
   }
@@ -196,7 +196,7 @@ export class LogWriter {
     // Non-transactional messages arrive between transactions and have no place in commit order.
     const transactional = (buffer[start + 1]! & 1) === 1;
     if (!this.#open || !transactional) return;
-    if (isAnnotation(buffer, start)) this.#annotations = Buffer.from(buffer.subarray(start, end));
+    if (isAnnotation(buffer, start, end)) this.#annotations = Buffer.from(buffer.subarray(start, end));
     this.#change(buffer, start, end);
   }
 
@@ -286,7 +286,8 @@ export class LogWriter {
       this.#pressed = false;
       this.#events.pressure(false);
     }
-    const quiet = this.#inflight === 0 && this.#chunk.empty && !this.#open;
+    // Once closed the chunk is empty because its messages were given up, not because they are durable.
+    const quiet = !this.#closed && this.#inflight === 0 && this.#chunk.empty && !this.#open;
     this.#settle(quiet ? this.#progress : endLsn);
     if (this.#inflight === 0 && !this.#closed) this.#flushIfClosed();
   }
@@ -319,8 +320,9 @@ export class LogWriter {
 }
 
 /** The flags, LSN and prefix of a logical message: `M`, u8, u64, C string. */
-function isAnnotation(buffer: Buffer, start: number): boolean {
+function isAnnotation(buffer: Buffer, start: number, end: number): boolean {
   const prefix = start + 10;
+  if (end - prefix < ANNOTATIONS_PREFIX.length) return false;
   return (
     buffer.compare(ANNOTATIONS_PREFIX, 0, ANNOTATIONS_PREFIX.length, prefix, prefix + ANNOTATIONS_PREFIX.length) === 0
   );
