@@ -1,5 +1,6 @@
 /**
- * The crash campaign: concurrent writers, Millrace killed with SIGKILL at random moments, Postgres crashed now and then.
+ * The crash campaign: concurrent writers, Millrace killed with SIGKILL at random moments, its connections to Postgres cut,
+ * Postgres crashed now and then.
  * At the end the stream has to hold every committed change exactly once and in commit order, and the tables rebuilt from
  * it have to equal Postgres. After each kill the slot must not stand beyond what the log on disk holds (I3).
  *
@@ -12,14 +13,21 @@ import { parseArgs } from 'node:util';
 import { maxLsn, parseLsn } from '@millrace/core/lsn';
 import { SourceState } from '@millrace/engine/capture/source';
 import { ChangeLog } from '@millrace/engine/change-log/change-log';
+import { cursorStore } from '@millrace/engine/deliver/cursor-store';
 import { openLocalStore } from '@millrace/stream-store/local-store';
 import { RecordCursor } from '@millrace/stream-store/record-codec';
 import { createOracle } from '@millrace/testkit/oracle';
 import { type OwnPostgres, startOwnPostgres, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { type ProcessHarness, processHarness } from '@millrace/testkit/process-harness';
+import { startProxy } from '@millrace/testkit/proxy';
 import { seededRandom } from '@millrace/testkit/random';
 import { startWorkload, type WorkloadCounts } from '@millrace/testkit/workload';
-import { AUDIT_TABLE, createWorkloadTables, WORKLOAD_TABLES } from '@millrace/testkit/workload-tables';
+import {
+  AUDIT_TABLE,
+  createWorkloadTables,
+  WORKLOAD_TABLE_NAMES,
+  WORKLOAD_TABLES,
+} from '@millrace/testkit/workload-tables';
 import { stringify } from 'yaml';
 
 export interface CampaignOptions {
@@ -49,6 +57,8 @@ const SLOT = 'crash';
 const SINK = 'everything';
 /** A kill comes this long after the start at most: into start-up, catch-up, steady state or an idle moment. */
 const LIFE_MS_MAX = 900;
+/** Lives that a backfill gets to come to its end once nothing kills it any more. */
+const BACKFILL_LIVES = 30;
 /** Transactions of the workload before a backfill. */
 const ROWS_BEFORE = 500;
 const CATCH_UP_MS = 120_000;
@@ -60,11 +70,14 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
   const dir = testDirectory('crash');
   const dataDir = join(dir, 'data');
   const problems: string[] = [];
+  const closing: (() => Promise<void>)[] = [];
   let postgresCrashes = 0;
   let child: ProcessHarness | null = null;
   try {
     const db = await own.createDatabase();
-    writeFileSync(join(dir, 'millrace.yaml'), configuration(db, backfill));
+    const proxy = await startProxy({ port: db.config.port });
+    closing.push(() => proxy.close());
+    writeFileSync(join(dir, 'millrace.yaml'), configuration(db, proxy.port, backfill));
     child = processHarness({
       args: [CLI, 'start', '--config', join(dir, 'millrace.yaml'), '--data', dataDir, '--port', '0'],
     });
@@ -80,7 +93,12 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
     const token = /mr_[\w-]+/.exec(child.transcript())![0];
     const workload = early ?? (await begin());
     for (let kill = 1; kill <= kills; kill++) {
-      await delay(random.next() * LIFE_MS_MAX);
+      // Half of the lives lose their connections to Postgres on the way.
+      const cutAt = random.chance(0.5) ? random.next() : 1;
+      const lifeMs = random.next() * LIFE_MS_MAX;
+      await delay(lifeMs * cutAt);
+      if (cutAt < 1) proxy.cut();
+      await delay(lifeMs * (1 - cutAt));
       if (!child.running) {
         const { code } = await child.exited;
         throw new Error(`Millrace ended by itself with code ${code}:\n${child.transcript()}`);
@@ -96,7 +114,15 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
       if (kill % 10 === 0) report(`${kill} kills, ${workload.counts.committed} transactions committed`);
     }
     const counts = await workload.stop();
-    const line = await child.waitForLine(/listening/, { timeoutMs: 30_000 });
+    let line = await child.waitForLine(/listening/, { timeoutMs: 30_000 });
+    // What ends the campaign comes after the last row of the backfill.
+    for (let rest = BACKFILL_LIVES; backfill && rest > 0; rest--) {
+      await child.kill('SIGTERM');
+      if (await backfilled(dataDir)) rest = 0;
+      child.start();
+      line = await child.waitForLine(/listening/, { timeoutMs: 30_000 });
+      if (rest > 0) await delay(LIFE_MS_MAX * 2);
+    }
     const url = /http:\S+/.exec(line)![0];
     await db.sql(`CREATE TABLE campaign_end (id int PRIMARY KEY); INSERT INTO campaign_end VALUES (1)`);
     await caughtUp(db, child, url, token);
@@ -106,17 +132,18 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
     return { problems, kills, postgresCrashes, messages, reads, workload: counts };
   } finally {
     await child?.kill('SIGKILL');
+    for (const close of closing) await close();
     await own.remove();
     rmSync(dir, { recursive: true, force: true });
   }
 }
 
-function configuration(db: TestDatabase, backfill: boolean): string {
+function configuration(db: TestDatabase, port: number, backfill: boolean): string {
   return stringify({
     databases: [
       {
         name: 'campaign',
-        url: db.url,
+        url: db.url.replace(`:${db.config.port}/`, `:${port}/`),
         slot: { name: SLOT, create_if_not_exists: true },
         publication: { name: SLOT, create_if_not_exists: true },
       },
@@ -152,6 +179,17 @@ async function judgeAcknowledgement(
     const held = maxLsn(log.endLsn, noted);
     if (confirmed <= held) return [];
     return [`kill ${kill}: Postgres was told ${slot.lsn}, the log ends at ${held} (Postgres ${own.server.version})`];
+  } finally {
+    await store.close();
+  }
+}
+
+async function backfilled(dataDir: string): Promise<boolean> {
+  const store = await openLocalStore({ dir: dataDir });
+  try {
+    const marks = cursorStore(store.state, `sink/${SINK}/cursor`).load()?.backfills ?? new Map();
+    const done = [...marks.values()].filter((key) => key.length === 0);
+    return done.length >= WORKLOAD_TABLE_NAMES.length;
   } finally {
     await store.close();
   }
