@@ -20,7 +20,7 @@ import { CheckpointWriter, readCheckpoint, writeCheckpoint } from './index/check
 import { JournalIndex } from './index/journal-index.ts';
 import type { FileSystem } from './journal/file-system.ts';
 import { Journal, type JournalHooks } from './journal/journal.ts';
-import { recoverJournal } from './journal/recover.ts';
+import { type Recovered, type RecoverOptions, type Replay, recoverJournal } from './journal/recover.ts';
 import { SEGMENT_HEADER_BYTES } from './journal/segment-format.ts';
 import { readCommands } from './record-codec.ts';
 import type { Shelf } from './store-core.ts';
@@ -65,6 +65,16 @@ export async function recoverStore(options: RecoveryOptions): Promise<RecoveredS
   };
 }
 
+/** A refusal waits for the index files that are being written: nothing touches the directory once it is given back. */
+async function recoverWith(index: JournalIndex, options: RecoverOptions, replay: Replay): Promise<Recovered> {
+  try {
+    return await recoverJournal(options, replay);
+  } catch (error) {
+    await index.settled();
+    throw error;
+  }
+}
+
 async function recoverMain(options: RecoveryOptions, state: StoreState) {
   const { fileSystem, segmentBytes, groupDurable } = options;
   const dir = `${options.dir}/main`;
@@ -75,7 +85,8 @@ async function recoverMain(options: RecoveryOptions, state: StoreState) {
   if (checkpoint !== null) for (const entry of checkpoint.entries()) applier.apply(0, entry);
   const from = checkpoint?.position ?? { journalId: null, segment: 1, offset: SEGMENT_HEADER_BYTES };
 
-  const tip = await recoverJournal(
+  const tip = await recoverWith(
+    index,
     { dir, fileSystem, segmentBytes, trimmed: false, durable: checkpoint === null ? null : checkpoint.position },
     {
       async segment(segment, sealed, header) {
@@ -114,7 +125,8 @@ async function recoverLog(options: RecoveryOptions, state: StoreState) {
   const dir = `${options.dir}/log`;
   const index = new JournalIndex(fileSystem, dir);
   const applier = new Applier(state, index, dir);
-  const tip = await recoverJournal(
+  const tip = await recoverWith(
+    index,
     { dir, fileSystem, segmentBytes, trimmed: true, durable: null },
     {
       async segment(segment, sealed, header) {
