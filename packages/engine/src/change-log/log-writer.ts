@@ -25,6 +25,10 @@ const TYPE = 0x59; // Y
 const KEYFRAME_INTERVAL_BYTES = 1 << 20;
 /** Chunks handed to the journal and not yet durable; beyond it capture stops reading the socket. */
 export const LOG_INFLIGHT_BYTES_MAX = 8 << 20;
+/** A read this large means that a backlog is coming in. Then a chunk gathers this much, for at most so long. */
+const BUSY_BURST_BYTES = 16 * 1024;
+const GATHER_BYTES = 256 * 1024;
+const GATHER_MS = 3;
 /** A lone chunk this full does not wait for the one before to be durable. */
 const CHUNK_EAGER_BYTES = 512 * 1024;
 
@@ -76,6 +80,8 @@ export class LogWriter {
   #pressed = false;
   #failed = false;
   #closed = false;
+  #burstBytes = 0;
+  #gather: NodeJS.Timeout | null = null;
   readonly #appends = new Set<Promise<void>>();
 
   constructor(log: ChangeLog, events: LogWriterEvents) {
@@ -125,14 +131,28 @@ export class LogWriter {
 
   /** The socket has nothing more for now. */
   burst(): void {
-    if (this.#inflight === 0) this.#flushIfClosed();
-    else if (this.#chunk.bytes >= CHUNK_EAGER_BYTES) this.#flushIfClosed();
+    const gathered = this.#chunk.bytes;
+    const grown = gathered - this.#burstBytes;
+    this.#burstBytes = gathered;
+    if (gathered >= CHUNK_EAGER_BYTES) this.#flushIfClosed();
+    else if (this.#inflight === 0) {
+      // In the middle of a backlog the next read is a moment away; a sync for each read would take the CPU that
+      // Postgres sends with. The timer is for the last read of all.
+      if (grown >= BUSY_BURST_BYTES && gathered < GATHER_BYTES) this.#gather ??= setTimeout(this.#gathered, GATHER_MS);
+      else this.#flushIfClosed();
+    }
   }
+
+  readonly #gathered = (): void => {
+    this.#gather = null;
+    if (this.#inflight === 0 && !this.#closed) this.#flushIfClosed();
+  };
 
   /** Resolves when what was appended is durable or has failed; messages not yet appended are given up. */
   async drained(): Promise<void> {
     this.#chunk.discard();
     this.#closed = true;
+    if (this.#gather !== null) clearTimeout(this.#gather);
     await Promise.allSettled([...this.#appends]);
   }
 
@@ -241,6 +261,7 @@ export class LogWriter {
   }
 
   #flush(flags: number): void {
+    this.#burstBytes = 0;
     const seq = this.#log.nextSeq;
     const chunk = this.#chunk;
     let all = flags;
