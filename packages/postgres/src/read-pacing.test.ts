@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { AdaptivePacing, READ_PAUSE_MS } from './read-pacing.ts';
+import { AdaptivePacing, READ_INTERVAL_MS } from './read-pacing.ts';
 
 /** Reads of `size` bytes every `everyMs` for `forMs`; the pauses that were asked for. */
 function pauses(pacing: AdaptivePacing, size: number, everyMs: number, forMs: number, fromMs = 1000): number[] {
@@ -9,25 +9,34 @@ function pauses(pacing: AdaptivePacing, size: number, everyMs: number, forMs: nu
 }
 
 test('a lone read is never followed by a pause', () => {
-  expect(pauses(new AdaptivePacing(), 500_000, 50, 1000)).not.toContain(READ_PAUSE_MS);
+  expect(pauses(new AdaptivePacing(), 500_000, 50, 1000).every((pause) => pause === 0)).toBe(true);
 });
 
 test('a trickle is read at once', () => {
-  expect(pauses(new AdaptivePacing(), 500, 0.2, 200)).not.toContain(READ_PAUSE_MS);
+  expect(pauses(new AdaptivePacing(), 500, 0.2, 200).every((pause) => pause === 0)).toBe(true);
 });
 
 test('a backlog is read with pauses from its first milliseconds on', () => {
   const all = pauses(new AdaptivePacing(), 750, 0.02, 200);
-  expect(all.slice(0, 10)).not.toContain(READ_PAUSE_MS);
+  expect(all.slice(0, 10).every((pause) => pause === 0)).toBe(true);
+  expect(Math.max(...all)).toBeLessThanOrEqual(READ_INTERVAL_MS);
   expect(all.slice(1000)).not.toContain(0);
 });
 
 test('a read that found the socket full is followed by the next at once', () => {
-  expect(pauses(new AdaptivePacing(), 1 << 20, 1, 200)).not.toContain(READ_PAUSE_MS);
+  expect(pauses(new AdaptivePacing(), 1 << 20, 1, 200).every((pause) => pause === 0)).toBe(true);
 });
 
 test('when the backlog is through, the next lone change is not held up by what was', () => {
   const pacing = new AdaptivePacing();
   pauses(pacing, 750, 0.02, 100);
   expect(pacing.pauseAfter(200, 5000)).toBe(0);
+});
+
+test('time spent on other work since the last read is not spent again on a pause', () => {
+  const pacing = new AdaptivePacing();
+  pauses(pacing, 750, 0.02, 100);
+  const now = 2000;
+  pacing.pauseAfter(60_000, now);
+  expect(pacing.pauseAfter(60_000, now + 2 * READ_INTERVAL_MS)).toBe(0);
 });

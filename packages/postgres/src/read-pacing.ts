@@ -7,15 +7,22 @@
  */
 
 export interface ReadPacing {
-  /** Milliseconds to wait before the next read; 0 reads on. `nowMs` is monotonic. */
+  /**
+   * Milliseconds to wait before the next read; 0 reads on. Below 1 the whole thread sleeps, for no timer is that short;
+   * from 1 on it is a timer. `nowMs` is monotonic.
+   */
   pauseAfter(size: number, nowMs: number): number;
 }
 
 /**
- * Length of a pause. With default socket buffers (128 KiB) the sender runs out of room in little more: 2 ms already
- * stalls it now and then, 3 ms mostly.
+ * From one read to the next, at least. A socket's buffer counts each small send with the kernel's own overhead, so the
+ * default 128 KiB hold little more than 30 KiB of small rows: what comes in some 0.8 ms. A pause of 1 ms, the shortest
+ * a timer can make, already stalls the sender on wide rows (numbers in bench/README.md). What the thread did since the
+ * last read counts: when there is other work, there is no pause.
  */
-export const READ_PAUSE_MS = 1;
+export const READ_INTERVAL_MS = 0.85;
+/** Shorter than this is not worth a sleep. */
+const NAP_MS_MIN = 0.05;
 
 /** The rate is taken over windows of this length. */
 const WINDOW_MS = 8;
@@ -30,13 +37,14 @@ const BUSY_BYTES_PER_MS = 4 * 1024;
 const FULL_READ_BYTES = 96 * 1024;
 
 export class AdaptivePacing implements ReadPacing {
-  readonly #pauseMs: number;
+  readonly #intervalMs: number;
+  #lastRead = 0;
   #windowStart = 0;
   #windowBytes = 0;
   #busy = false;
 
-  constructor(pauseMs = READ_PAUSE_MS) {
-    this.#pauseMs = pauseMs;
+  constructor(intervalMs = READ_INTERVAL_MS) {
+    this.#intervalMs = intervalMs;
   }
 
   pauseAfter(size: number, nowMs: number): number {
@@ -47,7 +55,13 @@ export class AdaptivePacing implements ReadPacing {
       this.#windowStart = nowMs;
       this.#windowBytes = 0;
     }
-    return this.#busy && size < FULL_READ_BYTES ? this.#pauseMs : 0;
+    const pauseMs = Math.min(this.#intervalMs, this.#intervalMs - (nowMs - this.#lastRead));
+    if (!this.#busy || size >= FULL_READ_BYTES || pauseMs < NAP_MS_MIN) {
+      this.#lastRead = nowMs;
+      return 0;
+    }
+    this.#lastRead = nowMs + pauseMs;
+    return pauseMs;
   }
 }
 

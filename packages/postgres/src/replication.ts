@@ -81,6 +81,8 @@ export interface ReplicationStream {
   readonly stats: ReplicationStats;
 }
 
+/** Nothing ever wakes it: a wait on it is a sleep. */
+const NAP = new Int32Array(new SharedArrayBuffer(4));
 const STATUS_INTERVAL_MS = 10_000;
 const TIMEOUT_MS = 60_000;
 const CONFIRM_DELAY_MS = 2;
@@ -434,6 +436,10 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
     const pauseMs = this.#pacing.pauseAfter(size, now);
     if (pauseMs === 0) return;
     this.#readPauses++;
+    if (pauseMs < 1) {
+      Atomics.wait(NAP, 0, 0, pauseMs);
+      return;
+    }
     this.#transport!.pause();
     this.#pauseTimer = setTimeout(() => {
       this.#pauseTimer = null;
