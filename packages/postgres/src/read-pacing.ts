@@ -16,11 +16,11 @@ export interface ReadPacing {
 
 /**
  * From one read to the next, at least. A socket's buffer counts each small send with the kernel's own overhead, so the
- * default 128 KiB hold little more than 30 KiB of small rows: what comes in some 0.8 ms. A pause of 1 ms, the shortest
+ * default 128 KiB hold little more than 30 KiB of small rows: what comes in some 0.7 ms. A pause of 1 ms, the shortest
  * a timer can make, already stalls the sender on wide rows (numbers in bench/README.md). What the thread did since the
  * last read counts: when there is other work, there is no pause.
  */
-export const READ_INTERVAL_MS = 0.85;
+export const READ_INTERVAL_MS = 0.7;
 /** Shorter than this is not worth a sleep. */
 const NAP_MS_MIN = 0.05;
 
