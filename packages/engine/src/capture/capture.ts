@@ -5,6 +5,7 @@
 import { backoffMs } from '@millrace/core/backoff';
 import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
+import { pause } from '@millrace/core/pause';
 import { type ReplicationStream, startReplication } from '@millrace/postgres/replication';
 import type { ChangeLog } from '../change-log/change-log.ts';
 import { LogWriter } from '../change-log/log-writer.ts';
@@ -182,17 +183,4 @@ function idleAcknowledger(state: SourceState, log: ChangeLog, send: (lsn: Lsn) =
     wanted = lsn;
     later();
   };
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const end = () => {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', end);
-      resolve();
-    };
-    const timer = setTimeout(end, ms);
-    signal.addEventListener('abort', end, { once: true });
-    if (signal.aborted) end();
-  });
 }

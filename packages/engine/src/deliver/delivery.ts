@@ -6,6 +6,7 @@
 import { assert, InvariantError } from '@millrace/core/assert';
 import { backoffMs } from '@millrace/core/backoff';
 import { MillraceError } from '@millrace/core/error';
+import { pause } from '@millrace/core/pause';
 import { comparePositions, type Position } from '@millrace/core/position';
 import { MessageBatch } from '@millrace/sinks/message-batch';
 import type { Sink, SinkCursor } from '@millrace/sinks/sink';
@@ -290,17 +291,4 @@ function saveRegularly(cursors: CursorStore, cursor: () => SinkCursor, onSaved: 
 
 function aborted(signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const end = () => {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', end);
-      resolve();
-    };
-    const timer = setTimeout(end, ms);
-    signal.addEventListener('abort', end, { once: true });
-    if (signal.aborted) end();
-  });
 }
