@@ -81,7 +81,9 @@ export function startCapture({ source, state, log, awaitMs, onState = () => {} }
     const { connection, startLsn } = await openSource(source, state, log.endLsn, stopping.signal);
     const over = Promise.withResolvers<MillraceError | null>();
     let failure: unknown = null;
-    const acknowledge = idleAcknowledger(state, log, (lsn) => live?.confirm(lsn));
+    // Of this connection only: a late acknowledgement of the one before must not reach the next.
+    let mine: ReplicationStream | null = null;
+    const acknowledge = idleAcknowledger(state, log, (lsn) => mine?.confirm(lsn));
     const writer = new LogWriter(log, {
       acknowledge,
       pressure: (on) => (on ? live?.pause() : live?.resume()),
@@ -91,7 +93,7 @@ export function startCapture({ source, state, log, awaitMs, onState = () => {} }
       },
     });
     try {
-      live = await startReplication(
+      mine = await startReplication(
         connection,
         { slot: source.slot.name, publications: [source.publication.name], startLsn },
         {
@@ -101,6 +103,7 @@ export function startCapture({ source, state, log, awaitMs, onState = () => {} }
           closed: (error) => over.resolve(error),
         },
       );
+      live = mine;
       const onStop = () => void live?.stop();
       stopping.signal.addEventListener('abort', onStop, { once: true });
       if (stopping.signal.aborted) onStop();
@@ -111,6 +114,7 @@ export function startCapture({ source, state, log, awaitMs, onState = () => {} }
       if (failure !== null) throw failure;
       if (error !== null) throw error;
     } finally {
+      mine = null;
       live = null;
       await connection.close();
     }
