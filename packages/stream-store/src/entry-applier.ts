@@ -1,0 +1,99 @@
+import { MillraceError } from '@millrace/core/error';
+import {
+  BATCH_HEADER_BYTES,
+  BatchHead,
+  KIND_BATCH,
+  KIND_CARRY,
+  KIND_META,
+  KIND_STATE_DELETE,
+  KIND_STATE_PUT,
+  KIND_TRIM,
+  readCarry,
+  readMeta,
+  readStateDelete,
+  readStatePut,
+  readTrim,
+} from './entries.ts';
+import type { JournalIndex } from './index/journal-index.ts';
+import { readCommands } from './record-codec.ts';
+import type { StoreState } from './store-state.ts';
+import type { StreamState } from './stream-state.ts';
+
+const NO_COMMANDS: ReturnType<typeof readCommands> = [];
+
+/** Takes entries into state and index, on recovery. */
+export class EntryApplier {
+  readonly #state: StoreState;
+  readonly #index: JournalIndex;
+  readonly #dir: string;
+  readonly #head = new BatchHead();
+
+  constructor(state: StoreState, index: JournalIndex, dir: string) {
+    this.#state = state;
+    this.#index = index;
+    this.#dir = dir;
+  }
+
+  apply(offset: number, payload: Buffer): void {
+    const state = this.#state;
+    switch (payload[0]) {
+      case KIND_BATCH: {
+        const stream = this.place(offset, payload);
+        if (stream === undefined) return;
+        if (this.#head.firstSeqNum !== stream.tailSeqNum) throw this.#corrupt(offset, 'sequence numbers are not dense');
+        const commands = this.#head.hasCommands ? readCommands(payload.subarray(BATCH_HEADER_BYTES)) : NO_COMMANDS;
+        state.applyBatch(stream, this.#head, commands);
+        return;
+      }
+      case KIND_TRIM: {
+        const { streamId, seqNum } = readTrim(payload);
+        const stream = state.streams.get(streamId);
+        if (stream !== undefined) state.applyTrim(stream, seqNum);
+        return;
+      }
+      case KIND_CARRY: {
+        const carry = readCarry(payload);
+        const stream = state.streams.get(carry.streamId);
+        if (stream !== undefined) state.applyCarry(stream, carry);
+        return;
+      }
+      case KIND_META:
+        state.applyMeta(readMeta(payload));
+        return;
+      case KIND_STATE_PUT: {
+        const { key, value } = readStatePut(payload);
+        state.table.set(key, value);
+        return;
+      }
+      case KIND_STATE_DELETE:
+        state.table.delete(readStateDelete(payload));
+        return;
+      default:
+        throw this.#corrupt(offset, 'an entry of an unknown kind');
+    }
+  }
+
+  /** Only where a batch lies. undefined: not a batch, or of a stream that is gone. */
+  place(offset: number, payload: Buffer): StreamState | undefined {
+    if (payload[0] !== KIND_BATCH) return undefined;
+    const head = this.#head;
+    head.read(payload);
+    const stream = this.#state.streams.get(head.streamId);
+    if (stream === undefined) return undefined;
+    this.#index.add(
+      stream,
+      head.firstSeqNum,
+      head.count,
+      head.lastTimestamp,
+      head.arrivalMs,
+      head.meteredBytes,
+      offset,
+      payload.length,
+    );
+    return stream;
+  }
+
+  #corrupt(offset: number, what: string): MillraceError {
+    return new MillraceError('storage_corrupt', { detail: `${this.#dir} at offset ${offset} of a segment: ${what}.` });
+  }
+}
