@@ -10,6 +10,7 @@ import type { Spread } from './statistics.ts';
 import type { StoreNumbers } from './store.ts';
 import { asMarkdown, type Table } from './tables.ts';
 import { judge, TARGETS } from './targets.ts';
+import { WRITER_SERVERS, type WriterServer, type WritersNumbers } from './writers.ts';
 
 const MIB = 1_048_576;
 const README = fileURLToPath(new URL('README.md', import.meta.url));
@@ -22,9 +23,10 @@ export function tablesOf(results: Results): Table[] {
     const drains = results[name];
     if (drains !== undefined) tables.push(drainTable(name, drains.numbers, about(drains)));
   }
-  const { latency, store, sinks, large } = results;
+  const { latency, store, writers, sinks, large } = results;
   if (latency !== undefined) tables.push(latencyTable(latency.numbers, about(latency)));
   if (store !== undefined) tables.push(storeTable(store.numbers, about(store)));
+  if (writers !== undefined) tables.push(writersTable(writers.numbers, about(writers)));
   if (sinks !== undefined) tables.push(sinksTable(sinks.numbers, about(sinks)));
   if (large !== undefined) tables.push(largeTable(large.numbers, about(large)));
   return tables;
@@ -167,6 +169,38 @@ function storeTable({ inProcess, overHttp, runs }: StoreNumbers, measured: strin
     notes: [
       `Every acknowledgement durable (fdatasync). Over loopback with client and server in processes of their own, unless ` +
         `it says in process. ${runs} runs.`,
+      measured,
+    ],
+  };
+}
+
+function writersTable(numbers: WritersNumbers, measured: string): Table {
+  const { servers, runs, bodyBytes, failures } = numbers;
+  const rows = Object.entries(servers.ours).flatMap(([count]) =>
+    Object.entries(servers).map(([key, byCount]) => {
+      const run = byCount[count] ?? null;
+      const ours = servers.ours[count] ?? null;
+      if (run === null) return [count, WRITER_SERVERS[key as WriterServer], 'failed', '', '', '', '', ''];
+      const ratio = ours === null ? '' : `${(run.appendsPerSecond.median / ours.appendsPerSecond.median).toFixed(2)}x`;
+      return [
+        Number(count).toLocaleString('en-US'),
+        WRITER_SERVERS[key as WriterServer],
+        spread(run.appendsPerSecond, thousands),
+        key === 'ours' ? '1.00x' : ratio,
+        run.p50Ms.median.toFixed(2),
+        run.p99Ms.median.toFixed(2),
+        run.cpuMicrosPerAppend.median.toFixed(0),
+        mib(run.rssBytesMax.median),
+      ];
+    }),
+  );
+  return {
+    title: `Writers: unary appends of ${bodyBytes} B, a stream and a connection each`,
+    header: ['writers', 'server', 'appends/s (min-max)', 'to ours', 'p50 ms', 'p99 ms', 'CPU us each', 'peak RSS MiB'],
+    rows,
+    notes: [
+      `One append in flight per writer, over loopback; the client is one process and the same for all. Medians of ${runs} ` +
+        `interleaved runs.${failures.length === 0 ? '' : ` Failed: ${failures.join('; ')}.`}`,
       measured,
     ],
   };

@@ -8,8 +8,9 @@ import type { LatencyNumbers } from './latency.ts';
 import type { Machine } from './machine.ts';
 import type { SinksNumbers } from './sinks.ts';
 import type { StoreNumbers } from './store.ts';
+import type { WritersNumbers } from './writers.ts';
 
-export const SECTIONS = ['small', 'one', 'big', 'latency', 'store', 'sinks', 'large'] as const;
+export const SECTIONS = ['small', 'one', 'big', 'latency', 'store', 'writers', 'sinks', 'large'] as const;
 export type SectionName = (typeof SECTIONS)[number];
 
 export interface Measured<Numbers> {
@@ -27,6 +28,7 @@ export interface Results {
   readonly big?: Measured<DrainNumbers>;
   readonly latency?: Measured<LatencyNumbers>;
   readonly store?: Measured<StoreNumbers>;
+  readonly writers?: Measured<WritersNumbers>;
   readonly sinks?: Measured<SinksNumbers>;
   readonly large?: Measured<LargeSection>;
 }
