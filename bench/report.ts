@@ -175,11 +175,11 @@ function storeTable({ inProcess, overHttp, runs }: StoreNumbers, measured: strin
 }
 
 function writersTable(numbers: WritersNumbers, measured: string): Table {
-  const { servers, runs, bodyBytes, failures } = numbers;
-  const rows = Object.entries(servers.ours).flatMap(([count]) =>
+  const { servers, runs, bodyBytes, failures, liteVersion } = numbers;
+  const rows = Object.entries(servers.ours ?? {}).flatMap(([count]) =>
     Object.entries(servers).map(([key, byCount]) => {
       const run = byCount[count] ?? null;
-      const ours = servers.ours[count] ?? null;
+      const ours = servers.ours?.[count] ?? null;
       if (run === null) return [count, WRITER_SERVERS[key as WriterServer], 'failed', '', '', '', '', ''];
       const ratio = ours === null ? '' : `${(run.appendsPerSecond.median / ours.appendsPerSecond.median).toFixed(2)}x`;
       return [
@@ -200,7 +200,8 @@ function writersTable(numbers: WritersNumbers, measured: string): Table {
     rows,
     notes: [
       `One append in flight per writer, over loopback; the client is one process and the same for all. Medians of ${runs} ` +
-        `interleaved runs.${failures.length === 0 ? '' : ` Failed: ${failures.join('; ')}.`}`,
+        `interleaved runs.${failures.length === 0 ? '' : ` Failed: ${failures.join('; ')}.`}` +
+        (liteVersion === null ? ' Without s2 lite, which was not there.' : ` S2's self-hosted server: ${liteVersion}.`),
       measured,
     ],
   };

@@ -9,6 +9,7 @@ import { ByteWriter } from '@millrace/core/byte-writer';
 import { writeAppendRecord } from '@millrace/stream-store/record-codec';
 import type { Usage } from './clients/client.ts';
 import type { WritersServerInput, WritersServerResult } from './clients/writers-server.ts';
+import { ExternalServer, findS2Cli } from './external-server.ts';
 import type { Session } from './session.ts';
 import { percentile, type Spread, spreadOf } from './statistics.ts';
 
@@ -16,6 +17,7 @@ export const WRITERS = [1, 100, 1000, 10_000] as const;
 
 export const WRITER_SERVERS = {
   ours: 'ours: durable (fdatasync), protobuf over HTTP/1.1',
+  lite: 's2 lite --local-root: durable, the same requests',
   'peer-memory': '@durable-streams/server: in memory, nothing durable',
   'peer-files': '@durable-streams/server: in files, fdatasynced',
 } as const;
@@ -33,8 +35,10 @@ export interface WritersNumbers {
   readonly runs: number;
   readonly bodyBytes: number;
   /** Of each server, by the number of writers. null: the server did not take them (see `failure`). */
-  readonly servers: Readonly<Record<WriterServer, Readonly<Record<string, WriterNumbers | null>>>>;
+  readonly servers: Readonly<Partial<Record<WriterServer, Readonly<Record<string, WriterNumbers | null>>>>>;
   readonly failures: readonly string[];
+  /** Of S2's self-hosted server; null: it was not there. */
+  readonly liteVersion: string | null;
 }
 
 interface Run extends Usage {
@@ -60,9 +64,11 @@ export async function measureWriters(session: Session): Promise<WritersNumbers> 
   const counts = WRITERS.map((count) => Math.max(1, Math.round(count * Math.min(1, scale * 4))));
   const measured = new Map<string, Run[]>();
   const failures: string[] = [];
+  const s2 = findS2Cli();
+  const servers = (Object.keys(WRITER_SERVERS) as WriterServer[]).filter((server) => server !== 'lite' || s2 !== null);
   for (let i = 0; i < runs; i++) {
     for (const count of counts) {
-      for (const server of Object.keys(WRITER_SERVERS) as WriterServer[]) {
+      for (const server of servers) {
         const key = `${server} ${count}`;
         try {
           const run = await measureOne(session, server, count, measureMs);
@@ -77,23 +83,21 @@ export async function measureWriters(session: Session): Promise<WritersNumbers> 
       }
     }
   }
-  const servers = Object.fromEntries(
-    (Object.keys(WRITER_SERVERS) as WriterServer[]).map((server) => [
+  const numbers = Object.fromEntries(
+    servers.map((server) => [
       server,
       Object.fromEntries(counts.map((count) => [count, numbersOf(measured.get(`${server} ${count}`) ?? [])])),
     ]),
-  ) as WritersNumbers['servers'];
-  return { runs, bodyBytes: BODY_BYTES, servers, failures };
+  );
+  return { runs, bodyBytes: BODY_BYTES, servers: numbers, failures, liteVersion: s2?.version ?? null };
 }
 
-async function measureOne(session: Session, server: WriterServer, count: number, measureMs: number): Promise<Run> {
+async function measureOne(session: Session, kind: WriterServer, count: number, measureMs: number): Promise<Run> {
   return await session.withDirectory(async (dir) => {
-    const input: WritersServerInput = { dir, basin: BASIN, inFiles: server === 'peer-files' };
-    const client = session.client<WritersServerResult>(server === 'ours' ? 'store-server' : 'peer-server', input);
+    const server = await startServer(session, kind, dir);
     try {
-      const port = await client.event<number>('ready');
       const writers = Array.from({ length: count }, (_, i) =>
-        server === 'ours' ? ourWriter(port, i) : peerWriter(port, i),
+        kind === 'ours' || kind === 'lite' ? s2Writer(server.port, i) : peerWriter(server.port, i),
       );
       try {
         for (let i = 0; i < count; i += OPENING_MAX) {
@@ -101,17 +105,17 @@ async function measureOne(session: Session, server: WriterServer, count: number,
         }
         for (const writer of writers) writer.start();
         await delay(WARM_UP_MS);
-        client.tell('start');
+        server.startMeter();
         const latencies: number[] = [];
         for (const writer of writers) writer.measure(latencies);
         const startedAt = performance.now();
         await delay(measureMs);
         const seconds = (performance.now() - startedAt) / 1000;
         for (const writer of writers) writer.measure(null);
-        client.tell('end');
         const broken = writers.find((writer) => writer.error !== null);
         if (broken !== undefined) throw new Error(broken.error!);
-        const usage = await client.result;
+        const usage = await server.used();
+        if (latencies.length === 0) throw new Error('no append was answered');
         latencies.sort((a, b) => a - b);
         return {
           ...usage,
@@ -124,12 +128,46 @@ async function measureOne(session: Session, server: WriterServer, count: number,
         for (const writer of writers) writer.close();
       }
     } finally {
-      await client.end();
+      await server.end();
     }
   });
 }
 
-function ourWriter(port: number, i: number): Writer {
+interface Server {
+  readonly port: number;
+  startMeter(): void;
+  used(): Usage | Promise<Usage>;
+  end(): Promise<void>;
+}
+
+async function startServer(session: Session, kind: WriterServer, dir: string): Promise<Server> {
+  if (kind === 'lite') {
+    const { command } = findS2Cli()!;
+    const args = (port: number) => ['lite', '--local-root', dir, '--port', String(port), '--no-dashboard'];
+    const server = await ExternalServer.start(command, args, { RUST_LOG: 'error' }, session.signal);
+    const made = await fetch(`http://127.0.0.1:${server.port}/v1/basins`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ basin: BASIN, config: { create_stream_on_append: true } }),
+    });
+    if (!made.ok) throw new Error(`s2 lite answered ${made.status}`);
+    return server;
+  }
+  const input: WritersServerInput = { dir, basin: BASIN, inFiles: kind === 'peer-files' };
+  const client = session.client<WritersServerResult>(kind === 'ours' ? 'store-server' : 'peer-server', input);
+  const port = await client.event<number>('ready');
+  return {
+    port,
+    startMeter: () => client.tell('start'),
+    used: () => {
+      client.tell('end');
+      return client.result;
+    },
+    end: () => client.end(),
+  };
+}
+
+function s2Writer(port: number, i: number): Writer {
   const records = new ByteWriter();
   writeAppendRecord(records, { headers: [], body: Buffer.alloc(BODY_BYTES, 'x') });
   const type = 'application/protobuf';

@@ -3,7 +3,7 @@
  * project brings along. Plain JavaScript without dependencies, because it runs before there are any, on the system's
  * Node (18 or later).
  *
- *   node scripts/bootstrap.js <demo|test|test:crash|bench|check> [arguments of the command]
+ *   node scripts/bootstrap.js <demo|test|test:crash|test:linear|test:disk-faults|test:sdks|bench|check> [arguments of the command]
  */
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
@@ -23,6 +23,11 @@ const bundledNode = join(modules, 'node', 'bin', 'node');
 const TYPECHECK = { title: 'typecheck', args: [join(modules, 'typescript', 'bin', 'tsc'), '-p', 'tsconfig.json'] };
 const LINT = { title: 'lint', args: [join(modules, '@biomejs', 'biome', 'bin', 'biome'), 'check', '.'] };
 
+const storeCampaign = (name, args) => ({
+  title: `${name} campaign`,
+  args: [join(root, 'packages', 'stream-store', 'test', name, 'campaign.ts'), ...args],
+});
+
 /** The steps of each command: the first that fails ends it. */
 const commands = {
   demo: (args) => [{ title: 'demo', args: [join(root, 'packages', 'cli', 'bin', 'millrace.js'), 'demo', ...args] }],
@@ -32,6 +37,9 @@ const commands = {
     { title: 'tests', args: [join(modules, 'vitest', 'vitest.mjs'), 'run', ...args] },
   ],
   'test:crash': (args) => [{ title: 'crash campaign', args: [join(root, 'test', 'crash', 'campaign.ts'), ...args] }],
+  'test:sdks': (args) => [{ title: 'other SDKs', args: [join(root, 'test', 'sdks', 'run.ts'), ...args] }],
+  'test:linear': (args) => [storeCampaign('linearizability', args)],
+  'test:disk-faults': (args) => [storeCampaign('disk-faults', args)],
   bench: (args) => [{ title: 'bench', args: [join(root, 'bench', 'run.ts'), ...args] }],
   check: () => [TYPECHECK, LINT],
 };

@@ -19,7 +19,7 @@ import type {
   StreamReconfiguration,
   TimestampingMode,
 } from '../model.ts';
-import { OPERATIONS } from '../model.ts';
+import { DEFAULT_STREAM_CONFIG, OPERATIONS } from '../model.ts';
 import { S2Error } from '../s2-error.ts';
 import { asArray, asBoolean, asObject, asOneOf, asString, asU64, type Json, type JsonObject } from './json.ts';
 
@@ -124,10 +124,9 @@ function retentionJson(secs: RetentionSecs): unknown {
   return secs === null ? { infinite: {} } : { age: secs };
 }
 
-/** Only what is set; null when nothing is. */
-function partialStreamConfigJson(config: PartialStreamConfig): unknown {
-  const json: Record<string, unknown> = {};
-  if (config.storageClass !== undefined) json.storage_class = config.storageClass;
+/** Only what is set, but always the storage class, as the hosted service shows it. */
+function defaultStreamConfigJson(config: PartialStreamConfig): unknown {
+  const json: Record<string, unknown> = { storage_class: config.storageClass ?? DEFAULT_STREAM_CONFIG.storageClass };
   if (config.retentionSecs !== undefined) json.retention_policy = retentionJson(config.retentionSecs);
   if (config.timestampingMode !== undefined || config.timestampingUncapped !== undefined) {
     // JSON.stringify leaves out what is undefined.
@@ -136,7 +135,7 @@ function partialStreamConfigJson(config: PartialStreamConfig): unknown {
   if (config.deleteOnEmptyMinAgeSecs !== undefined) {
     json.delete_on_empty = { min_age_secs: config.deleteOnEmptyMinAgeSecs };
   }
-  return Object.keys(json).length === 0 ? null : json;
+  return json;
 }
 
 // Basins
@@ -144,11 +143,18 @@ function partialStreamConfigJson(config: PartialStreamConfig): unknown {
 export function readBasinConfig(json: Json | undefined, where: string): BasinConfig {
   const fields = isSet(json) ? asObject(json, where) : {};
   return {
-    defaultStreamConfig: readStreamConfig(fields.default_stream_config, `${where}.default_stream_config`),
+    defaultStreamConfig: withoutUsualClass(
+      readStreamConfig(fields.default_stream_config, `${where}.default_stream_config`),
+    ),
     streamCipher: isSet(fields.stream_cipher) ? asOneOf(fields.stream_cipher, `${where}.stream_cipher`, CIPHERS) : null,
     createStreamOnAppend: optionalBoolean(fields, 'create_stream_on_append', where),
     createStreamOnRead: optionalBoolean(fields, 'create_stream_on_read', where),
   };
+}
+
+/** A basin's default that says what holds anyway is no default: what was fetched can be sent back without a change. */
+function withoutUsualClass(config: PartialStreamConfig): PartialStreamConfig {
+  return config.storageClass === DEFAULT_STREAM_CONFIG.storageClass ? { ...config, storageClass: undefined } : config;
 }
 
 export function readBasinReconfiguration(json: Json): BasinReconfiguration {
@@ -156,8 +162,9 @@ export function readBasinReconfiguration(json: Json): BasinReconfiguration {
   const change: { -readonly [K in keyof BasinReconfiguration]: BasinReconfiguration[K] } = {};
   const defaults = fields.default_stream_config;
   if (defaults !== undefined) {
+    const read = defaults === null ? null : readStreamReconfiguration(defaults, 'default_stream_config');
     change.defaultStreamConfig =
-      defaults === null ? null : readStreamReconfiguration(defaults, 'default_stream_config');
+      read?.storageClass === DEFAULT_STREAM_CONFIG.storageClass ? { ...read, storageClass: null } : read;
   }
   const cipher = fields.stream_cipher;
   if (cipher !== undefined) change.streamCipher = cipher === null ? null : asOneOf(cipher, 'stream_cipher', CIPHERS);
@@ -173,7 +180,7 @@ export function readBasinReconfiguration(json: Json): BasinReconfiguration {
 
 export function basinConfigJson(config: BasinConfig): unknown {
   return {
-    default_stream_config: partialStreamConfigJson(config.defaultStreamConfig),
+    default_stream_config: defaultStreamConfigJson(config.defaultStreamConfig),
     stream_cipher: config.streamCipher,
     create_stream_on_append: config.createStreamOnAppend,
     create_stream_on_read: config.createStreamOnRead,
@@ -218,7 +225,7 @@ export function readIssueRequest(json: Json): IssueRequest {
   return {
     id: asString(fields.id, 'id'),
     expiresAt: isSet(fields.expires_at) ? readTime(fields.expires_at, 'expires_at') : undefined,
-    autoPrefixStreams: optionalBoolean(fields, 'auto_prefix_streams', ''),
+    autoPrefixStreams: isSet(fields.auto_prefix_streams) && asBoolean(fields.auto_prefix_streams, 'auto_prefix_streams'),
     scope: readScope(fields.scope),
   };
 }
@@ -253,7 +260,12 @@ function readResourceSet(json: Json | undefined, where: string): ResourceSet | n
 
 function readReadWrite(json: Json | undefined, where: string): ReadWrite {
   const fields = optionalObject(json, where);
-  return { read: optionalBoolean(fields, 'read', where), write: optionalBoolean(fields, 'write', where) };
+  const { read, write } = fields;
+  // S2's own command line sends null for what was not asked.
+  return {
+    read: isSet(read) && asBoolean(read, `${where}.read`),
+    write: isSet(write) && asBoolean(write, `${where}.write`),
+  };
 }
 
 export function accessTokenJson(info: AccessTokenInfo): unknown {
