@@ -11,7 +11,8 @@ test('docs/errors.md is what node tools/generate-error-docs.ts makes', () => {
 test('every error code named in the documentation is one', () => {
   const prefixes = new Set(Object.keys(codes).map((code) => code.split('_')[0]!));
   const named = documentation()
-    .filter(({ path }) => path !== 'docs/errors.md')
+    // docs/api.md is made from the code too, and names what S2 names.
+    .filter(({ path }) => path !== 'docs/errors.md' && path !== 'docs/api.md')
     .flatMap((file) => inlineCode(file).map((code) => ({ path: file.path, code })))
     .filter(({ code }) => /^[a-z]+(?:_[a-z]+)+$/.test(code) && prefixes.has(code.split('_')[0]!));
   expect(named.length).toBeGreaterThan(10);

@@ -6,7 +6,14 @@ const LOCAL = 'http://127.0.0.1:8080';
 
 describe('the store to talk to', () => {
   test('is the local one unless a flag or the environment says otherwise', () => {
-    expect(resolveTarget({}, {})).toEqual({ account: LOCAL, basin: LOCAL, token: 'none', tokenGiven: false });
+    expect(resolveTarget({}, {})).toEqual({
+      account: LOCAL,
+      basin: LOCAL,
+      token: 'none',
+      tokenGiven: false,
+      compression: 'none',
+      trustsAnybody: false,
+    });
     expect(resolveTarget({ endpoint: 'http://a:1' }, { MILLRACE_ENDPOINT: 'http://b:2' }).account).toBe('http://a:1');
     expect(resolveTarget({}, { MILLRACE_ENDPOINT: 'http://b:2', S2_ACCOUNT_ENDPOINT: 'x' }).basin).toBe('http://b:2');
     expect(resolveTarget({}, { MILLRACE_ENDPOINT: '' }).account).toBe(LOCAL);
@@ -33,6 +40,35 @@ describe('the store to talk to', () => {
   test('gets the token of the flag before that of the environment', () => {
     expect(resolveTarget({}, { S2_ACCESS_TOKEN: 'e' }).token).toBe('e');
     expect(resolveTarget({ token: 'f' }, { S2_ACCESS_TOKEN: 'e' }).token).toBe('f');
+  });
+});
+
+describe('settings that are kept', () => {
+  const kept = { endpoint: 'https://kept:1', access_token: 'kept', compression: 'gzip', ssl_no_verify: 'true' };
+
+  test('come after flags and the environment', () => {
+    expect(resolveTarget({}, {}, kept)).toEqual({
+      account: 'https://kept:1',
+      basin: 'https://kept:1',
+      token: 'kept',
+      tokenGiven: true,
+      compression: 'gzip',
+      trustsAnybody: true,
+    });
+    const env = { MILLRACE_ENDPOINT: 'https://env:1', S2_ACCESS_TOKEN: 'env', S2_COMPRESSION: 'zstd' };
+    expect(resolveTarget({}, { ...env, S2_SSL_NO_VERIFY: 'false' }, kept)).toMatchObject({
+      account: 'https://env:1',
+      token: 'env',
+      compression: 'zstd',
+      trustsAnybody: false,
+    });
+    const pair = { S2_ACCOUNT_ENDPOINT: 'https://a:1', S2_BASIN_ENDPOINT: 'https://b:1' };
+    expect(resolveTarget({}, pair, kept)).toMatchObject({ account: 'https://a:1', basin: 'https://b:1' });
+  });
+
+  test('are checked where they are used', () => {
+    expect(() => resolveTarget({}, {}, { compression: 'brotli' })).toThrow('none, gzip, zstd');
+    expect(() => resolveTarget({}, {}, { account_endpoint: 'https://a:1' })).toThrow('set together');
   });
 });
 

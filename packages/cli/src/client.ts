@@ -1,6 +1,7 @@
-import type { S2, S2Error } from '@s2-dev/streamstore';
+import type { S2, S2ClientOptions, S2Error } from '@s2-dev/streamstore';
 import { type Command, Option } from 'commander';
 import { CommandFailure } from './failure.ts';
+import { COMPRESSIONS, type Compression, readSettings, type Settings } from './settings.ts';
 
 /** Which store the S2 verbs talk to, and what its errors mean to the person at the terminal. */
 
@@ -16,13 +17,21 @@ export interface Target {
   readonly basin: string;
   readonly token: string;
   readonly tokenGiven: boolean;
+  readonly compression: Compression;
+  /** Certificates are not verified. */
+  readonly trustsAnybody: boolean;
 }
 
 export const CLIENT_ENVIRONMENT = `Environment:
   S2_ACCESS_TOKEN       access token (or --token)
   MILLRACE_ENDPOINT     URL of the store (or --endpoint; default ${DEFAULT_ENDPOINT})
   S2_ACCOUNT_ENDPOINT,
-  S2_BASIN_ENDPOINT     the same as two URLs, as S2's tools take them`;
+  S2_BASIN_ENDPOINT     the same as two URLs, as S2's tools take them
+  S2_COMPRESSION        of records under way: none, gzip or zstd
+  S2_ENCRYPTION_KEY     key of encrypted streams, in base64 (or --encryption-key)
+  S2_SSL_NO_VERIFY      true: trust any certificate (better: NODE_EXTRA_CA_CERTS=FILE)
+
+What is set for good is kept by: millrace config`;
 
 export function addClientOptions(command: Command): Command {
   return command
@@ -30,21 +39,49 @@ export function addClientOptions(command: Command): Command {
     .addOption(new Option('--token <token>', 'access token (default: $S2_ACCESS_TOKEN)'));
 }
 
-export function resolveTarget(options: ClientOptions, env: Readonly<Record<string, string | undefined>>): Target {
-  const given = options.token ?? (env.S2_ACCESS_TOKEN || undefined);
-  // A store that runs with --no-auth takes any token, but there has to be one.
-  const token = { token: given ?? 'none', tokenGiven: given !== undefined };
+/** A flag comes before the environment, and that before the settings that are kept. */
+export function resolveTarget(
+  options: ClientOptions,
+  env: Readonly<Record<string, string | undefined>>,
+  settings: Settings = {},
+): Target {
+  const given = options.token ?? (env.S2_ACCESS_TOKEN || settings.access_token);
+  return {
+    ...resolveEndpoints(options, env, settings),
+    // A store that runs with --no-auth takes any token, but there has to be one.
+    token: given ?? 'none',
+    tokenGiven: given !== undefined,
+    compression: resolveCompression(env.S2_COMPRESSION || settings.compression),
+    trustsAnybody: /^(?:true|1)$/i.test(env.S2_SSL_NO_VERIFY || (settings.ssl_no_verify ?? '')),
+  };
+}
+
+function resolveEndpoints(
+  options: ClientOptions,
+  env: Readonly<Record<string, string | undefined>>,
+  settings: Settings,
+): Pick<Target, 'account' | 'basin'> {
+  const one = (url: string) => ({ account: withScheme(url), basin: withScheme(url) });
   const single = options.endpoint ?? (env.MILLRACE_ENDPOINT || undefined);
-  if (single !== undefined) return { account: withScheme(single), basin: withScheme(single), ...token };
-  const account = env.S2_ACCOUNT_ENDPOINT || undefined;
-  const basin = env.S2_BASIN_ENDPOINT || undefined;
-  if (account !== undefined && basin !== undefined) {
-    return { account: withScheme(account), basin: withScheme(basin), ...token };
-  }
-  if (account !== undefined || basin !== undefined) {
-    throw new CommandFailure('usage', 'S2_ACCOUNT_ENDPOINT and S2_BASIN_ENDPOINT are set together or not at all.');
-  }
-  return { account: DEFAULT_ENDPOINT, basin: DEFAULT_ENDPOINT, ...token };
+  if (single !== undefined) return one(single);
+  const fromEnv = pair(env.S2_ACCOUNT_ENDPOINT, env.S2_BASIN_ENDPOINT, 'S2_ACCOUNT_ENDPOINT and S2_BASIN_ENDPOINT');
+  if (fromEnv !== null) return fromEnv;
+  if (settings.endpoint !== undefined) return one(settings.endpoint);
+  const kept = pair(settings.account_endpoint, settings.basin_endpoint, 'account_endpoint and basin_endpoint');
+  return kept ?? one(DEFAULT_ENDPOINT);
+}
+
+function pair(account: string | undefined, basin: string | undefined, names: string) {
+  if (account && basin) return { account: withScheme(account), basin: withScheme(basin) };
+  if (account || basin) throw new CommandFailure('usage', `${names} are set together or not at all.`);
+  return null;
+}
+
+function resolveCompression(text: string | undefined): Compression {
+  if (text === undefined) return 'none';
+  const known = COMPRESSIONS.find((compression) => compression === text);
+  if (known !== undefined) return known;
+  throw new CommandFailure('usage', `S2_COMPRESSION is one of ${COMPRESSIONS.join(', ')}.`);
 }
 
 /** `localhost:8080` is a local store without TLS; any other bare host speaks https, as S2's tools assume. */
@@ -54,8 +91,14 @@ function withScheme(endpoint: string): string {
 }
 
 /** Runs `work` with a client; what the store refuses becomes a CommandFailure. */
-export async function withClient<T>(options: ClientOptions, work: (s2: S2) => Promise<T>): Promise<T> {
-  const target = resolveTarget(options, process.env);
+export async function withClient<T>(
+  options: ClientOptions,
+  work: (s2: S2) => Promise<T>,
+  tuning: Pick<S2ClientOptions, 'retry'> = {},
+): Promise<T> {
+  const target = resolveTarget(options, process.env, readSettings(process.env));
+  // Node asks for it at each handshake, and warns on stderr.
+  if (target.trustsAnybody) process.env.NODE_TLS_REJECT_UNAUTHORIZED = '0';
   const sdk = await import('@s2-dev/streamstore');
   let s2: S2;
   try {
@@ -63,6 +106,8 @@ export async function withClient<T>(options: ClientOptions, work: (s2: S2) => Pr
       accessToken: target.token,
       endpoints: { account: target.account, basin: target.basin },
       requestTimeoutMillis: 30_000,
+      compression: target.compression,
+      ...tuning,
     });
   } catch (cause) {
     throw new CommandFailure('usage', `the endpoint is not usable: ${(cause as Error).message}`, undefined, cause);
@@ -98,14 +143,29 @@ function failureOf(error: S2Error, target: Target, sdk: Sdk): CommandFailure {
   }
   if (error.origin === 'sdk' && error.code !== undefined) {
     const text = `cannot reach ${target.account}${target.basin === target.account ? '' : ` or ${target.basin}`}.`;
-    const hint =
-      error.code === 'ECONNREFUSED'
-        ? 'Is it running? Start one with: millrace store --data DIR\nOr say where it is: --endpoint URL, or MILLRACE_ENDPOINT.'
-        : 'Check --endpoint, MILLRACE_ENDPOINT or S2_ACCOUNT_ENDPOINT and S2_BASIN_ENDPOINT.';
-    return new CommandFailure(error.code, text, hint, error);
+    return new CommandFailure(error.code, text, connectionHint(error.code), error);
   }
   const code = error.code ?? (error.status > 0 ? `status ${error.status}` : 'sdk');
   return new CommandFailure(code, error.message, hintOf(error.code, target), error);
+}
+
+function connectionHint(code: string): string {
+  if (code === 'ECONNREFUSED') {
+    return 'Is it running? Start one with: millrace store --data DIR\nOr say where it is: --endpoint URL, or MILLRACE_ENDPOINT.';
+  }
+  if (code === 'ERR_TLS_CERT_ALTNAME_INVALID')
+    return 'Its certificate is for another name. Use that one in --endpoint.';
+  if (code === 'CERT_HAS_EXPIRED') return 'Its certificate has expired.';
+  if (/CERT|SIGNATURE/.test(code)) {
+    return (
+      'Its certificate is of no authority known here. Give it, or its authority, as a file:\n' +
+      '  export NODE_EXTRA_CA_CERTS=FILE     (of a store with --tls-self: DATA/tls/cert.pem)'
+    );
+  }
+  if (code === 'EPROTO' || code === 'ERR_SSL_WRONG_VERSION_NUMBER') {
+    return 'Does it speak https? Use http:// in --endpoint when it does not.';
+  }
+  return 'Check --endpoint, MILLRACE_ENDPOINT or S2_ACCOUNT_ENDPOINT and S2_BASIN_ENDPOINT.';
 }
 
 function hintOf(code: string | undefined, target: Target): string | undefined {
@@ -125,6 +185,14 @@ function hintOf(code: string | undefined, target: Target): string | undefined {
     case 'basin_deletion_pending':
     case 'stream_deletion_pending':
       return 'Deleting takes a moment. Try again.';
+    case 'decryption_failed':
+      return 'The stream was written with another key. Give that one: --encryption-key-file FILE';
+    case 'rate_limited':
+      return 'The store is configured to take no more than this. Try again in a moment.';
+    case 'quota_exhausted':
+      return 'The store is configured to hold no more than this. Delete something, or ask its operator.';
+    case 'not_implemented':
+      return 'This store does not have that.';
     default:
       return undefined;
   }

@@ -1,5 +1,5 @@
+import { formatDuration } from '@millrace/api/duration';
 import type { BasinConfig, StreamConfig } from '@s2-dev/streamstore';
-import { formatDuration } from './duration.ts';
 
 /** Configurations as people read them (a table) and as machines do (the JSON of the HTTP API). */
 
@@ -9,6 +9,18 @@ export function toWire(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(toWire);
   if (typeof value !== 'object' || value === null) return value;
   return Object.fromEntries(Object.entries(value).map(([key, inner]) => [snakeCase(key), toWire(inner)]));
+}
+
+/** The SDK's names for what is `snake_case` on the wire. */
+export function fromWire(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(fromWire);
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [camelCase(key), fromWire(inner)]));
+}
+
+function camelCase(key: string): string {
+  if (key === 'age') return 'ageSecs';
+  return key.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
 }
 
 function snakeCase(key: string): string {

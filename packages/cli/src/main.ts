@@ -2,24 +2,34 @@ import { type Argument, Command, CommanderError } from 'commander';
 import manifest from '../package.json' with { type: 'json' };
 import { CLIENT_ENVIRONMENT } from './client.ts';
 import { addAppend } from './commands/append.ts';
+import { addApply } from './commands/apply.ts';
+import { addBench } from './commands/bench.ts';
 import { addCheckTail } from './commands/check-tail.ts';
+import { addConfig } from './commands/config.ts';
 import { addCreateBasin } from './commands/create-basin.ts';
 import { addCreateStream } from './commands/create-stream.ts';
 import { addDeleteBasin } from './commands/delete-basin.ts';
 import { addDeleteStream } from './commands/delete-stream.ts';
 import { addDemo } from './commands/demo.ts';
+import { addDiff } from './commands/diff.ts';
 import { addFence } from './commands/fence.ts';
+import { addGetAccountMetrics } from './commands/get-account-metrics.ts';
 import { addGetBasinConfig } from './commands/get-basin-config.ts';
+import { addGetBasinMetrics } from './commands/get-basin-metrics.ts';
+import { addGetDefaultLocation } from './commands/get-default-location.ts';
 import { addGetStreamConfig } from './commands/get-stream-config.ts';
+import { addGetStreamMetrics } from './commands/get-stream-metrics.ts';
 import { addIssueAccessToken } from './commands/issue-access-token.ts';
 import { addListAccessTokens } from './commands/list-access-tokens.ts';
 import { addListBasins } from './commands/list-basins.ts';
+import { addListLocations } from './commands/list-locations.ts';
 import { addListStreams } from './commands/list-streams.ts';
 import { addLs } from './commands/ls.ts';
 import { addRead } from './commands/read.ts';
 import { addReconfigureBasin } from './commands/reconfigure-basin.ts';
 import { addReconfigureStream } from './commands/reconfigure-stream.ts';
 import { addRevokeAccessToken } from './commands/revoke-access-token.ts';
+import { addSetDefaultLocation } from './commands/set-default-location.ts';
 import { addStart } from './commands/start.ts';
 import { addStore } from './commands/store.ts';
 import { addTail } from './commands/tail.ts';
@@ -46,7 +56,7 @@ function buildProgram(): Command {
     .addHelpText('after', `\n${CLIENT_ENVIRONMENT}\n\nFirst steps:\n  $ millrace demo\n  $ millrace start --help`);
 
   program.commandsGroup('Run:');
-  for (const add of [addDemo, addStart, addStore]) add(program);
+  for (const add of [addDemo, addStart, addStore, addBench]) add(program);
   program.commandsGroup('Records:');
   for (const add of [addAppend, addRead, addTail, addCheckTail, addTrim, addFence]) add(program);
   program.commandsGroup('Streams:');
@@ -55,6 +65,11 @@ function buildProgram(): Command {
   program.commandsGroup('Basins:');
   for (const add of [addListBasins, addCreateBasin, addGetBasinConfig, addReconfigureBasin, addDeleteBasin])
     add(program);
+  program.commandsGroup('Setup:');
+  for (const add of [addApply, addDiff, addListLocations, addGetDefaultLocation, addSetDefaultLocation, addConfig])
+    add(program);
+  program.commandsGroup('Metrics:');
+  for (const add of [addGetAccountMetrics, addGetBasinMetrics, addGetStreamMetrics]) add(program);
   program.commandsGroup('Access tokens:');
   for (const add of [addIssueAccessToken, addListAccessTokens, addRevokeAccessToken]) add(program);
   return program;
@@ -72,7 +87,8 @@ async function run(args: readonly string[]): Promise<number> {
   }
   try {
     await program.parseAsync(args, { from: 'user' });
-    return 0;
+    // Set by commands that are done and have to say more than that: diff --exit-code, an interrupted bench.
+    return Number(process.exitCode ?? 0);
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
     process.stderr.write(`${explainFailure(error)}\n`);

@@ -1,5 +1,5 @@
+import { parseDuration } from '@millrace/api/duration';
 import { InvalidArgumentError, type Option } from 'commander';
-import { parseDuration } from './duration.ts';
 import { parseBasinUri, parsePrefixUri, parseStreamUri } from './s2-uri.ts';
 
 /** Parsers of option and argument values. A refusal is a usage error (exit code 2). */

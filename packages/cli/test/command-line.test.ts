@@ -12,12 +12,16 @@ test('help names every command, and every command has a description and an examp
   expect(code).toBe(0);
   const commands = readdirSync(fileURLToPath(new URL('../src/commands/', import.meta.url)))
     .filter((file) => file.endsWith('.ts') && !file.endsWith('.test.ts'))
-    .map((file) => file.replace('.ts', ''));
-  expect(commands.length).toBeGreaterThan(20);
-  const helps = await Promise.all(commands.map((command) => run([command, '--help'])));
-  for (const [index, command] of commands.entries()) {
-    expect(stdout).toMatch(new RegExp(`^ {2}${command}( |$)`, 'm'));
-    const [, example = ''] = helps[index]!.stdout.split('Example');
+    .map((file) => file.replace('.ts', '').replace('store-status', 'store status'));
+  commands.push('config list', 'config get', 'config set', 'config unset');
+  expect(commands.length).toBeGreaterThan(30);
+  const helps = await Promise.all(commands.map((command) => run([...command.split(' '), '--help'])));
+  const helpOf = new Map(commands.map((command, index) => [command, helps[index]!.stdout]));
+  for (const command of commands) {
+    const [first, second] = command.split(' ');
+    const overview = second === undefined ? stdout : helpOf.get(first!)!;
+    expect(overview).toMatch(new RegExp(`^ {2}${second ?? first}( |$)`, 'm'));
+    const [, example = ''] = helpOf.get(command)!.split('Example');
     expect(example).toMatch(new RegExp(`\\$ .*millrace ${command}`));
   }
 }, 60_000);
@@ -46,6 +50,19 @@ describe('a wrong command line ends with code 2 and says what is wrong', () => {
     [['issue-access-token', 'x', '--basins-exact', 'a', '--basins-prefix', 'b'], 'cannot be used with option'],
     [['list-streams', 's2://my-basin/a', '--prefix', 'b'], 'give the prefix once'],
     [['store', '--data', '/tmp/x', '--port', '70000'], 'expected a port'],
+    [['store', '--data', '/tmp/x', '--tls-self', '--tls-cert', 'x'], 'cannot be used with option'],
+    [['store', '--data', '/tmp/x', '--append-inflight-max', '1KiB'], '1MiB at least'],
+    [['bench', 'my-basin', '-b', '5'], 'expected 128 to 1048575 bytes'],
+    [['bench', 'my-basin', '-t', '0'], 'expected a number above 0'],
+    [['get-basin-metrics', 'my-basin', 'storag'], 'Allowed choices are storage'],
+    [
+      ['get-account-metrics', 'account-ops', '--start-ago', '1h', '--start-timestamp', '5'],
+      'cannot be used with option',
+    ],
+    [['diff', 'my-basin', 's2://my-basin/x'], 'compare two of the same kind'],
+    [['read', 's2://my-basin/x', '-k', 'short'], 'the encryption key is not 32 bytes in base64'],
+    [['apply'], 'give the file with -f FILE'],
+    [['config', 'set', 'endpont', 'x'], 'expected one of access_token'],
     [['store'], "required option '-d, --data <dir>' not specified"],
     [['start', '--data', '/tmp/x'], "required option '-c, --config <file>' not specified"],
   ])('%j', async (args, message) => {

@@ -83,3 +83,19 @@ test.skipIf(!existsSync('/usr/bin/prlimit'))(
     }
   },
 );
+
+test('store status shows the files of a store that is open, and refuses a directory without one', async () => {
+  await using store = await startStore();
+  const status = await run(['store', 'status', '--data', store.dir, '--json']);
+  expect(status.code).toBe(0);
+  expect(JSON.parse(status.stdout)).toMatchObject({
+    journals: { main: { segments: 1, firstSegment: 1 }, log: { segments: 1 } },
+    packs: { count: 0 },
+    generation: 0,
+    leftovers: { count: 0 },
+  });
+  const text = await run(['store', 'status', '--data', store.dir]);
+  expect(text.stdout).toMatch(/^main journal {2}1 segment \(1 to 1\), 64.0 MiB$/m);
+  const nothing = await run(['store', 'status', '--data', `${store.dir}/nothing`]);
+  expect(nothing).toMatchObject({ code: 1, stderr: expect.stringContaining('(data_dir_unusable)') });
+});

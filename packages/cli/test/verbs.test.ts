@@ -228,8 +228,8 @@ describe('basins and streams', () => {
     expect(changed.stderr).toBe('✓ Basin reconfigured\n');
     expect(changed.stdout).toMatch(/^create_stream_on_read {2,}false$/m);
 
-    expect((await cli('list-basins', '--prefix', 'other')).stdout).toBe('other-basin\n');
-    expect((await cli('ls')).stdout).toBe('other-basin\nverb-tests\n');
+    expect((await cli('list-basins', '--prefix', 'other')).stdout).toBe('other-basin (local)\n');
+    expect((await cli('ls')).stdout).toBe('other-basin (local)\nverb-tests (local)\n');
     const [basin] = (await cli('list-basins', '-n', '1', '--json')).stdout.trim().split('\n');
     expect(JSON.parse(basin!)).toMatchObject({ name: 'other-basin', created_at: expect.any(String) });
 

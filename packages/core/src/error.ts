@@ -16,10 +16,15 @@ export const codes = {
   // Configuration
   config_invalid: { retry: 'operator', text: 'The configuration file is not valid.' },
   config_unreadable: { retry: 'operator', text: 'The configuration file cannot be read.' },
+  spec_invalid: { retry: 'operator', text: 'The file of basins and streams is not valid.' },
+  spec_unreadable: { retry: 'operator', text: 'The file of basins and streams cannot be read.' },
+  spec_refused: { retry: 'operator', text: 'The store refused a basin or stream of the file.' },
   // Process
   data_dir_locked: { retry: 'operator', text: 'Another Millrace process is using this data directory.' },
   data_dir_unusable: { retry: 'operator', text: 'The data directory cannot be created, read or written.' },
   port_in_use: { retry: 'operator', text: 'Another process is listening on this port.' },
+  tls_unreadable: { retry: 'operator', text: 'The TLS certificate or its key cannot be read.' },
+  tls_invalid: { retry: 'operator', text: 'The TLS certificate or its key cannot be used.' },
   embedded_postgres_unavailable: { retry: 'operator', text: 'There is no embedded Postgres for this machine.' },
   embedded_postgres_failed: { retry: 'operator', text: 'The embedded Postgres could not be started.' },
   // Postgres connection
@@ -62,7 +67,17 @@ export const codes = {
   storage_failed: { retry: 'operator', text: 'Writing to the data directory failed.' },
   storage_corrupt: { retry: 'operator', text: 'A file in the data directory is damaged.' },
   storage_closed: { retry: 'never', text: 'The store is closed.' },
+  storage_fenced: { retry: 'operator', text: 'Another process has taken over the object storage of this store.' },
+  storage_lost: { retry: 'operator', text: 'The local disk is gone, and with it what was not yet in the bucket.' },
+  storage_mismatch: { retry: 'operator', text: 'The data directory and the bucket belong to different stores.' },
   log_overrun: { retry: 'operator', text: 'A sink fell behind the retained change log.' },
+  // Object storage
+  object_store_unavailable: {
+    retry: 'backoff',
+    text: 'The object storage did not answer in time, or says it is busy.',
+  },
+  object_store_denied: { retry: 'operator', text: 'The object storage refused the credentials.' },
+  object_store_refused: { retry: 'operator', text: 'The object storage refused a request and would refuse it again.' },
   // Sinks
   sink_unavailable: { retry: 'backoff', text: 'The destination did not answer in time, or says it is busy.' },
   sink_refused: { retry: 'operator', text: 'The destination refused a batch and would refuse it again.' },

@@ -3,6 +3,7 @@
  * as a value; everything that runs is stopped here.
  */
 import type { Config, DatabaseConfig, SinkConfig } from '@millrace/api/config';
+import type { ResourceSpec } from '@millrace/api/resource-spec';
 import type { SourceConfig } from '@millrace/engine/capture/source';
 import type { DeliveryState } from '@millrace/engine/deliver/delivery';
 import { type Pipeline, startPipeline } from '@millrace/engine/pipeline';
@@ -10,10 +11,11 @@ import type { SinkSpec } from '@millrace/engine/sink-spec';
 import { localS2Sink } from '@millrace/sinks/s2-local';
 import { type Intent, remoteS2Sink } from '@millrace/sinks/s2-remote';
 import type { Sink } from '@millrace/sinks/sink';
-import { startHttpServer } from '@millrace/stream-store/http/server';
-import { type LocalStore, openLocalStore } from '@millrace/stream-store/local-store';
+import { type HttpServer, type HttpServerOptions, startHttpServer } from '@millrace/stream-store/http/server';
+import { type LocalStore, type LocalStoreOptions, openLocalStore } from '@millrace/stream-store/local-store';
 import type { StateTable, StreamStore } from '@millrace/stream-store/store';
 import { intentStore } from './intent-store.ts';
+import { provisionResources } from './resource-provisioning.ts';
 import { stableId } from './stable-id.ts';
 import { tableFilter } from './table-filter.ts';
 
@@ -27,6 +29,13 @@ export interface ServerOptions {
   readonly log: (line: string) => void;
   /** Beyond this the change log forgets what slow sinks have not read. */
   readonly changeLogBytesMax?: number | undefined;
+  /** Called when the data directory is new, once it is known where the store is: nothing shows the token again. */
+  readonly onRootToken?: ((token: string, url: string) => void) | undefined;
+  /** Basins and streams to ensure before anything else runs. */
+  readonly resources?: ResourceSpec | undefined;
+  /** Everything else that the store and its HTTP surface can be told: see there. */
+  readonly storage?: Omit<LocalStoreOptions, 'dir' | 'log'> | undefined;
+  readonly http?: Omit<HttpServerOptions, 'store' | 'host' | 'port' | 'log'> | undefined;
 }
 
 export interface Server {
@@ -34,6 +43,7 @@ export interface Server {
   /** Shown once: set at the first start with this data directory. */
   readonly firstRootToken: string | null;
   readonly store: LocalStore;
+  readonly http: HttpServer;
   readonly pipelines: readonly Pipeline[];
   /** Rejects when the process cannot go on. */
   readonly done: Promise<void>;
@@ -45,13 +55,25 @@ const STOP_GRACE_MS = 2_000;
 
 export async function startServer(options: ServerOptions): Promise<Server> {
   const { dataDir, host, port, log, changeLogBytesMax = CHANGE_LOG_BYTES_MAX } = options;
-  const store = await openLocalStore({ dir: dataDir });
+  const store = await openLocalStore({ ...options.storage, dir: dataDir, log });
   const stops: (() => Promise<void>)[] = [() => store.close()];
   const stop = async () => {
     for (const end of stops.splice(0).reverse()) await end();
   };
   try {
-    const http = await startHttpServer({ store, host, port, log });
+    const showToken = (url: string) => {
+      if (store.firstRootToken !== null) options.onRootToken?.(store.firstRootToken, url);
+    };
+    const serve = async () => {
+      if (options.resources !== undefined) await provisionResources(store, options.resources, log);
+      return await startHttpServer({ ...options.http, store, host, port, log });
+    };
+    const http = await serve().catch((error: unknown) => {
+      // The data directory is made, and the next start will not show the token.
+      showToken(`${options.http?.tls === undefined ? 'http' : 'https'}://${host}:${port}`);
+      throw error;
+    });
+    showToken(http.url);
     stops.push(() => http.close({ graceMs: STOP_GRACE_MS }));
     const config = typeof options.config === 'function' ? await options.config(store, http.url) : options.config;
     await forgetRemovedSinks(store.state, config);
@@ -65,7 +87,7 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     const storeFailed = store.failed.then((error) => Promise.reject(error));
     const done = Promise.race([storeFailed, ...pipelines.map((pipeline) => pipeline.done)]);
     done.catch(() => {});
-    return { url: http.url, firstRootToken: store.firstRootToken, store, pipelines, done, stop };
+    return { url: http.url, firstRootToken: store.firstRootToken, store, http, pipelines, done, stop };
   } catch (error) {
     await stop();
     throw error;

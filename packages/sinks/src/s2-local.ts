@@ -185,7 +185,10 @@ function deliveredIn(records: Uint8Array, name: string): Delivered[] {
 async function openOrCreate(store: StreamStore, basin: string, name: string): Promise<Stream> {
   for (let attempt = 0; ; attempt++) {
     try {
-      return await store.openStream(basin, name, 'append');
+      const stream = await store.openStream(basin, name, 'append');
+      if (stream.cipher === null) return stream;
+      const detail = `s2://${basin}/${name} is encrypted with keys that only its clients have.`;
+      throw new MillraceError('sink_refused', { detail });
     } catch (error) {
       const code = error instanceof S2Error ? error.code : null;
       if (attempt < 2 && code === 'basin_not_found') await make(store.createBasin(basin, SINK_BASIN));

@@ -26,7 +26,10 @@ const ROOT: AccessTokenInfo = {
   },
 };
 
-/** Bearer tokens. Only hashes of the secrets are kept, and looked up: nothing here compares secret text. */
+/**
+ * Bearer tokens. A secret is 32 random bytes, shown once; only its SHA-256 is kept, and looked up: nothing here compares
+ * secret text, so the time it takes tells nothing about one. What was issued with a token outlives its revocation.
+ */
 export class AccessTokens {
   readonly #core: StoreCore;
   readonly #clock: Clock;
@@ -51,10 +54,16 @@ export class AccessTokens {
     return given === undefined ? secret : null;
   }
 
-  issue(info: AccessTokenInfo): Promise<string> {
+  issue(info: AccessTokenInfo, requester?: AccessTokenInfo): Promise<string> {
     return this.#lock.run(`token\0${info.id}`, async () => {
-      if (info.id === ROOT_TOKEN_ID || this.#core.state.tokens.get(info.id) !== undefined) {
+      const known = this.#core.state.tokens.get(info.id);
+      if (info.id === ROOT_TOKEN_ID || (known !== undefined && !this.#isExpired(known.info, this.#clock.now()))) {
         throw new S2Error('resource_already_exists', 'an access token with this id exists');
+      }
+      // One that ran out makes room for the new one.
+      if (known !== undefined) await this.#core.writeMeta({ type: 'token-revoked', id: info.id });
+      if (requester !== undefined && !this.#isCurrent(requester)) {
+        throw new S2Error('authn', 'the access token was revoked or expired');
       }
       const secret = newSecret();
       await this.#core.writeMeta({ type: 'token', hash: hashOf(secret), info });
@@ -79,8 +88,34 @@ export class AccessTokens {
     const hash = hashOf(secret);
     if (hash === this.#core.state.rootHash) return ROOT;
     const info = this.#core.state.tokensByHash.get(hash)?.info;
-    if (info === undefined) return null;
-    return info.expiresAt !== null && info.expiresAt <= this.#clock.now() ? null : info;
+    return info === undefined || this.#isExpired(info, this.#clock.now()) ? null : info;
+  }
+
+  /** For the janitor. */
+  *tokens(): Generator<AccessTokenInfo, undefined> {
+    for (const token of this.#core.state.tokens.values()) yield token.info;
+  }
+
+  async forgetExpired(id: string, timeMs: number): Promise<void> {
+    try {
+      await this.#lock.run(`token\0${id}`, async () => {
+        const info = this.#core.state.tokens.get(id)?.info;
+        if (info !== undefined && this.#isExpired(info, timeMs))
+          await this.#core.writeMeta({ type: 'token-revoked', id });
+      });
+    } catch (error) {
+      // Closing, or the journal is dead: the next start looks again.
+      if (!(error instanceof S2Error)) throw error;
+    }
+  }
+
+  #isCurrent(info: AccessTokenInfo): boolean {
+    if (info === ROOT) return true;
+    return this.#core.state.tokens.get(info.id)?.info === info && !this.#isExpired(info, this.#clock.now());
+  }
+
+  #isExpired(info: AccessTokenInfo, timeMs: number): boolean {
+    return info.expiresAt !== null && info.expiresAt <= timeMs;
   }
 }
 

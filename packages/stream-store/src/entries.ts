@@ -31,6 +31,8 @@ export type MetaEntry =
   | { readonly type: 'basin-purged'; readonly name: string }
   | ({ readonly type: 'stream' } & StreamEntry)
   | { readonly type: 'stream-purged'; readonly id: number }
+  /** A change of its config made the time until the stream's deletion for being empty begin anew. */
+  | { readonly type: 'empty-armed'; readonly id: number; readonly at: number }
   | { readonly type: 'token'; readonly hash: string; readonly info: AccessTokenInfo }
   | { readonly type: 'token-revoked'; readonly id: string }
   | { readonly type: 'root'; readonly hash: string }

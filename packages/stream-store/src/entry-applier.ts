@@ -18,6 +18,7 @@ import type { JournalIndex } from './index/journal-index.ts';
 import { readCommands } from './record-codec.ts';
 import type { StoreState } from './store-state.ts';
 import type { StreamState } from './stream-state.ts';
+import { KIND_STREAMS } from './stream-table/stream-entries.ts';
 
 const NO_COMMANDS: ReturnType<typeof readCommands> = [];
 
@@ -34,8 +35,17 @@ export class EntryApplier {
     this.#dir = dir;
   }
 
+  /** An entry of a checkpoint. Without `places`, the files it names as those of its streams are not the store's. */
+  applyCheckpointed(payload: Buffer, places: boolean): void {
+    if (payload[0] === KIND_STREAMS) this.#state.applyStreams(payload, places);
+    else if (payload[0] !== KIND_CARRY || places) this.apply(0, payload);
+    else this.#state.applyCarry({ ...readCarry(payload), segments: [] });
+  }
+
   apply(offset: number, payload: Buffer): void {
     const state = this.#state;
+    // Between two entries nobody holds a stream: recovery of a million streams needs no million objects.
+    state.streams.parkIdle();
     switch (payload[0]) {
       case KIND_BATCH: {
         const stream = this.place(offset, payload);
@@ -43,6 +53,8 @@ export class EntryApplier {
         if (this.#head.firstSeqNum !== stream.tailSeqNum) throw this.#corrupt(offset, 'sequence numbers are not dense');
         const commands = this.#head.hasCommands ? readCommands(payload.subarray(BATCH_HEADER_BYTES)) : NO_COMMANDS;
         state.applyBatch(stream, this.#head, commands);
+        // Nothing is in flight: the assigned state is the durable one.
+        stream.settle();
         return;
       }
       case KIND_TRIM: {
@@ -51,12 +63,9 @@ export class EntryApplier {
         if (stream !== undefined) state.applyTrim(stream, seqNum);
         return;
       }
-      case KIND_CARRY: {
-        const carry = readCarry(payload);
-        const stream = state.streams.get(carry.streamId);
-        if (stream !== undefined) state.applyCarry(stream, carry);
+      case KIND_CARRY:
+        state.applyCarry(readCarry(payload));
         return;
-      }
       case KIND_META:
         state.applyMeta(readMeta(payload));
         return;
@@ -76,6 +85,7 @@ export class EntryApplier {
   /** Only where a batch lies. undefined: not a batch, or of a stream that is gone. */
   place(offset: number, payload: Buffer): StreamState | undefined {
     if (payload[0] !== KIND_BATCH) return undefined;
+    this.#state.streams.parkIdle();
     const head = this.#head;
     head.read(payload);
     const stream = this.#state.streams.get(head.streamId);

@@ -59,6 +59,7 @@ class ModelRun {
   readonly #model = new Map<string, ModelStream>();
   readonly #table = new Map<string, string>();
   readonly #ids = new Set<number>();
+  #openings = 0;
 
   constructor(dir: string) {
     this.#dir = dir;
@@ -71,6 +72,8 @@ class ModelRun {
       segmentBytes: 4096,
       fileSystem: this.#fileSystem,
       rootToken: 'root',
+      // Streams are put back into the table as soon as they are idle, or after a while, or never.
+      hydratedStreamsMax: [0, 2, undefined][this.#openings++ % 3],
     });
     expect(this.store.tornBytes).toBe(0);
     await this.store.ensureBasin(BASIN, { ...DEFAULT_BASIN_CONFIG, createStreamOnAppend: true });

@@ -2,6 +2,9 @@ import { createHash } from 'node:crypto';
 import { type Clock, systemClock } from '@millrace/core/clock';
 import { MillraceError } from '@millrace/core/error';
 import { AccessTokens } from './access-tokens.ts';
+import type { Compactor } from './compaction/compactor.ts';
+import { storeCompactor } from './compaction/store-compactor.ts';
+import { type StoreStatus, storeStatus } from './compaction/store-status.ts';
 import {
   changeBasinConfig,
   changeStreamConfig,
@@ -10,11 +13,20 @@ import {
   resolveStreamConfig,
   sameConfig,
 } from './config-rules.ts';
+import { recordCipher } from './encryption/record-cipher.ts';
+import { DeletableStreams } from './janitor/deletable-streams.ts';
+import { EmptyStreams } from './janitor/empty-streams.ts';
+import { ExpiredTokens } from './janitor/expired-tokens.ts';
+import { Janitor } from './janitor/janitor.ts';
 import { type DataDirLock, lockDataDir } from './journal/data-dir-lock.ts';
 import { type FileSystem, nodeFileSystem } from './journal/file-system.ts';
 import { storageError } from './journal/journal.ts';
 import { KeyedLock } from './keyed-lock.ts';
+import { JANITOR_EVERY_MS } from './limits.ts';
 import { LocalStream } from './local-stream.ts';
+import { DEFAULT_LOCATION, Locations } from './locations.ts';
+import type { StoreLoad } from './metrics/store-load.ts';
+import { StoreSizes } from './metrics/store-sizes.ts';
 import type {
   AccessTokenInfo,
   BasinConfig,
@@ -29,13 +41,18 @@ import type {
   StreamInfo,
   StreamReconfiguration,
 } from './model.ts';
+import { Bucket } from './object-store/bucket.ts';
+import type { ObjectStorageOptions, ObjectStorageStatus } from './object-store/object-storage.ts';
 import { S2Error } from './s2-error.ts';
 import { LocalStateTable } from './state-table.ts';
 import type { StateTable, Stream, StreamStore } from './store.ts';
 import { StoreCore } from './store-core.ts';
 import { type RecoveredStore, recoverStore } from './store-recovery.ts';
 import { type BasinState, basinEntry, basinInfo, INTERNAL_BASIN, streamInfo } from './store-state.ts';
+import { reconfigure } from './stream-reconfiguration.ts';
 import type { StreamState } from './stream-state.ts';
+import { type LimitsConfig, NO_QUOTAS } from './throttle/limits-config.ts';
+import { Quotas } from './throttle/quotas.ts';
 
 export interface LocalStoreOptions {
   readonly dir: string;
@@ -44,9 +61,25 @@ export interface LocalStoreOptions {
   readonly fileSystem?: FileSystem | undefined;
   /** Replaces the root token of before, if there was one. */
   readonly rootToken?: string | undefined;
+  /** Bytes of appends accepted but not yet durable, over all streams; beyond it appends wait. */
+  readonly appendInflightBytes?: number | undefined;
+  /** What the place that the store runs at is called. */
+  readonly location?: string | undefined;
+  /** Its quotas are the store's; its rates are for startHttpServer. */
+  readonly limits?: LimitsConfig | undefined;
+  /** Streams kept as objects although they are idle; the default is STREAMS_HYDRATED_MAX. */
+  readonly hydratedStreamsMax?: number | undefined;
+  /** `manual`: only when compactNow is called. */
+  readonly compaction?: 'background' | 'manual' | undefined;
+  /** One line for the operator: what went wrong in the background and is tried again. */
+  readonly log?: ((line: string) => void) | undefined;
+  /** Where sealed files move to, or everything is durable; undefined: the data directory is all there is. */
+  readonly objectStorage?: ObjectStorageOptions | undefined;
 }
 
 const SEGMENT_BYTES = 64 * 1_048_576;
+/** More than a lost disk can have had streams that nobody knows of. */
+const STREAM_IDS_SKIPPED = 2 ** 32;
 /** Streams of a basin being deleted that are purged before the next are looked for. */
 const PURGE_PAGE = 1000;
 
@@ -59,7 +92,10 @@ const LOG_STREAM_CONFIG: StreamConfig = {
   deleteOnEmptyMinAgeSecs: 0,
 };
 
-/** Opens (or makes) the store in `dir`. Fails with data_dir_locked, data_dir_unusable, storage_corrupt, storage_full. */
+/**
+ * Opens (or makes) the store in `dir`. Fails with data_dir_locked, data_dir_unusable, storage_corrupt, storage_full; with
+ * an object storage also with storage_mismatch, storage_lost, storage_fenced, object_store_...
+ */
 export async function openLocalStore(options: LocalStoreOptions): Promise<LocalStore> {
   const fileSystem = options.fileSystem ?? nodeFileSystem;
   try {
@@ -69,18 +105,29 @@ export async function openLocalStore(options: LocalStoreOptions): Promise<LocalS
   }
   const lock = lockDataDir(options.dir);
   let store: LocalStore | null = null;
+  let bucket: Bucket | null = null;
   try {
+    const { objectStorage, log = () => {}, clock = systemClock } = options;
+    if (objectStorage !== undefined) {
+      bucket = await Bucket.open({ objectStorage, dir: options.dir, fileSystem, log, now: () => clock.now() });
+    }
     const recovered = await recoverStore({
       dir: options.dir,
-      fileSystem,
+      fileSystem: bucket?.fileSystem ?? fileSystem,
+      copies: bucket?.copies,
       segmentBytes: options.segmentBytes ?? SEGMENT_BYTES,
+      hydratedStreamsMax: options.hydratedStreamsMax,
       groupDurable: () => store?.groupDurable(),
     });
-    store = new LocalStore(recovered, lock, options.clock ?? systemClock);
+    if (bucket?.skipsStreamIds) recovered.state.nextStreamId += STREAM_IDS_SKIPPED;
+    store = new LocalStore(recovered, lock, { ...options, fileSystem: bucket?.fileSystem ?? fileSystem }, bucket);
+    await bucket?.started({ ...recovered, manifest: recovered.files.manifest });
+    await store.sizes.open();
     await store.start(options.rootToken);
     return store;
   } catch (cause) {
     if (store !== null) await store.close();
+    else await bucket?.close();
     lock.release();
     if (cause instanceof S2Error && cause.cause instanceof MillraceError) throw cause.cause;
     throw storageError(cause, options.dir);
@@ -94,6 +141,9 @@ export class LocalStore implements StreamStore {
   /** Resolves when writing failed for good. The process has to end: nothing will ever be acknowledged again. */
   readonly failed: Promise<MillraceError>;
   readonly state: StateTable;
+  readonly locations: Locations;
+  readonly quotas: Quotas;
+  readonly sizes: StoreSizes;
   /** Remains of unacknowledged writes that recovery cut off. */
   readonly tornBytes: number;
   readonly #core: StoreCore;
@@ -103,17 +153,36 @@ export class LocalStore implements StreamStore {
   readonly #names = new KeyedLock();
   readonly #tokens: AccessTokens;
   readonly #purges = new Set<Promise<void>>();
+  readonly #janitor: Janitor;
+  readonly #compactor: Compactor;
+  readonly #bucket: Bucket | null;
+  readonly #compactsInBackground: boolean;
   #closing: Promise<void> | null = null;
 
-  constructor(recovered: RecoveredStore, lock: DataDirLock, clock: Clock) {
+  constructor(recovered: RecoveredStore, lock: DataDirLock, options: LocalStoreOptions, bucket: Bucket | null = null) {
+    this.#bucket = bucket;
+    const { clock = systemClock, fileSystem = nodeFileSystem, appendInflightBytes } = options;
     this.#recovered = recovered;
     this.#lock = lock;
     this.#clock = clock;
-    this.#core = new StoreCore(clock, recovered.state, recovered.main, recovered.log);
+    this.#core = new StoreCore(clock, recovered.state, recovered.main, recovered.log, appendInflightBytes);
+    const observer = recovered.observer;
+    this.#compactor = storeCompactor(this.#core, recovered, fileSystem, observer, options.log ?? (() => {}));
+    this.#compactsInBackground = options.compaction !== 'manual';
     this.tornBytes = recovered.tornBytes;
     this.failed = Promise.race([recovered.main.journal.failed, recovered.log.journal.failed]);
     this.#tokens = new AccessTokens(this.#core, clock, this.#names);
     this.state = new LocalStateTable(this.#core);
+    const deletable = new DeletableStreams(this.#core, this.#names, (state) => this.#markDeleted(state));
+    this.#janitor = new Janitor({
+      tasks: [new EmptyStreams(deletable), new ExpiredTokens(this.#tokens, () => clock.now())],
+      everyMs: JANITOR_EVERY_MS,
+    });
+    this.locations = new Locations(options.location ?? DEFAULT_LOCATION, this.state);
+    this.quotas = new Quotas(options.limits?.quotas ?? NO_QUOTAS);
+    this.sizes = new StoreSizes(this.#core, fileSystem, options.dir);
+    this.#core.stored = this.sizes.ledger;
+    if (Number.isFinite(this.quotas.storedBytesMax)) this.#core.quotas = this.quotas;
   }
 
   /** Called once, by openLocalStore: root token, and deletions that a crash interrupted. */
@@ -122,11 +191,25 @@ export class LocalStore implements StreamStore {
       this.#core.budget.open();
       this.#endAllWaits();
     });
+    if (this.#bucket?.skipsStreamIds) {
+      await this.#core.writeMeta({ type: 'next-stream-id', id: this.#core.state.nextStreamId });
+      await this.#bucket.streamIdsSkipped();
+    }
     this.firstRootToken = await this.#tokens.ensureRoot(rootToken);
+    if (this.#compactsInBackground) this.#compactor.start();
+    this.#janitor.start();
     for (const basin of this.#core.state.basins.values()) {
       if (basin.deletedAt !== null) this.#purge(() => this.#purgeBasin(basin));
-      else for (const state of basin.streams.values()) this.#resumePurge(state);
     }
+    for (const id of this.#core.state.streams.deletedIds()) {
+      const state = this.#core.state.streams.get(id)!;
+      if (this.#core.state.basinOf(state.basin)?.deletedAt === null) this.#resumePurge(state);
+    }
+  }
+
+  /** What the janitor does every minute, now. */
+  tidy(): Promise<void> {
+    return this.#janitor.round();
   }
 
   groupDurable(): void {
@@ -136,6 +219,43 @@ export class LocalStore implements StreamStore {
   /** Appends accepted but not yet durable. */
   get inflightBytes(): number {
     return this.#core.budget.inflightBytes;
+  }
+
+  load(): StoreLoad {
+    return this.#core.load;
+  }
+
+  /** Takes everything that the bucket holds off the local disk. Returns how many bytes that were. */
+  async evictNow(): Promise<number> {
+    return (await this.#bucket?.evictNow()) ?? 0;
+  }
+
+  /** tiered: writes down now what is not in the bucket yet, as happens every few seconds. */
+  async writeHorizon(): Promise<void> {
+    await this.#bucket?.writeHorizon();
+  }
+
+  /** null: there is none. In memory: no request is made. */
+  objectStorage(): ObjectStorageStatus | null {
+    return this.#bucket?.status() ?? null;
+  }
+
+  /** Files, compaction, checkpoints: what an operator wants to see of the storage. In memory: no I/O. */
+  status(): StoreStatus {
+    return { ...storeStatus(this.#recovered, this.#compactor.status()), objectStorage: this.objectStorage() };
+  }
+
+  /**
+   * Compacts everything written so far, as fast as it goes: what is dead leaves the disk. Rejects with a MillraceError
+   * when it failed; the store goes on.
+   */
+  async compactNow(): Promise<void> {
+    await this.#recovered.main.journal.sealSegment();
+    await this.#compactor.compactNow();
+  }
+
+  get refusal(): S2Error | null {
+    return this.#core.refusal;
   }
 
   listBasins(request: ListRequest): Page<BasinInfo> {
@@ -171,7 +291,7 @@ export class LocalStore implements StreamStore {
   }
 
   getBasinConfig(name: string): BasinConfig {
-    return this.#basin(name).config;
+    return this.#liveBasin(name).config;
   }
 
   async reconfigureBasin(name: string, change: BasinReconfiguration): Promise<BasinConfig> {
@@ -189,7 +309,8 @@ export class LocalStore implements StreamStore {
   deleteBasin(name: string): Promise<void> {
     return this.#names.run(name, async () => {
       const basin = this.#basin(name);
-      if (basin.deleting) return;
+      // Marked in the journal. A mark that is only meant says nothing: the writing of it may have failed.
+      if (basin.deletedAt !== null) return;
       const { refusal } = this.#core;
       if (refusal !== null) throw refusal;
       // From here on no stream is created in it: what was staged before is in the journal before the mark.
@@ -201,7 +322,7 @@ export class LocalStore implements StreamStore {
   }
 
   listStreams(basin: string, request: ListRequest): Page<StreamInfo> {
-    return this.#basin(basin).streams.page(request, streamInfo);
+    return this.#basin(basin).streams.page(request);
   }
 
   createStream(
@@ -231,7 +352,7 @@ export class LocalStore implements StreamStore {
       if (state.deleting) throw streamDeleting();
       const wanted = resolveStreamConfig(config, basin.config.defaultStreamConfig);
       if (sameConfig(state.config, wanted)) return { result: 'noop', info: streamInfo(state) };
-      await this.#core.writeMeta({ type: 'stream', ...state.toEntry({ config: wanted }) });
+      await reconfigure(this.#core, state.id, wanted);
       return { result: 'updated', info: streamInfo(state) };
     });
   }
@@ -246,7 +367,7 @@ export class LocalStore implements StreamStore {
       const state = this.#liveStream(basinName, name);
       const config = changeStreamConfig(state.config, change, basin.config.defaultStreamConfig);
       if (!sameConfig(state.config, config)) {
-        await this.#core.writeMeta({ type: 'stream', ...state.toEntry({ config }) });
+        await reconfigure(this.#core, state.id, config);
       }
       return config;
     });
@@ -254,16 +375,12 @@ export class LocalStore implements StreamStore {
 
   deleteStream(basinName: string, name: string): Promise<void> {
     return this.#names.run(`${basinName}\0${name}`, async () => {
-      const state = this.#basin(basinName).streams.get(name);
+      const basin = this.#basin(basinName);
+      const state = basin.streams.get(name);
       if (state === undefined) throw streamMissing();
-      if (state.deleting) return;
-      const { refusal } = this.#core;
-      if (refusal !== null) throw refusal;
-      state.deleting = true;
-      const deletedAt = this.#clock.now();
-      await this.#core.writeMeta({ type: 'stream', ...state.toEntry({ deletedAt }) });
-      this.#core.endWaits(state, 'deleted');
-      this.#resumePurge(state);
+      // As above; and a stream goes with its basin, without a mark of its own.
+      if (state.deletedAt !== null || basin.deletedAt !== null) return;
+      await this.#markDeleted(state);
     });
   }
 
@@ -307,8 +424,8 @@ export class LocalStore implements StreamStore {
     return state === undefined ? null : new LocalStream(this.#core, state);
   }
 
-  issueAccessToken(info: AccessTokenInfo): Promise<string> {
-    return this.#tokens.issue(info);
+  issueAccessToken(info: AccessTokenInfo, requester?: AccessTokenInfo): Promise<string> {
+    return this.#tokens.issue(info, requester);
   }
 
   listAccessTokens(request: ListRequest): Page<AccessTokenInfo> {
@@ -330,8 +447,12 @@ export class LocalStore implements StreamStore {
 
   async #close(): Promise<void> {
     const { main, log, checkpoints } = this.#recovered;
+    await this.#compactor.stop();
+    await this.#janitor.stop();
     this.#core.beginClosing();
     this.#endAllWaits();
+    await this.sizes.stop();
+    await this.#bucket?.beginClose();
     // A purge under way meets the refusal at its next entry and ends; the next start takes it up again.
     while (this.#purges.size > 0) await Promise.all(this.#purges);
     await log.journal.close();
@@ -339,12 +460,15 @@ export class LocalStore implements StreamStore {
     await log.index.settled();
     await main.index.settled();
     await checkpoints.settled();
-    if (main.journal.dead === null) await checkpoints.write(main.journal);
+    // Without it the next start replays more.
+    if (main.journal.dead === null) await checkpoints.write(main.journal).catch(() => {});
+    await this.sizes.close();
+    await this.#bucket?.close();
     this.#lock.release();
   }
 
   #endAllWaits(): void {
-    for (const state of this.#core.state.streams.values()) this.#core.endWaits(state, 'aborted');
+    for (const state of this.#core.state.streams.hydratedStates()) this.#core.endWaits(state, 'aborted');
   }
 
   #basin(name: string): BasinState {
@@ -367,14 +491,13 @@ export class LocalStore implements StreamStore {
   }
 
   async #makeBasin(name: string, config: BasinConfig, requestKey: string | null): Promise<Provisioned<BasinInfo>> {
-    await this.#core.writeMeta({
-      type: 'basin',
-      name,
-      config,
-      createdAt: this.#clock.now(),
-      deletedAt: null,
-      requestKey,
-    });
+    const createdAt = this.#clock.now();
+    const entry = { type: 'basin', name, config, createdAt, deletedAt: null, requestKey } as const;
+    const { basins } = this.#core.state;
+    await this.quotas.forBasin(
+      () => basins.size,
+      () => this.#core.writeMeta(entry),
+    );
     return { result: 'created', info: basinInfo(this.#basin(name)) };
   }
 
@@ -386,7 +509,7 @@ export class LocalStore implements StreamStore {
     log = false,
   ): Promise<Provisioned<StreamInfo>> {
     const id = this.#core.takeStreamId();
-    await this.#core.writeMeta({
+    const entry = {
       type: 'stream',
       id,
       basin: basin.name,
@@ -397,8 +520,21 @@ export class LocalStore implements StreamStore {
       deletedAt: null,
       requestKey,
       log,
-    });
-    return { result: 'created', info: streamInfo(this.#core.state.streams.get(id)!) };
+    } as const;
+    const write = () => this.#core.writeMeta(entry);
+    await (log ? write() : this.quotas.forStream(basin.name, () => basin.streams.size, write));
+    return { result: 'created', info: this.#core.state.streams.info(id)! };
+  }
+
+  /** Marks, and begins to purge. From the first line on nothing is appended. */
+  async #markDeleted(state: StreamState): Promise<void> {
+    const { refusal } = this.#core;
+    if (refusal !== null) throw refusal;
+    state.deleting = true;
+    const deletedAt = this.#clock.now();
+    await this.#core.writeMeta({ type: 'stream', ...state.toEntry({ deletedAt }) });
+    this.#core.endWaits(state, 'deleted');
+    this.#resumePurge(state);
   }
 
   #resumePurge(state: StreamState): void {
@@ -408,6 +544,7 @@ export class LocalStore implements StreamStore {
 
   async #purgeStream(state: StreamState): Promise<void> {
     await this.#core.writeMeta({ type: 'stream-purged', id: state.id });
+    this.sizes.ledger.purged(state.id);
     this.#core.endWaits(state, 'deleted');
   }
 
@@ -443,7 +580,8 @@ function requestKeyOf(requestToken: string | undefined, config: object): string 
 }
 
 function refuseCipher(cipher: StreamCipher | null): void {
-  if (cipher !== null) throw new S2Error('not_implemented', `stream cipher ${cipher} is not implemented`);
+  if (cipher === null || recordCipher(cipher) !== null) return;
+  throw new S2Error('not_implemented', `stream cipher ${cipher} is not implemented`);
 }
 
 function basinDeleting(): S2Error {

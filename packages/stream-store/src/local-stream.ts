@@ -1,11 +1,12 @@
 import { assert } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
+import { refuseAppend } from './encryption/sealed-append.ts';
 import { BATCH_HEADER_BYTES, beginBatch, finishBatch, writeTrim } from './entries.ts';
 import type { BatchRun } from './index/batch-table.ts';
-import type { Commit, EntryPlace, Journal } from './journal/journal.ts';
+import { type Commit, type EntryPlace, type Journal, storageError } from './journal/journal.ts';
 import { checkEntry, ENTRY_HEADER_BYTES } from './journal/segment-format.ts';
 import { BATCH_METERED_BYTES_MAX, BATCH_RECORDS_MAX, SEQUENCED_BYTES_MAX } from './limits.ts';
-import type { AppendAck, StreamCipher, StreamPosition } from './model.ts';
+import type { AppendAck, StorageClass, StreamCipher, StreamPosition } from './model.ts';
 import { type RecordCommand, RecordCursor, sequenceRecords } from './record-codec.ts';
 import { S2Error } from './s2-error.ts';
 import { SliceGatherer } from './slice-gatherer.ts';
@@ -26,27 +27,44 @@ const NO_COMMANDS: readonly RecordCommand[] = [];
  */
 export class LocalStream implements Stream {
   readonly #core: StoreCore;
-  readonly #state: StreamState;
+  #held: StreamState;
 
   constructor(core: StoreCore, state: StreamState) {
     this.#core = core;
-    this.#state = state;
+    this.#held = state;
+  }
+
+  /** A handle holds on to no state: one that was parked meanwhile is looked up again. */
+  get #state(): StreamState {
+    const state = this.#held;
+    return state.parked ? this.#revive(state) : state;
+  }
+
+  #revive(past: StreamState): StreamState {
+    const state = this.#core.state.streams.get(past.id);
+    if (state === undefined) past.detach(true);
+    else this.#held = state;
+    return this.#held;
   }
 
   get id(): number {
-    return this.#state.id;
+    return this.#held.id;
   }
 
   get basin(): string {
-    return this.#state.basin;
+    return this.#held.basin;
   }
 
   get name(): string {
-    return this.#state.name;
+    return this.#held.name;
   }
 
   get cipher(): StreamCipher | null {
-    return this.#state.cipher;
+    return this.#held.cipher;
+  }
+
+  get storageClass(): StorageClass {
+    return this.#state.config.storageClass;
   }
 
   get tail(): StreamPosition {
@@ -67,6 +85,10 @@ export class LocalStream implements Stream {
     const refusal = this.#refusal() ?? core.refusal;
     if (refusal !== null) return Promise.reject(refusal);
     const { fencingToken, matchSeqNum, scan } = input;
+    if (core.quotas !== null && !scan.hasTrim) {
+      const exhausted = core.quotaRefusal;
+      if (exhausted !== null) return Promise.reject(exhausted);
+    }
     if (fencingToken !== undefined && fencingToken !== state.assignedFencingToken) {
       return this.#mismatch(
         new S2Error('fencing_token_mismatch', 'fencing token mismatch', { fencingToken: state.assignedFencingToken }),
@@ -76,6 +98,10 @@ export class LocalStream implements Stream {
       return this.#mismatch(
         new S2Error('seq_num_mismatch', 'sequence number mismatch', { seqNum: state.assignedSeqNum }),
       );
+    }
+    if (state.cipher !== null) {
+      const refused = refuseAppend(state.cipher, input, state.assignedSeqNum);
+      if (refused !== null) return Promise.reject(refused);
     }
     const { timestampingMode, timestampingUncapped } = state.config;
     const firstSeqNum = state.assignedSeqNum;
@@ -161,10 +187,12 @@ export class LocalStream implements Stream {
   }
 
   async read(seqNum: number, limits: ReadLimits): Promise<ReadSlice | null> {
-    const state = this.#state;
     for (;;) {
+      const state = this.#state;
       const refusal = this.#refusal();
       if (refusal !== null) throw refusal;
+      const { index } = this.#core.shelfOf(state);
+      const { replacements } = index;
       const from = Math.max(seqNum, this.firstSeqNum);
       if (from >= state.tailSeqNum || limits.countMax <= 0) return null;
       const ring = state.followers?.ring;
@@ -175,12 +203,20 @@ export class LocalStream implements Stream {
           return slice;
         }
       }
-      const gatherer = new SliceGatherer(from, limits);
-      const there = await this.#readSegments(gatherer, limits);
+      const gatherer = new SliceGatherer(from, limits, this.#core.spans);
+      state.pins++;
+      let there: boolean;
+      try {
+        there = await this.#readSegments(gatherer, limits);
+      } catch (error) {
+        throw readFailure(error, index.dir);
+      } finally {
+        state.pins--;
+      }
       const slice = gatherer.result();
       if (slice !== null || there) return slice;
-      // The segment was deleted between the look-up and the read: what was asked for is trimmed by now.
-      if (this.firstSeqNum <= from) throw damaged();
+      // The file was deleted between the look-up and the read: what was asked for is trimmed by now, or lies elsewhere.
+      if (this.firstSeqNum <= from && index.replacements === replacements) throw damaged();
     }
   }
 
@@ -236,7 +272,7 @@ export class LocalStream implements Stream {
         if (untilTimestamp !== undefined && table.timestamp[row]! >= untilTimestamp) bytesLeft = -1;
       }
       if (end === start) return 'complete';
-      const span = Buffer.allocUnsafeSlow(end - start);
+      const span = gatherer.span(end - start);
       const { journal } = this.#core.shelfOf(this.#state);
       if (!(await readSpan(journal, run.segment, span, start))) return 'gone';
       for (let i = first; i < index; i++) {
@@ -247,17 +283,26 @@ export class LocalStream implements Stream {
   }
 
   async findTimestamp(timestamp: bigint): Promise<number> {
-    const state = this.#state;
-    const { index } = this.#core.shelfOf(state);
     for (;;) {
+      const state = this.#state;
+      const { index } = this.#core.shelfOf(state);
       const refusal = this.#refusal();
       if (refusal !== null) throw refusal;
+      const { replacements } = index;
       const first = this.firstSeqNum;
       const tail = state.tailSeqNum;
       if (first >= tail || state.tailTimestamp < timestamp) return tail;
-      const seqNum = await this.#findFrom(first, tail, timestamp, index);
+      state.pins++;
+      let seqNum: number | null;
+      try {
+        seqNum = await this.#findFrom(first, tail, timestamp, index);
+      } catch (error) {
+        throw readFailure(error, index.dir);
+      } finally {
+        state.pins--;
+      }
       if (seqNum !== null) return Math.max(seqNum, this.firstSeqNum);
-      if (this.firstSeqNum <= first) throw damaged();
+      if (this.firstSeqNum <= first && index.replacements === replacements) throw damaged();
     }
   }
 
@@ -331,14 +376,19 @@ export class LocalStream implements Stream {
     if (refusal !== null) return Promise.reject(refusal);
     const { journal } = core.shelfOf(state);
     writeTrim(journal.begin(), state.id, Math.min(seqNum, Number.MAX_SAFE_INTEGER));
+    state.pins++;
     return new Promise((resolve, reject) => {
       journal.commit({
         durable: () => {
+          state.pins--;
           core.state.applyTrim(state, seqNum);
           trimmed(core, state);
           resolve();
         },
-        failed: (error) => reject(storageRefusal(error)),
+        failed: (error) => {
+          state.pins--;
+          reject(storageRefusal(error));
+        },
       });
     });
   }
@@ -434,7 +484,12 @@ function trimmed(core: StoreCore, state: StreamState): void {
   const { index, journal } = core.shelfOf(state);
   index.prune(state, state.trimPoint);
   // Segments of the main journal hold other streams and metadata too: their dead parts are left for compaction.
-  if (!state.log) return;
+  if (!state.log) {
+    core.stored?.trimmed(state.id);
+    // Room is wanted at once, not when the minute is over.
+    if (core.quotas !== null) void core.stored?.settle(state.id).catch(() => {});
+    return;
+  }
   let first = journal.segment;
   for (const [, other] of core.state.internal.streams.after('', undefined)) {
     first = Math.min(first, index.firstSegment(other));
@@ -449,6 +504,13 @@ function assertFirstRecord(records: Uint8Array, firstSeqNum: number, timestamp: 
   assert(cursor.next(), 'a sequenced batch has records');
   assert(cursor.seqNum === firstSeqNum, 'a sequenced batch begins with its first sequence number');
   assert(cursor.timestamp === timestamp, 'a sequenced batch carries its timestamp');
+}
+
+/** Making an index anew reads a whole segment: it meets the disk's failures, and damage, as they come. */
+function readFailure(error: unknown, dir: string): unknown {
+  const isOfTheDisk = error instanceof MillraceError || typeof (error as { code?: unknown } | null)?.code === 'string';
+  if (error instanceof S2Error || !isOfTheDisk) return error;
+  return new S2Error('storage', 'reading a journal segment failed', { cause: storageError(error, dir) });
 }
 
 async function readSpan(journal: Journal, segment: number, span: Buffer, offset: number): Promise<boolean> {

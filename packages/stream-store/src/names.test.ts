@@ -25,7 +25,7 @@ test('basin prefixes may be short and end with a hyphen, but not begin with one'
 
 test('stream names are 1 to 512 bytes of UTF-8 other than . and ..', () => {
   for (const good of ['a', 'a/b c', '...', 'é'.repeat(256), ' ']) expect(checkStreamName(good)).toBeNull();
-  for (const bad of ['', '.', '..', `${'é'.repeat(256)}a`, '\ud800']) expect(checkStreamName(bad)).not.toBeNull();
+  for (const bad of ['', '.', '..', `${'é'.repeat(256)}a`, '\ud800', 'a\0b']) expect(checkStreamName(bad)).not.toBeNull();
   expect(checkStreamPrefix('')).toBeNull();
   expect(checkStreamPrefix('..')).toBeNull();
   expect(checkStreamPrefix('a'.repeat(513))).not.toBeNull();
@@ -33,7 +33,7 @@ test('stream names are 1 to 512 bytes of UTF-8 other than . and ..', () => {
 
 test('access token ids are 1 to 96 bytes, request tokens at most 36', () => {
   expect(checkAccessTokenId('a'.repeat(96))).toBeNull();
-  for (const bad of ['', '.', '..', 'a'.repeat(97)]) expect(checkAccessTokenId(bad)).not.toBeNull();
+  for (const bad of ['', '.', '..', 'a'.repeat(97), 'a\0b']) expect(checkAccessTokenId(bad)).not.toBeNull();
   expect(checkAccessTokenPrefix('')).toBeNull();
   expect(checkRequestToken('a'.repeat(36))).toBeNull();
   expect(checkRequestToken('é'.repeat(19))).not.toBeNull();

@@ -65,6 +65,8 @@ function checkText(text: string, what: string, bytesMax: number): string | null 
 
 function checkPrefix(text: string, what: string, bytesMax: number): string | null {
   if (Buffer.byteLength(text) > bytesMax) return `${what} has at most ${bytesMax} bytes of UTF-8`;
+  // As clients check it before they ask.
+  if (text.includes('\0')) return `${what} must not contain a NUL byte`;
   // A lone surrogate has no UTF-8 form: two names would become one on disk.
   return text.isWellFormed() ? null : `${what} must be well-formed Unicode`;
 }

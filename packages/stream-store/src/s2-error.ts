@@ -51,17 +51,26 @@ export class S2Error extends Error {
   readonly seqNum: number | undefined;
   /** Set with range_not_satisfiable. */
   readonly tail: StreamPosition | undefined;
+  /** Set with rate_limited: when to come back. */
+  readonly retryAfterMs: number | undefined;
 
   constructor(
     code: S2Code,
     message: string,
-    detail: { fencingToken?: string; seqNum?: number; tail?: StreamPosition; cause?: unknown } = {},
+    detail: {
+      fencingToken?: string;
+      seqNum?: number;
+      tail?: StreamPosition;
+      retryAfterMs?: number;
+      cause?: unknown;
+    } = {},
   ) {
     super(message, detail.cause === undefined ? {} : { cause: detail.cause });
     this.code = code;
     this.fencingToken = detail.fencingToken;
     this.seqNum = detail.seqNum;
     this.tail = detail.tail;
+    this.retryAfterMs = detail.retryAfterMs;
   }
 
   get status(): number {

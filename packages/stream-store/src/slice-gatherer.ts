@@ -1,18 +1,23 @@
 import { sliceRecords } from './record-codec.ts';
+import type { SpanPool } from './span-pool.ts';
 import type { ReadLimits, ReadSlice } from './store.ts';
 
 /** Puts consecutive batches together into one slice within the limits. A single whole batch is passed on uncopied. */
 export class SliceGatherer {
   readonly #limits: ReadLimits;
+  readonly #pool: SpanPool | null;
   readonly #pieces: ReadSlice[] = [];
+  readonly #spans: Buffer[] = [];
   /** The next sequence number wanted. */
   seqNum: number;
   #count = 0;
   #meteredBytes = 0;
 
-  constructor(seqNum: number, limits: ReadLimits) {
+  /** `pool`: where batches are read into (see `span`); none for batches that stay where they are. */
+  constructor(seqNum: number, limits: ReadLimits, pool: SpanPool | null = null) {
     this.seqNum = seqNum;
     this.#limits = limits;
+    this.#pool = pool;
   }
 
   get recordsLeft(): number {
@@ -21,6 +26,13 @@ export class SliceGatherer {
 
   get meteredBytesLeft(): number {
     return this.#limits.meteredBytesMax - this.#meteredBytes;
+  }
+
+  /** Memory to read batches into that are added next. It is given back with the slice. */
+  span(size: number): Buffer {
+    const span = this.#pool!.take(size);
+    this.#spans.push(span);
+    return span;
   }
 
   /** Adds what fits of a batch that holds `seqNum`. False when the slice is complete. */
@@ -46,16 +58,39 @@ export class SliceGatherer {
     return this.seqNum === batch.firstSeqNum + batch.count && this.recordsLeft > 0;
   }
 
+  /** Called once. */
   result(): ReadSlice | null {
     const pieces = this.#pieces;
-    if (pieces.length === 0) return null;
-    if (pieces.length === 1) return pieces[0]!;
+    const pool = this.#pool;
+    if (pieces.length === 0) {
+      this.#giveBack();
+      return null;
+    }
+    const [{ records, firstSeqNum, count, meteredBytes, lastTimestamp }] = pieces as [ReadSlice];
+    if (pieces.length === 1) {
+      const release = pool === null ? undefined : () => this.#giveBack();
+      return { records, firstSeqNum, count, meteredBytes, lastTimestamp, release };
+    }
+    let size = 0;
+    for (const piece of pieces) size += piece.records.length;
+    const joined = pool === null ? Buffer.allocUnsafe(size) : pool.take(size);
+    let at = 0;
+    for (const piece of pieces) {
+      joined.set(piece.records, at);
+      at += piece.records.length;
+    }
+    this.#giveBack();
     return {
-      records: Buffer.concat(pieces.map((piece) => piece.records)),
-      firstSeqNum: pieces[0]!.firstSeqNum,
+      records: joined,
+      firstSeqNum,
       count: this.#count,
       meteredBytes: this.#meteredBytes,
       lastTimestamp: pieces.at(-1)!.lastTimestamp,
+      release: pool === null ? undefined : () => pool.give(joined),
     };
+  }
+
+  #giveBack(): void {
+    for (const span of this.#spans.splice(0)) this.#pool!.give(span);
   }
 }

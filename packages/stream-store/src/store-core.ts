@@ -7,12 +7,19 @@ import type { JournalIndex } from './index/journal-index.ts';
 import { InflightBudget } from './inflight-budget.ts';
 import type { EntryPlace, Journal } from './journal/journal.ts';
 import { APPEND_INFLIGHT_BYTES_MAX, TAIL_RING_IDLE_MS, TAIL_RINGS_BYTES_MAX } from './limits.ts';
+import type { StoreLoad } from './metrics/store-load.ts';
+import type { StoredBytes } from './metrics/stored-bytes.ts';
 import type { RecordCommand } from './record-codec.ts';
 import { S2Error } from './s2-error.ts';
+import { SpanPool } from './span-pool.ts';
 import type { ReadSlice } from './store.ts';
 import type { StoreState } from './store-state.ts';
 import type { Followers, StreamState } from './stream-state.ts';
 import { TailRing } from './tail-ring.ts';
+import type { Quotas } from './throttle/quotas.ts';
+
+/** A ring that was used this long ago at most is not moved in the order of use. */
+const RING_ORDER_MS = 100;
 
 /** One journal with its index. */
 export interface Shelf {
@@ -29,7 +36,11 @@ export class StoreCore {
   readonly state: StoreState;
   readonly main: Shelf;
   readonly log: Shelf;
-  readonly budget = new InflightBudget(APPEND_INFLIGHT_BYTES_MAX);
+  readonly budget: InflightBudget;
+  readonly spans = new SpanPool();
+  /** Set by the store once it is recovered. */
+  stored: StoredBytes | null = null;
+  quotas: Quotas | null = null;
   #closing = false;
   #nextStreamId: number;
   /** Streams with followers that got records in the group being told. */
@@ -40,7 +51,8 @@ export class StoreCore {
   #sweptAtMs = 0;
   readonly #head = new BatchHead();
 
-  constructor(clock: Clock, state: StoreState, main: Shelf, log: Shelf) {
+  constructor(clock: Clock, state: StoreState, main: Shelf, log: Shelf, inflightBytes = APPEND_INFLIGHT_BYTES_MAX) {
+    this.budget = new InflightBudget(inflightBytes);
     this.clock = clock;
     this.state = state;
     this.main = main;
@@ -66,6 +78,28 @@ export class StoreCore {
   beginClosing(): void {
     this.#closing = true;
     this.budget.open();
+  }
+
+  get load(): StoreLoad {
+    let followers = 0;
+    for (const state of this.#ringed) followers += state.followers?.waiters.size ?? 0;
+    const { basins, streams } = this.state;
+    return {
+      basins: basins.size,
+      streams: streams.size,
+      hydratedStreams: streams.hydratedCount,
+      inflightBytes: this.budget.inflightBytes,
+      followers,
+      followedStreams: this.#ringed.size,
+      ringBytes: this.#ringBytes,
+    };
+  }
+
+  /** Why a client may not append more; trimming and deleting make room. */
+  get quotaRefusal(): S2Error | null {
+    const { quotas, stored } = this;
+    if (quotas === null || stored === null || stored.totalBytes < quotas.storedBytesMax) return null;
+    return quotas.refuseAppend();
   }
 
   /** Stages an entry in the main journal; `apply` runs when it is durable, before the promise resolves. */
@@ -119,6 +153,9 @@ export class StoreCore {
     head.lastTimestamp = lastTimestamp;
     head.arrivalMs = arrivalMs;
     this.state.applyBatch(state, head, commands);
+    if (this.stored !== null && !state.log) {
+      this.stored.appended(state.id, state.basin, firstSeqNum, count, meteredBytes);
+    }
     const followers = state.followers;
     if (followers !== null && !followers.touched) {
       followers.touched = true;
@@ -155,8 +192,11 @@ export class StoreCore {
   useRing(state: StreamState): void {
     const followers = this.followersOf(state);
     const now = this.clock.now();
-    followers.ring ??= new TailRing(now);
-    followers.ring.usedAtMs = now;
+    const { ring } = followers;
+    // With thousands of followers this is called for each of them: the order of use need not be exact.
+    if (ring !== null && Math.abs(now - ring.usedAtMs) < RING_ORDER_MS) return;
+    if (ring === null) followers.ring = new TailRing(now);
+    else ring.usedAtMs = now;
     this.#ringed.delete(state);
     this.#ringed.add(state);
   }

@@ -1,20 +1,14 @@
 import { assert } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
-import {
-  type BasinEntry,
-  type BatchHead,
-  type Carry,
-  type MetaEntry,
-  type StreamEntry,
-  writeCarry,
-  writeMeta,
-  writeStatePut,
-} from './entries.ts';
-import type { CheckpointWriter } from './index/checkpoint-file.ts';
+import type { BasinEntry, BatchHead, Carry, MetaEntry, StreamEntry } from './entries.ts';
+import { FrozenState } from './frozen-state.ts';
 import type { AccessTokenInfo, BasinConfig, BasinInfo, StreamInfo } from './model.ts';
 import { NameIndex } from './name-index.ts';
 import type { RecordCommand } from './record-codec.ts';
-import { StreamState } from './stream-state.ts';
+import type { StreamState } from './stream-state.ts';
+import { loadStreams } from './stream-table/stream-entries.ts';
+import type { StreamNames } from './stream-table/stream-names.ts';
+import { StreamTable } from './stream-table/stream-table.ts';
 
 /** Streams of the engine live here, out of reach of every client: the name is no valid basin name. */
 export const INTERNAL_BASIN = '_millrace';
@@ -23,7 +17,7 @@ export interface BasinState {
   readonly name: string;
   readonly createdAt: number;
   readonly requestKey: string | null;
-  readonly streams: NameIndex<StreamState>;
+  readonly streams: StreamNames;
   config: BasinConfig;
   deletedAt: number | null;
   /** A deletion is staged: nothing new in here. */
@@ -41,20 +35,28 @@ export interface TokenState {
  */
 export class StoreState {
   readonly basins = new NameIndex<BasinState>();
-  readonly internal: BasinState = newBasin({
-    name: INTERNAL_BASIN,
-    config: { defaultStreamConfig: {}, streamCipher: null, createStreamOnAppend: false, createStreamOnRead: false },
-    createdAt: 0,
-    deletedAt: null,
-    requestKey: null,
-  });
-  readonly streams = new Map<number, StreamState>();
+  readonly streams: StreamTable;
+  readonly internal: BasinState;
+  /** By stream id, for the few whose deletion on empty a change of the config set in motion (janitor/). */
+  readonly emptyArmedAt = new Map<number, number>();
   readonly tokens = new NameIndex<TokenState>();
   readonly tokensByHash = new Map<string, TokenState>();
   readonly table = new NameIndex<Uint8Array>();
   rootHash: string | null = null;
   /** Above every id ever given; ids in flight are counted by the store. */
   nextStreamId = 1;
+
+  /** `hydratedMax`: streams kept as objects although they are idle. */
+  constructor(hydratedMax?: number) {
+    this.streams = new StreamTable(hydratedMax);
+    this.internal = this.#newBasin({
+      name: INTERNAL_BASIN,
+      config: { defaultStreamConfig: {}, streamCipher: null, createStreamOnAppend: false, createStreamOnRead: false },
+      createdAt: 0,
+      deletedAt: null,
+      requestKey: null,
+    });
+  }
 
   basinOf(name: string): BasinState | undefined {
     return name === INTERNAL_BASIN ? this.internal : this.basins.get(name);
@@ -65,14 +67,21 @@ export class StoreState {
       case 'basin':
         this.#applyBasin(entry);
         return;
-      case 'basin-purged':
+      case 'basin-purged': {
+        const basin = this.basins.get(entry.name);
+        if (basin !== undefined) this.streams.dropBasin(basin.streams);
         this.basins.delete(entry.name);
         return;
+      }
       case 'stream':
         this.#applyStream(entry);
         return;
       case 'stream-purged':
-        this.#purgeStream(entry.id);
+        this.streams.purge(entry.id);
+        this.emptyArmedAt.delete(entry.id);
+        return;
+      case 'empty-armed':
+        if (this.streams.has(entry.id)) this.emptyArmedAt.set(entry.id, entry.at);
         return;
       case 'token': {
         const token = { hash: entry.hash, info: entry.info };
@@ -101,50 +110,46 @@ export class StoreState {
   applyBatch(state: StreamState, head: BatchHead, commands: readonly RecordCommand[]): void {
     assert(head.firstSeqNum === state.tailSeqNum, 'sequence numbers are dense (I1)');
     assert(head.lastTimestamp >= state.tailTimestamp, 'timestamps never decrease');
-    state.tailSeqNum = head.firstSeqNum + head.count;
-    state.tailTimestamp = head.lastTimestamp;
-    state.lastArrivalMs = head.arrivalMs;
+    state.advance(head.firstSeqNum + head.count, head.lastTimestamp, head.arrivalMs);
     for (const command of commands) {
-      if (command.kind === 'fence') state.fencingToken = command.token;
+      if (command.kind === 'fence') state.setFencingToken(command.token);
       else this.applyTrim(state, Math.min(command.trimTo, command.seqNum + 1));
     }
   }
 
   applyTrim(state: StreamState, seqNum: number): void {
-    state.trimPoint = Math.max(state.trimPoint, Math.min(seqNum, state.tailSeqNum));
+    state.setTrimPoint(Math.max(state.trimPoint, Math.min(seqNum, state.tailSeqNum)));
   }
 
-  applyCarry(state: StreamState, carry: Carry): void {
-    state.tailSeqNum = carry.tailSeqNum;
-    state.tailTimestamp = carry.tailTimestamp;
-    state.trimPoint = carry.trimPoint;
-    state.lastArrivalMs = carry.lastArrivalMs;
-    state.fencingToken = carry.fencingToken;
-    for (let i = 0; i < carry.segments.length; i += 3) {
-      state.addSegment(carry.segments[i]!, carry.segments[i + 1]!, carry.segments[i + 2]!);
-    }
+  applyCarry(carry: Carry): void {
+    this.streams.carry(carry.streamId, carry);
   }
 
-  /** All of it but the log streams' data-plane state, which their own journal carries. */
-  writeTo(checkpoint: CheckpointWriter): void {
-    const meta = (entry: MetaEntry) => checkpoint.add((out) => writeMeta(out, entry));
-    meta({ type: 'next-stream-id', id: this.nextStreamId });
-    if (this.rootHash !== null) meta({ type: 'root', hash: this.rootHash });
-    for (const basin of this.basins.values()) meta({ type: 'basin', ...basinEntry(basin) });
-    for (const state of this.streams.values()) {
-      meta({ type: 'stream', ...state.toEntry() });
-      if (!state.log && state.tailSeqNum > 0) checkpoint.add((out) => writeCarry(out, carryOf(state, true)));
-    }
-    for (const token of this.tokens.values()) meta({ type: 'token', hash: token.hash, info: token.info });
-    for (const [key, value] of this.table.after('', undefined)) {
-      checkpoint.add((out) => writeStatePut(out, key, value));
-    }
+  /** Streams of a checkpoint. Without `places`, the files it names as theirs are not the store's. */
+  applyStreams(payload: Buffer, places: boolean): void {
+    const namesOf = (name: string) => {
+      const basin = this.basinOf(name);
+      assert(basin !== undefined, 'a checkpoint has the basins of its streams');
+      return basin.streams;
+    };
+    this.nextStreamId = Math.max(this.nextStreamId, loadStreams(payload, this.streams, namesOf, places) + 1);
+  }
+
+  /** All of this moment but the log streams' data-plane state, which their own journal carries. */
+  freeze(): FrozenState {
+    const metas: MetaEntry[] = [{ type: 'next-stream-id', id: this.nextStreamId }];
+    if (this.rootHash !== null) metas.push({ type: 'root', hash: this.rootHash });
+    for (const basin of this.basins.values()) metas.push({ type: 'basin', ...basinEntry(basin) });
+    const later: MetaEntry[] = [];
+    for (const [id, at] of this.emptyArmedAt) later.push({ type: 'empty-armed', id, at });
+    for (const token of this.tokens.values()) later.push({ type: 'token', hash: token.hash, info: token.info });
+    return new FrozenState(metas, this.streams.freeze(), later, [...this.table.after('', undefined)]);
   }
 
   #applyBasin(entry: BasinEntry): void {
     const basin = this.basins.get(entry.name);
     if (basin === undefined) {
-      this.basins.set(entry.name, newBasin(entry));
+      this.basins.set(entry.name, this.#newBasin(entry));
       return;
     }
     basin.config = entry.config;
@@ -153,41 +158,28 @@ export class StoreState {
   }
 
   #applyStream(entry: StreamEntry): void {
-    const known = this.streams.get(entry.id);
-    if (known !== undefined) {
-      known.config = entry.config;
-      known.deletedAt = entry.deletedAt;
-      known.deleting ||= entry.deletedAt !== null;
+    if (this.streams.has(entry.id)) {
+      this.streams.change(entry.id, entry.config, entry.deletedAt);
       return;
     }
     const basin = this.basinOf(entry.basin);
     assert(basin !== undefined, 'a stream is created in a basin that exists');
-    assert(basin.streams.get(entry.name) === undefined, 'a name has one incarnation at a time');
-    const state = new StreamState(entry);
-    this.streams.set(entry.id, state);
-    basin.streams.set(entry.name, state);
+    assert(!basin.streams.has(entry.name), 'a name has one incarnation at a time');
+    this.streams.create(basin.streams, entry);
     this.nextStreamId = Math.max(this.nextStreamId, entry.id + 1);
   }
 
-  #purgeStream(id: number): void {
-    const state = this.streams.get(id);
-    if (state === undefined) return;
-    state.purged = true;
-    this.streams.delete(id);
-    this.basinOf(state.basin)?.streams.delete(state.name);
+  #newBasin(entry: BasinEntry): BasinState {
+    return {
+      name: entry.name,
+      createdAt: entry.createdAt,
+      requestKey: entry.requestKey,
+      streams: this.streams.addBasin(entry.name),
+      config: entry.config,
+      deletedAt: entry.deletedAt,
+      deleting: entry.deletedAt !== null,
+    };
   }
-}
-
-function newBasin(entry: BasinEntry): BasinState {
-  return {
-    name: entry.name,
-    createdAt: entry.createdAt,
-    requestKey: entry.requestKey,
-    streams: new NameIndex(),
-    config: entry.config,
-    deletedAt: entry.deletedAt,
-    deleting: entry.deletedAt !== null,
-  };
 }
 
 export function basinEntry(basin: BasinState, change: { config?: BasinConfig; deletedAt?: number } = {}): BasinEntry {

@@ -1,3 +1,7 @@
+import type { StoreStatus } from './compaction/store-status.ts';
+import type { Locations } from './locations.ts';
+import type { StoreLoad } from './metrics/store-load.ts';
+import type { StoredSizes } from './metrics/store-sizes.ts';
 import type {
   AccessTokenInfo,
   AppendAck,
@@ -8,12 +12,15 @@ import type {
   Page,
   PartialStreamConfig,
   Provisioned,
+  StorageClass,
   StreamCipher,
   StreamConfig,
   StreamInfo,
   StreamPosition,
   StreamReconfiguration,
 } from './model.ts';
+import type { S2Error } from './s2-error.ts';
+import type { Quotas } from './throttle/quotas.ts';
 
 /**
  * The stream store as its callers see it: the HTTP surface and the engine. Names arrive validated (names.ts); every
@@ -48,15 +55,31 @@ export interface StreamStore {
    */
   openStream(basin: string, stream: string, purpose: 'append' | 'read', config?: PartialStreamConfig): Promise<Stream>;
 
-  /** Returns the bearer secret, which is not kept. The caller has checked escalation. */
-  issueAccessToken(info: AccessTokenInfo): Promise<string>;
+  /**
+   * Returns the bearer secret, which is not kept. The caller has checked escalation. authn when `requester`, the token
+   * it is asked with, was revoked or expired in the meantime: a request that was slow must not outlive its token.
+   */
+  issueAccessToken(info: AccessTokenInfo, requester?: AccessTokenInfo): Promise<string>;
   listAccessTokens(request: ListRequest): Page<AccessTokenInfo>;
   revokeAccessToken(id: string): Promise<void>;
   /** null: unknown, revoked or expired. Root tokens have every right and the id `root`. */
   authenticate(secret: string): AccessTokenInfo | null;
 
+  /** Why nothing can be written: the store is closing or its disk failed. null while it works. */
+  readonly refusal: S2Error | null;
+
   /** Small durable values of the engine (cursors, schema history), journaled like everything else. */
   readonly state: StateTable;
+
+  /** Where basins can be. */
+  readonly locations: Locations;
+  /** How much there is. */
+  readonly sizes: StoredSizes;
+  /** Files, compaction, object storage; and what is in memory. Both are cheap: no I/O. */
+  status(): StoreStatus;
+  load(): StoreLoad;
+  /** What was refused for reaching a quota, for metrics. */
+  readonly quotas: Quotas;
 
   /** Stops taking work, makes what was accepted durable, releases the data directory. Idempotent. */
   close(): Promise<void>;
@@ -81,6 +104,11 @@ export interface AppendInput {
   readonly scan: AppendScan;
   readonly matchSeqNum?: number | undefined;
   readonly fencingToken?: string | undefined;
+  /**
+   * True: the records were sealed with a client's key (encryption/), and `scan` is that of the records before: what
+   * counts for every limit and meter. A stream with a cipher takes no others.
+   */
+  readonly sealed?: boolean | undefined;
 }
 
 /** What one pass over AppendRecord bytes finds; made by scanAppendRecords in record-codec.ts. */
@@ -120,6 +148,8 @@ export interface ReadSlice {
   readonly count: number;
   readonly meteredBytes: number;
   readonly lastTimestamp: bigint;
+  /** There when `records` is memory that can be used again: call it once, when nobody looks at them any more, or not. */
+  readonly release?: (() => void) | undefined;
 }
 
 export interface ReadLimits {
@@ -136,6 +166,7 @@ export interface Stream {
   readonly basin: string;
   readonly name: string;
   readonly cipher: StreamCipher | null;
+  readonly storageClass: StorageClass;
   /** The durable tail (I5). */
   readonly tail: StreamPosition;
   /** First sequence number not trimmed or expired; equals tail.seqNum when the stream holds nothing. */

@@ -1,3 +1,4 @@
+import http from 'node:http';
 import { describe, expect, it } from 'vitest';
 import type { AccessTokenScope } from '../src/model.ts';
 import { appendSession, encodeAppendInput, frame, recordsPath } from './s2s-client.ts';
@@ -244,6 +245,55 @@ describe('issuing', () => {
         issueOverHttp(limited, { id: `fine-${++tokens}`, scope: { streams: { prefix: 'ab' }, ops: ['append'] } }),
       ),
     ).toBe('ok');
+  });
+
+  it('is refused when the token it is asked with was revoked while the request was under way', async () => {
+    const secret = await issue(EVERYTHING);
+    const revoked = `token-${tokens}`;
+    const body = JSON.stringify({ id: 'too-late', scope: { ops: ['read'] } });
+    const status = await new Promise<number | undefined>((resolve, reject) => {
+      const headers = {
+        authorization: `Bearer ${secret}`,
+        'content-type': 'application/json',
+        'content-length': body.length,
+        expect: '100-continue',
+      };
+      const options = { port: served.port, path: '/v1/access-tokens', method: 'POST', headers, agent: false };
+      const request = http.request(options, (response) => {
+        response.resume();
+        response.on('end', () => resolve(response.statusCode));
+      });
+      request.on('error', reject);
+      // By then the server has let the request in.
+      request.on('continue', () => {
+        void served.store.revokeAccessToken(revoked).then(() => request.end(body));
+      });
+      request.flushHeaders();
+    });
+    expect(status).toBe(401);
+    expect(served.store.listAccessTokens({ prefix: 'too-late' }).items).toEqual([]);
+  });
+
+  it.each([
+    ['a basin that cannot be', { basins: { exact: 'B' } }],
+    ['a basin prefix that cannot be', { basins: { prefix: '-a' } }],
+    ['a stream name that is too long', { streams: { exact: 'x'.repeat(513) } }],
+    ['a stream prefix that is too long', { streams: { prefix: 'x'.repeat(513) } }],
+    ['a token id that cannot be', { access_tokens: { exact: '..' } }],
+    ['two sets in one', { streams: { exact: 'a', prefix: 'a' } }],
+    ['an unknown operation', { ops: ['read', 'fly'] }],
+  ])('is refused for %s', async (_what, part) => {
+    const json = { id: `odd-${++tokens}`, scope: { ops: ['read'], ...part } };
+    expect(await codeOf(issueOverHttp(admin, json))).toBe('bad_json');
+  });
+
+  it('keeps an operation once, however often it is named', async () => {
+    const ops = Array.from({ length: 5000 }, (_, i) => (i % 2 === 0 ? 'read' : 'append'));
+    await issueOverHttp(admin, { id: 'often', scope: { ops } });
+    expect((await ask(admin, '/v1/access-tokens?prefix=often')).json.access_tokens[0].scope.ops).toEqual([
+      'read',
+      'append',
+    ]);
   });
 
   it('lives as long as the requester when no expiry is given', async () => {

@@ -3,28 +3,32 @@ import http from 'node:http';
 import http2 from 'node:http2';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { afterAll } from 'vitest';
+import { afterAll, expect } from 'vitest';
 import { type HttpServer, type HttpServerOptions, startHttpServer } from '../src/http/server.ts';
-import { openLocalStore } from '../src/local-store.ts';
+import { type LocalStore, type LocalStoreOptions, openLocalStore } from '../src/local-store.ts';
 import type { BasinConfig } from '../src/model.ts';
 import { DEFAULT_BASIN_CONFIG } from '../src/model.ts';
-import type { StreamStore } from '../src/store.ts';
 
 /** A real server over a real store in a directory of its own. */
 export interface Served {
-  readonly store: StreamStore;
+  readonly store: LocalStore;
+  readonly dir: string;
   readonly server: HttpServer;
   readonly port: number;
   readonly url: string;
   stop(): Promise<void>;
 }
 
-export async function serve(options: Partial<HttpServerOptions> = {}): Promise<Served> {
-  const dir = await mkdtemp(path.join(tmpdir(), 'millrace-http-'));
-  const store = await openLocalStore({ dir });
+export async function serve(
+  options: Partial<HttpServerOptions> = {},
+  storeOptions: Partial<LocalStoreOptions> = {},
+): Promise<Served> {
+  const dir = storeOptions.dir ?? (await mkdtemp(path.join(tmpdir(), 'millrace-http-')));
+  const store = await openLocalStore({ dir, ...storeOptions });
   const server = await startHttpServer({ store, port: 0, auth: 'off', ...options });
   return {
     store,
+    dir,
     server,
     port: server.port,
     url: server.url,
@@ -37,11 +41,17 @@ export async function serve(options: Partial<HttpServerOptions> = {}): Promise<S
 }
 
 /** One server for all tests of a file. */
-export async function serveForFile(options: Partial<HttpServerOptions> = {}): Promise<Served> {
-  const served = await serve(options);
+export async function serveForFile(
+  options: Partial<HttpServerOptions> = {},
+  storeOptions: Partial<LocalStoreOptions> = {},
+): Promise<Served> {
+  const served = await serve(options, storeOptions);
   afterAll(() => served.stop());
   return served;
 }
+
+/** A condition that comes true, on a busy machine later. */
+export const eventually = <T>(look: () => T) => expect.poll(look, { timeout: 20_000, interval: 10 });
 
 let basins = 0;
 

@@ -3,6 +3,7 @@ import { createReadStream } from 'node:fs';
 import type { AppendAck, AppendRecord, S2Stream } from '@s2-dev/streamstore';
 import { type Command, Option } from 'commander';
 import { addClientOptions, type ClientOptions, withClient } from '../client.ts';
+import { addEncryptionOptions, type EncryptionOptions, encryptionOf } from '../encryption-options.ts';
 import { CommandFailure } from '../failure.ts';
 import { readLines } from '../line-reader.ts';
 import { duration, type RecordFormat, recordFormat, streamUri } from '../option-value.ts';
@@ -11,7 +12,7 @@ import type { StreamUri } from '../s2-uri.ts';
 import { abortOnInterrupt, notice } from '../terminal.ts';
 import { addPreconditionOptions, type Preconditions } from './trim.ts';
 
-interface AppendOptions extends ClientOptions, Preconditions {
+interface AppendOptions extends ClientOptions, EncryptionOptions, Preconditions {
   readonly format: RecordFormat;
   readonly input: string;
   readonly linger: number;
@@ -33,7 +34,7 @@ export function addAppend(program: Command): void {
         .argParser(duration)
         .default(5, '5ms'),
     );
-  addClientOptions(addPreconditionOptions(command))
+  addClientOptions(addEncryptionOptions(addPreconditionOptions(command)))
     .addHelpText(
       'after',
       '\nA JSON line is {"timestamp"?: MS, "headers"?: [[NAME, VALUE]], "body"?: TEXT}; json-base64 has names, values and' +
@@ -41,8 +42,9 @@ export function addAppend(program: Command): void {
     )
     .action(async ({ basin, stream }: StreamUri, options: AppendOptions) => {
       abortOnInterrupt();
+      const encryption = encryptionOf(options);
       const source = await openInput(options.input);
-      await withClient(options, (s2) => append(s2.basin(basin).stream(stream), source, options));
+      await withClient(options, (s2) => append(s2.basin(basin).stream(stream, encryption), source, options));
     });
 }
 

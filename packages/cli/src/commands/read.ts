@@ -1,13 +1,14 @@
 import type { ReadInput } from '@s2-dev/streamstore';
 import { type Command, Option } from 'commander';
 import { addClientOptions, type ClientOptions, withClient } from '../client.ts';
+import { addEncryptionOptions, type EncryptionOptions, encryptionOf } from '../encryption-options.ts';
 import { duration, exclusive, type RecordFormat, recordFormat, streamUri, wholeNumber } from '../option-value.ts';
 import { readBatches } from '../record-batches.ts';
 import { printBatch } from '../record-printer.ts';
 import type { StreamUri } from '../s2-uri.ts';
 import { abortOnInterrupt, openOutput } from '../terminal.ts';
 
-interface ReadOptions extends ClientOptions {
+interface ReadOptions extends ClientOptions, EncryptionOptions {
   readonly seqNum?: number;
   readonly timestamp?: number;
   readonly ago?: number;
@@ -38,7 +39,7 @@ export function addRead(program: Command): void {
     .addOption(new Option('-b, --bytes <bytes>', 'stop before this many metered bytes').argParser(wholeNumber))
     .addOption(new Option('--clamp', 'start at the tail when the start lies beyond it'))
     .addOption(new Option('--until <ms>', 'stop at the first record of this time or later').argParser(wholeNumber));
-  addClientOptions(addRecordOutputOptions(command))
+  addClientOptions(addEncryptionOptions(addRecordOutputOptions(command)))
     .addHelpText(
       'after',
       '\nA read with a limit (-n, -b, --until) ends at the tail; one without follows it until Ctrl-C.' +
@@ -46,10 +47,11 @@ export function addRead(program: Command): void {
     )
     .action(({ basin, stream }: StreamUri, options: ReadOptions) => {
       abortOnInterrupt();
+      const encryption = encryptionOf(options);
       return withClient(options, async (s2) => {
         const output = openOutput(options.output);
         try {
-          const batches = readBatches(s2.basin(basin).stream(stream), readInputOf(options, Date.now()), {
+          const batches = readBatches(s2.basin(basin).stream(stream, encryption), readInputOf(options, Date.now()), {
             clamp: options.clamp ?? false,
           });
           for await (const batch of batches) await printBatch(batch, options.format, output);

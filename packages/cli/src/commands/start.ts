@@ -1,30 +1,30 @@
 import { type Command, Option } from 'commander';
-import { byteSize, portNumber } from '../option-value.ts';
+import { byteSize } from '../option-value.ts';
 import { announceRootToken, log, superviseProcess } from '../process-life.ts';
+import { addServeOptions, type ServeOptions, serveTls, servingOf } from '../serve-options.ts';
 
-interface Options {
+interface Options extends ServeOptions {
   readonly config: string;
-  readonly data: string;
-  readonly host: string;
-  readonly port: number;
   readonly changeLogMax?: number;
 }
 
 export function addStart(program: Command): void {
-  program
+  const command = program
     .command('start')
     .description('Run everything from a config file: Postgres in, streams out.')
-    .addOption(new Option('-c, --config <file>', 'millrace.yaml (the schema of sequin.yaml)').makeOptionMandatory())
-    .addOption(new Option('-d, --data <dir>', 'directory of the store, made if missing').makeOptionMandatory())
     .addOption(
-      new Option('-p, --port <port>', 'port of the S2 API; 0 for a free one').argParser(portNumber).default(8080),
-    )
-    .addOption(new Option('--host <host>', 'address to listen on').default('127.0.0.1'))
+      new Option('-c, --config <file>', 'millrace.yaml (the schema of sequin.yaml)')
+        .env('MILLRACE_CONFIG')
+        .makeOptionMandatory(),
+    );
+  addServeOptions(command)
     .addOption(
       new Option(
         '--change-log-max <size>',
         'how much the change log keeps for slow sinks before it stops them (default: 16GiB)',
-      ).argParser(byteSize),
+      )
+        .env('MILLRACE_CHANGE_LOG_MAX')
+        .argParser(byteSize),
     )
     .addHelpText('after', `\n${EXAMPLE}`)
     .action(start);
@@ -46,6 +46,7 @@ const EXAMPLE = `Example:
   $ millrace start --config millrace.yaml --data ./data`;
 
 async function start(options: Options): Promise<void> {
+  const { storage, http, resources } = await servingOf(options);
   const { readConfigFile } = await import('@millrace/api/config');
   const config = await readConfigFile(options.config, process.env);
   const { startServer } = await import('@millrace/server/main');
@@ -57,8 +58,12 @@ async function start(options: Options): Promise<void> {
     port: options.port,
     log,
     changeLogBytesMax: options.changeLogMax,
+    resources,
+    onRootToken: announceRootToken,
+    storage,
+    http,
   });
-  if (server.firstRootToken !== null) announceRootToken(server.firstRootToken, server.url);
+  serveTls(server.http, options, life);
   process.stdout.write(`millrace listening on ${server.url} (data in ${options.data})\n`);
   try {
     await Promise.race([life.stopped, server.done.then(() => life.stopped)]);

@@ -1,5 +1,6 @@
 import { type Command, Option } from 'commander';
 import { addClientOptions, type ClientOptions, withClient } from '../client.ts';
+import { addEncryptionOptions, type EncryptionOptions, encryptionOf } from '../encryption-options.ts';
 import { type RecordFormat, streamUri, wholeNumber } from '../option-value.ts';
 import { readBatches } from '../record-batches.ts';
 import { printRecords } from '../record-printer.ts';
@@ -7,7 +8,7 @@ import type { StreamUri } from '../s2-uri.ts';
 import { abortOnInterrupt, openOutput } from '../terminal.ts';
 import { addRecordOutputOptions } from './read.ts';
 
-interface TailOptions extends ClientOptions {
+interface TailOptions extends ClientOptions, EncryptionOptions {
   readonly lines: number;
   readonly follow?: boolean;
   readonly format: RecordFormat;
@@ -21,14 +22,17 @@ export function addTail(program: Command): void {
     .argument('<uri>', 's2://BASIN/STREAM', streamUri)
     .addOption(new Option('-n, --lines <count>', 'how many').argParser(wholeNumber).default(10))
     .addOption(new Option('-f, --follow', 'wait for new records until Ctrl-C'));
-  addClientOptions(addRecordOutputOptions(command))
+  addClientOptions(addEncryptionOptions(addRecordOutputOptions(command)))
     .addHelpText('after', '\nExample:\n  $ millrace tail s2://shop-streams/orders -n 3 -f')
     .action(({ basin, stream }: StreamUri, options: TailOptions) => {
       abortOnInterrupt();
+      const encryption = encryptionOf(options);
       return withClient(options, async (s2) => {
         const output = openOutput(options.output);
         try {
-          await tail(s2.basin(basin).stream(stream), options, (batch) => printRecords(batch, options.format, output));
+          await tail(s2.basin(basin).stream(stream, encryption), options, (batch) =>
+            printRecords(batch, options.format, output),
+          );
         } finally {
           output.close();
         }

@@ -40,6 +40,11 @@ export class Access {
     return name.slice(this.#streamPrefix.length);
   }
 
+  /** The token that is used; undefined where none is asked for. */
+  get requester(): AccessTokenInfo | undefined {
+    return this === ANYONE ? undefined : this.info;
+  }
+
   get prefixes(): boolean {
     return this.#streamPrefix !== '';
   }

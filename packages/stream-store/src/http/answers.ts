@@ -13,7 +13,7 @@ import { acceptedCoding, mediaType } from './negotiation.ts';
 export const SESSION_HEADERS = { 'cache-control': 'no-cache, no-transform', 'x-accel-buffering': 'no' };
 
 export async function readWholeBody({ context, exchange }: Call): Promise<Buffer> {
-  const bytes = await context.bodies.read(exchange.body, BODY_BYTES_MAX);
+  const bytes = await context.bodies.read(exchange, BODY_BYTES_MAX);
   const coding = exchange.headers['content-encoding'];
   return coding === undefined ? bytes : decodeBody(coding, bytes, BODY_BYTES_MAX);
 }
@@ -45,19 +45,29 @@ export function answerJson(
   headers: ResponseHeaders = {},
 ): Promise<void> | void {
   headers['content-type'] = 'application/json';
-  if (json.length > COMPRESSION_BYTES_MIN) {
-    const coding = acceptedCoding(call.exchange.headers['accept-encoding'], ['zstd', 'br', 'gzip', 'deflate']);
+  return answer(call, status, json, headers);
+}
+
+export function answerProtobuf(call: Call, status: number, message: Uint8Array): Promise<void> | void {
+  return answer(call, status, message, { 'content-type': 'application/protobuf' });
+}
+
+/** Large answers are compressed as the client asks. */
+function answer(
+  { exchange }: Call,
+  status: number,
+  body: string | Uint8Array,
+  headers: ResponseHeaders,
+): Promise<void> | void {
+  if (body.length > COMPRESSION_BYTES_MIN) {
+    const coding = acceptedCoding(exchange.headers['accept-encoding'], ['zstd', 'br', 'gzip', 'deflate']);
     headers.vary = headers.vary === undefined ? 'accept-encoding' : `${headers.vary}, accept-encoding`;
     if (coding !== null) {
-      return compress(coding, Buffer.from(json, 'utf8')).then((bytes) => {
+      return compress(coding, typeof body === 'string' ? Buffer.from(body, 'utf8') : body).then((bytes) => {
         headers['content-encoding'] = coding;
-        call.exchange.respond(status, headers, bytes);
+        exchange.respond(status, headers, bytes);
       });
     }
   }
-  call.exchange.respond(status, headers, json);
-}
-
-export function answerProtobuf(call: Call, status: number, message: Uint8Array): void {
-  call.exchange.respond(status, { 'content-type': 'application/protobuf' }, message);
+  exchange.respond(status, headers, body);
 }

@@ -8,6 +8,7 @@ import { readProtoAppendInput } from './append-input.ts';
 import { decodePayload } from './content-coding.ts';
 import { errorBody, toS2Error } from './error-body.ts';
 import { SESSION_INFLIGHT_BATCHES_MAX, SESSION_INFLIGHT_BYTES_MAX, SESSION_UNSENT_ACK_BYTES_MAX } from './limits.ts';
+import type { AppendMetering } from './metering.ts';
 import type { HttpMetrics } from './prometheus.ts';
 import { writeAppendAck } from './read-batch.ts';
 import {
@@ -28,6 +29,7 @@ export interface AppendSessionOptions {
   readonly output: Writable;
   readonly pool: FrameBufferPool;
   readonly metrics: HttpMetrics;
+  readonly metering: AppendMetering;
   /** Throws permission_denied for a batch whose commands the client may not give. */
   readonly authorize: (input: AppendInput) => void;
   readonly onFailure: (error: unknown) => void;
@@ -55,6 +57,7 @@ export class AppendSession {
   readonly #output: Writable;
   readonly #decoder: FrameDecoder;
   readonly #metrics: HttpMetrics;
+  readonly #metering: AppendMetering;
   readonly #authorize: (input: AppendInput) => void;
   readonly #onFailure: (error: unknown) => void;
   readonly #acks = new ByteWriter(256);
@@ -82,6 +85,7 @@ export class AppendSession {
     this.#input = options.input;
     this.#output = options.output;
     this.#metrics = options.metrics;
+    this.#metering = options.metering;
     this.#authorize = options.authorize;
     this.#onFailure = options.onFailure;
     this.#decoder = new FrameDecoder(options.pool);
@@ -89,6 +93,8 @@ export class AppendSession {
     this.#input.on('end', () => this.#onEnd());
     this.#input.on('error', () => this.cut());
     this.#output.on('drain', () => this.#resume?.());
+    // An HTTP/2 request without a body has ended by itself before anybody listened.
+    if (this.#input.readableEnded) this.#onEnd();
   }
 
   /** Takes no more frames; acknowledges what was taken, advises the client to reconnect and says why. */
@@ -176,11 +182,24 @@ export class AppendSession {
     const input = readMessage(payload);
     this.#authorize(input);
     const startedAt = performance.now();
-    if (!this.#hasRoom(payload.length)) return this.#admitLater(payload, input, startedAt);
+    const { throttle } = this.#metering;
+    const waitMs = throttle === null ? 0 : throttle.appendWaitMs(input.scan.meteredBytes);
+    if (waitMs > 0 || !this.#hasRoom(payload.length)) return this.#admitLater(payload, input, startedAt, waitMs);
     return this.#stream.admit(payload.length, this.#cut.signal).then(() => this.#append(payload, input, startedAt));
   }
 
-  async #admitLater(payload: Buffer, input: AppendInput, startedAt: number): Promise<void> {
+  async #admitLater(payload: Buffer, input: AppendInput, startedAt: number, waitMs: number): Promise<void> {
+    for (let leftMs = waitMs; leftMs > 0 && !this.#closed; leftMs = waitMs - (performance.now() - startedAt)) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, leftMs);
+        // Also at every acknowledgement, which is no reason to go on.
+        this.#resume = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+      this.#resume = null;
+    }
     while (!this.#hasRoom(payload.length) && !this.#closed) {
       await new Promise<void>((resolve) => (this.#resume = resolve));
       this.#resume = null;
@@ -216,6 +235,7 @@ export class AppendSession {
         this.#metrics.appendAckLatency.observe((performance.now() - startedAt) / 1000);
         this.#metrics.appendBatchRecords.observe(count);
         this.#metrics.appendBatchBytes.observe(meteredBytes);
+        this.#metering.appended(meteredBytes);
         this.#settled(pending);
       },
       (error: unknown) => {
@@ -234,7 +254,8 @@ export class AppendSession {
 
   #poison(error: unknown): void {
     this.#closed = true;
-    if (this.#failure !== null) return;
+    // Of a client that is gone nobody is told, and what ended with it is no failure.
+    if (this.#failure !== null || this.#done) return;
     this.#failure = toS2Error(error);
     if (this.#failure !== error) this.#onFailure(error);
     this.#resume?.();

@@ -1,10 +1,12 @@
+import { S2Error } from '../s2-error.ts';
 import type { AppendInput, Stream } from '../store.ts';
 import { answerJson, answerProtobuf, readWholeBody, requireJsonType, SESSION_HEADERS } from './answers.ts';
 import { readJsonAppendInput, readProtoAppendInput } from './append-input.ts';
 import { AppendSession } from './append-session.ts';
 import type { Call } from './context.ts';
-import { requireOpenFormat } from './encryption.ts';
+import { openForRecords } from './encryption.ts';
 import { parseJson } from './json.ts';
+import { AppendMetering } from './metering.ts';
 import { mediaType, recordFormat } from './negotiation.ts';
 import { encodeAppendAck } from './read-batch.ts';
 import { basinOfRequest, streamConfigHeader, streamName } from './request-names.ts';
@@ -20,8 +22,10 @@ export async function append(call: Call, segment: string): Promise<void> {
   const config = streamConfigHeader(headers);
   const type = mediaType(headers['content-type']);
   if (type === 's2s') {
-    const stream = await context.store.openStream(basin, name, 'append', config);
-    requireOpenFormat(stream, call);
+    // Frames are compressed one by one; a compressed whole would be known to be broken only at its end.
+    const coding = headers['content-encoding'] ?? 'identity';
+    if (coding !== 'identity') throw new S2Error('bad_header', 'A session has no content-encoding.');
+    const stream = await openForRecords(call, basin, name, 'append', config);
     return appendSession(call, stream);
   }
 
@@ -32,9 +36,10 @@ export async function append(call: Call, segment: string): Promise<void> {
   const input = type === 'protobuf' ? readProtoAppendInput(body) : readJsonInput(call, body, format);
   authorizeCommands(call, input, basin, name);
   // Everything that can be wrong with the request is known: only now may the stream come into being.
-  const stream = await context.store.openStream(basin, name, 'append', config);
-  requireOpenFormat(stream, call);
+  const stream = await openForRecords(call, basin, name, 'append', config);
   const { metrics } = context;
+  const metering = new AppendMetering(call, stream);
+  if (metering.throttle !== null) metering.throttle.append(input.scan.meteredBytes);
   await stream.admit(input.records.length);
   const admittedAt = performance.now();
   metrics.appendPermitLatency.observe((admittedAt - startedAt) / 1000);
@@ -42,8 +47,9 @@ export async function append(call: Call, segment: string): Promise<void> {
   metrics.appendAckLatency.observe((performance.now() - startedAt) / 1000);
   metrics.appendBatchRecords.observe(input.scan.count);
   metrics.appendBatchBytes.observe(input.scan.meteredBytes);
-  if (mediaType(headers.accept) === 'protobuf') answerProtobuf(call, 200, encodeAppendAck(ack));
-  else return answerJson(call, 200, appendAckJson(ack));
+  metering.appended(input.scan.meteredBytes);
+  if (mediaType(headers.accept) === 'protobuf') return answerProtobuf(call, 200, encodeAppendAck(ack));
+  return answerJson(call, 200, appendAckJson(ack));
 }
 
 /** Put together in scratch space, then copied: the space is free again before anything is awaited. */
@@ -65,6 +71,7 @@ function appendSession(call: Call, stream: Stream): Promise<void> {
       output: exchange.start(200, { 'content-type': 's2s/proto', ...SESSION_HEADERS }),
       pool: context.pool,
       metrics: context.metrics,
+      metering: new AppendMetering(call, stream),
       authorize: (input) => authorizeCommands(call, input, stream.basin, stream.name),
       onFailure: (error) => context.logFailure('append session', error),
     });

@@ -1,8 +1,8 @@
 import type { BasinInfo, Provisioned } from '../model.ts';
-import { S2Error } from '../s2-error.ts';
 import { answerJson, readJsonBody, readOptionalJsonBody } from './answers.ts';
 import type { Call } from './context.ts';
-import { asObject, asString, type Json } from './json.ts';
+import { asObject, asString } from './json.ts';
+import { checkBasinLocation } from './locations.ts';
 import { narrowList } from './permission.ts';
 import { Query } from './query.ts';
 import { basinName, basinNameInBody, listRequest, requestToken } from './request-names.ts';
@@ -20,7 +20,7 @@ export function listBasins(call: Call): Promise<void> | void {
     narrowed.exact === null
       ? page
       : { items: page.items.filter(({ name }) => name === narrowed.exact), hasMore: false };
-  return answerJson(call, 200, JSON.stringify(pageJson('basins', shown, basinInfoJson)));
+  return answerJson(call, 200, JSON.stringify(pageJson('basins', shown, (info) => shownTo(call, info))));
 }
 
 export async function createBasin(call: Call): Promise<void> {
@@ -28,7 +28,7 @@ export async function createBasin(call: Call): Promise<void> {
   const fields = asObject(await readJsonBody(call), 'The body');
   const name = basinNameInBody(asString(fields.basin, 'basin'));
   const config = readBasinConfig(fields.config, 'config');
-  checkLocation(fields.location);
+  checkBasinLocation(call, fields.location);
   call.access.require('create-basin', { basin: name });
   return answerProvisioned(call, await call.context.store.createBasin(name, config, token));
 }
@@ -38,22 +38,20 @@ export async function ensureBasin(call: Call, segment: string): Promise<void> {
   const body = await readOptionalJsonBody(call);
   const fields = body === null ? {} : asObject(body, 'The body');
   const config = readBasinConfig(fields.config, 'config');
-  checkLocation(fields.location);
+  checkBasinLocation(call, fields.location);
   call.access.require('create-basin', { basin: name });
   call.access.require('reconfigure-basin', { basin: name });
   return answerProvisioned(call, await call.context.store.ensureBasin(name, config));
 }
 
-/** There is one place for data here, and it has no name. */
-function checkLocation(json: Json | undefined): void {
-  if (json === undefined || json === null) return;
-  asString(json, 'location');
-  throw new S2Error('invalid', 'The location does not exist.');
+/** All basins are where the store is. */
+function shownTo(call: Call, info: BasinInfo): unknown {
+  return basinInfoJson({ ...info, location: call.context.store.locations.local.name });
 }
 
 function answerProvisioned(call: Call, { result, info }: Provisioned<BasinInfo>): Promise<void> | void {
   const status = result === 'created' ? 201 : 200;
-  return answerJson(call, status, JSON.stringify(basinInfoJson(info)), { 's2-provision-result': result });
+  return answerJson(call, status, JSON.stringify(shownTo(call, info)), { 's2-provision-result': result });
 }
 
 export function getBasinConfig(call: Call, segment: string): Promise<void> | void {

@@ -28,8 +28,9 @@ export function compress(coding: Coding, bytes: Uint8Array): Promise<Buffer> {
 }
 
 /** A request body; more than `bytesMax` is refused before it is made. */
-export async function decodeBody(coding: string | undefined, bytes: Buffer, bytesMax: number): Promise<Buffer> {
-  if (coding === undefined || coding === 'identity' || coding === '') return bytes;
+export async function decodeBody(header: string, bytes: Buffer, bytesMax: number): Promise<Buffer> {
+  const coding = header.trim().toLowerCase();
+  if (coding === 'identity' || coding === '') return bytes;
   if (!isCoding(coding)) {
     throw new S2Error('bad_header', 'content-encoding has to be one of gzip, zstd, br, deflate.');
   }

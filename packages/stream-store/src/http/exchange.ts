@@ -1,7 +1,8 @@
 import type http from 'node:http';
 import http2 from 'node:http2';
 import type { Readable, Writable } from 'node:stream';
-import { LINGER_MS } from './limits.ts';
+import { S2Error } from '../s2-error.ts';
+import { H2_UNTAKEN_ANSWER_BYTES_MAX, LINGER_MS } from './limits.ts';
 
 /**
  * One request and its answer, whichever protocol carries it. Handlers see nothing of HTTP/1.1 and HTTP/2 beyond this.
@@ -14,7 +15,15 @@ export interface Exchange {
   readonly headers: http.IncomingHttpHeaders;
   readonly host: string | undefined;
   readonly body: Readable;
+  /** The same for all requests of one connection. */
+  readonly connection: object;
   readonly started: boolean;
+  /** On the clock of performance.now(): when the server gives up on it. A session has no end. */
+  deadlineMs: number;
+  /** The server gave up and answered; what the handler still says is not sent. */
+  timedOut: boolean;
+  /** Of the request body, as held in memory until the exchange is over. */
+  bodyBytes: number;
   /** Sent with every answer. */
   extraHeaders: ResponseHeaders | null;
   /** Answers at once. `body` null: truly empty, without a content type. */
@@ -23,6 +32,11 @@ export interface Exchange {
   start(status: number, headers: ResponseHeaders): Writable;
   /** Runs once when the exchange is over: answered in full, or cut by the client. */
   onClose(listener: () => void): void;
+  /**
+   * Call before making an answer of about this size: a client that takes no answers gets no further ones made. null:
+   * go on. Given back when the exchange is over.
+   */
+  reserveAnswer(bytes: number): Promise<void> | null;
   destroy(): void;
 }
 
@@ -35,7 +49,11 @@ export class Http1Exchange implements Exchange {
   readonly target: string;
   readonly headers: http.IncomingHttpHeaders;
   readonly body: http.IncomingMessage;
+  readonly connection: object;
   extraHeaders: ResponseHeaders | null = null;
+  deadlineMs = Number.POSITIVE_INFINITY;
+  timedOut = false;
+  bodyBytes = 0;
   readonly #response: http.ServerResponse;
 
   constructor(request: http.IncomingMessage, response: http.ServerResponse) {
@@ -43,6 +61,7 @@ export class Http1Exchange implements Exchange {
     this.target = request.url ?? '/';
     this.headers = request.headers;
     this.body = request;
+    this.connection = request.socket;
     this.#response = response;
   }
 
@@ -56,7 +75,7 @@ export class Http1Exchange implements Exchange {
 
   respond(status: number, headers: ResponseHeaders, body: Uint8Array | string | null): void {
     const response = this.#response;
-    if (response.destroyed) return;
+    if (response.destroyed || response.headersSent) return;
     if (this.extraHeaders !== null) Object.assign(headers, this.extraHeaders);
     if (body === null) {
       // 204 must not carry a length; every other status needs it, or the answer would be chunked.
@@ -66,7 +85,8 @@ export class Http1Exchange implements Exchange {
     }
     headers['content-length'] = String(typeof body === 'string' ? Buffer.byteLength(body) : body.length);
     // The rest of an unread request would have to be read before the connection could be used again.
-    if (!this.body.complete) headers.connection = 'close';
+    // (A request without a body is not yet `complete` either while it is answered at once.)
+    if (!this.body.complete && announcesBody(this.headers)) headers.connection = 'close';
     response.writeHead(status, headers);
     // Node sends a head and a string in one piece, a head and a buffer in two.
     if (typeof body === 'string' || body.length > JOINED_BODY_BYTES_MAX) response.end(body);
@@ -74,6 +94,8 @@ export class Http1Exchange implements Exchange {
   }
 
   start(status: number, headers: ResponseHeaders): Writable {
+    if (this.#response.headersSent) throw tooLate();
+    this.deadlineMs = Number.POSITIVE_INFINITY;
     // A write that meets a connection cut at that moment: the close event says the same.
     this.#response.on('error', ignore);
     this.#response.writeHead(status, { ...headers, ...this.extraHeaders });
@@ -86,6 +108,11 @@ export class Http1Exchange implements Exchange {
     this.#response.once('close', listener);
   }
 
+  /** The listener starts a request when the answer before it was taken: there is only one. */
+  reserveAnswer(_bytes: number): null {
+    return null;
+  }
+
   destroy(): void {
     this.#response.destroy();
   }
@@ -96,13 +123,18 @@ export class Http2Exchange implements Exchange {
   readonly target: string;
   readonly headers: http2.IncomingHttpHeaders;
   readonly body: http2.ServerHttp2Stream;
+  readonly connection: object;
   extraHeaders: ResponseHeaders | null = null;
+  deadlineMs = Number.POSITIVE_INFINITY;
+  timedOut = false;
+  bodyBytes = 0;
 
   constructor(stream: http2.ServerHttp2Stream, headers: http2.IncomingHttpHeaders) {
     this.method = headers[':method'] ?? 'GET';
     this.target = headers[':path'] ?? '/';
     this.headers = headers;
     this.body = stream;
+    this.connection = stream.session ?? stream;
     stream.on('error', ignore);
   }
 
@@ -116,7 +148,7 @@ export class Http2Exchange implements Exchange {
 
   respond(status: number, headers: ResponseHeaders, body: Uint8Array | string | null): void {
     const stream = this.body;
-    if (stream.destroyed || stream.closed) return;
+    if (stream.destroyed || stream.closed || stream.headersSent) return;
     if (this.extraHeaders !== null) Object.assign(headers, this.extraHeaders);
     if (body === null) {
       stream.respond({ ':status': status, ...headers }, { endStream: true });
@@ -130,6 +162,8 @@ export class Http2Exchange implements Exchange {
 
   start(status: number, headers: ResponseHeaders): Writable {
     const stream = this.body;
+    if (stream.headersSent) throw tooLate();
+    this.deadlineMs = Number.POSITIVE_INFINITY;
     if (!stream.destroyed && !stream.closed) stream.respond({ ':status': status, ...headers, ...this.extraHeaders });
     stream.once('finish', () => dropRest(stream));
     return stream;
@@ -139,9 +173,76 @@ export class Http2Exchange implements Exchange {
     this.body.once('close', listener);
   }
 
+  reserveAnswer(bytes: number): Promise<void> | null {
+    const { session } = this.body;
+    if (session === undefined) return null;
+    let untaken = untakenOf.get(session);
+    if (untaken === undefined) untakenOf.set(session, (untaken = new UntakenAnswers(H2_UNTAKEN_ANSWER_BYTES_MAX)));
+    return untaken.reserve(bytes, this);
+  }
+
   destroy(): void {
     this.body.close(http2.constants.NGHTTP2_CANCEL);
   }
+}
+
+/** Answers of one HTTP/2 connection that were made and not taken yet, and who waits to make one. In turn. */
+class UntakenAnswers {
+  readonly #bytesMax: number;
+  #bytes = 0;
+  readonly #waiting = new Set<{ readonly bytes: number; readonly resolve: () => void }>();
+
+  constructor(bytesMax: number) {
+    this.#bytesMax = bytesMax;
+  }
+
+  reserve(bytes: number, exchange: Exchange): Promise<void> | null {
+    if (this.#waiting.size === 0 && this.#fits(bytes)) {
+      this.#take(bytes, exchange);
+      return null;
+    }
+    return new Promise((resolve) => {
+      const waiter = {
+        bytes,
+        resolve: () => {
+          this.#take(bytes, exchange);
+          resolve();
+        },
+      };
+      this.#waiting.add(waiter);
+      // Whoever gave up waiting goes on to find the exchange closed.
+      exchange.onClose(() => {
+        if (this.#waiting.delete(waiter)) resolve();
+      });
+    });
+  }
+
+  #fits(bytes: number): boolean {
+    return this.#bytes === 0 || this.#bytes + bytes <= this.#bytesMax;
+  }
+
+  #take(bytes: number, exchange: Exchange): void {
+    this.#bytes += bytes;
+    exchange.onClose(() => {
+      this.#bytes -= bytes;
+      for (const waiter of this.#waiting) {
+        if (!this.#fits(waiter.bytes)) return;
+        this.#waiting.delete(waiter);
+        waiter.resolve();
+      }
+    });
+  }
+}
+
+const untakenOf = new WeakMap<object, UntakenAnswers>();
+
+/** The request was answered with a timeout before its handler came to open a session. */
+function tooLate(): S2Error {
+  return new S2Error('request_timeout', 'The request took too long.');
+}
+
+function announcesBody(headers: http.IncomingHttpHeaders): boolean {
+  return (headers['content-length'] ?? '0') !== '0' || headers['transfer-encoding'] !== undefined;
 }
 
 /** The answer is complete although the client may still be sending: read and drop for a while, then reset the stream. */

@@ -1,41 +1,60 @@
 import http from 'node:http';
 import http2 from 'node:http2';
 import net from 'node:net';
+import tls from 'node:tls';
+import { assert } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
+import { answerInTurn } from './http1-turns.ts';
 import {
   CONNECTION_BACKLOG,
+  CONNECTIONS_MAX,
   H2_CONCURRENT_STREAMS_MAX,
   H2_CONNECTION_WINDOW_BYTES,
   H2_STREAM_WINDOW_BYTES,
+  HEADER_BYTES_MAX,
   HEADERS_TIMEOUT_MS,
   IDLE_CONNECTION_MS,
+  KEEP_ALIVE_PROBE_MS,
 } from './limits.ts';
 
 /**
- * One TCP port for HTTP/1.1 and cleartext HTTP/2 with prior knowledge. The official SDKs use both against the same
- * origin, so the first bytes decide: the HTTP/2 preface, or anything else. (With TLS, ALPN would decide instead, and
- * hand the socket to the same two servers.)
+ * One TCP port for HTTP/1.1 and HTTP/2. The official SDKs use both against the same origin. In cleartext the first bytes
+ * decide: the HTTP/2 preface (prior knowledge), or anything else. With TLS, ALPN does. Either way the socket goes to the
+ * same two servers.
  */
 export interface ListenerOptions {
   readonly host: string;
   readonly port: number;
   readonly headersTimeoutMs?: number | undefined;
+  readonly idleConnectionMs?: number | undefined;
+  /** Serve TLS, and nothing else, with this certificate. */
+  readonly tls?: SecureIdentity | undefined;
   readonly onHttp1: (request: http.IncomingMessage, response: http.ServerResponse) => void;
   readonly onHttp2: (stream: http2.ServerHttp2Stream, headers: http2.IncomingHttpHeaders) => void;
 }
 
+/** PEM. */
+export interface SecureIdentity {
+  readonly cert: Buffer;
+  readonly key: Buffer;
+}
+
 export interface Listener {
   readonly port: number;
+  /** For connections from now on; those that are open keep theirs. Only with TLS. */
+  replaceIdentity(identity: SecureIdentity): void;
   /** No new connections; open ones finish their requests and get no further ones (HTTP/2: GOAWAY). */
   stop(): void;
   /** Cuts what is still open. */
   destroy(): Promise<void>;
 }
 
+const SOCKET_OPTIONS = { noDelay: true, keepAlive: true, keepAliveInitialDelay: KEEP_ALIVE_PROBE_MS };
+
 const PREFACE = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n', 'latin1');
 
 export async function listen(options: ListenerOptions): Promise<Listener> {
-  const headersTimeoutMs = options.headersTimeoutMs ?? HEADERS_TIMEOUT_MS;
+  const { headersTimeoutMs = HEADERS_TIMEOUT_MS, idleConnectionMs = IDLE_CONNECTION_MS } = options;
   const sockets = new Set<net.Socket>();
   const sessions = new Set<http2.ServerHttp2Session>();
 
@@ -43,13 +62,15 @@ export async function listen(options: ListenerOptions): Promise<Listener> {
     headersTimeout: headersTimeoutMs,
     // Off: an append session over HTTP/1.1 is one request that lasts. Unary bodies have their own timeout.
     requestTimeout: 0,
-    keepAliveTimeout: IDLE_CONNECTION_MS,
+    keepAliveTimeout: idleConnectionMs,
     connectionsCheckingInterval: Math.max(100, Math.min(5_000, headersTimeoutMs / 2)),
     noDelay: true,
-    maxHeaderSize: 64 * 1024,
+    maxHeaderSize: HEADER_BYTES_MAX,
   });
   http1.timeout = 0;
-  http1.on('request', options.onHttp1);
+  // Their size is bounded; by count Node would leave out the rest without a word.
+  http1.maxHeadersCount = 0;
+  answerInTurn(http1, options.onHttp1);
   // node:http starts its header timeout on `listening`; this server gets its sockets from us and never listens.
   http1.emit('listening');
 
@@ -71,18 +92,27 @@ export async function listen(options: ListenerOptions): Promise<Listener> {
       open++;
       stream.once('close', () => open--);
     });
-    session.setTimeout(IDLE_CONNECTION_MS, () => {
+    session.setTimeout(idleConnectionMs, () => {
       if (open === 0) session.close();
     });
   });
   h2.on('sessionError', () => {});
   h2.on('stream', options.onHttp2);
 
-  const server = net.createServer({ noDelay: true }, (socket) => {
+  const secure = options.tls === undefined ? null : secureServer(options.tls, headersTimeoutMs);
+  const server = secure ?? net.createServer(SOCKET_OPTIONS);
+  server.maxConnections = CONNECTIONS_MAX;
+  server.on('connection', (socket: net.Socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
     socket.on('error', () => socket.destroy());
+    if (secure !== null) return;
     sortByPreface(socket, headersTimeoutMs, (isHttp2) => (isHttp2 ? h2 : http1).emit('connection', socket));
+  });
+  secure?.on('secureConnection', (socket) => {
+    socket.on('error', () => socket.destroy());
+    if (socket.alpnProtocol === 'h2') h2.emit('connection', socket);
+    else http1.emit('connection', socket);
   });
 
   await new Promise<void>((resolve, reject) => {
@@ -96,6 +126,10 @@ export async function listen(options: ListenerOptions): Promise<Listener> {
 
   return {
     port: (server.address() as net.AddressInfo).port,
+    replaceIdentity({ cert, key }) {
+      assert(secure !== null, 'only a listener with TLS has a certificate to replace');
+      secure.setSecureContext({ cert, key });
+    },
     stop() {
       server.close();
       http1.closeIdleConnections();
@@ -111,6 +145,19 @@ export async function listen(options: ListenerOptions): Promise<Listener> {
       await closed;
     },
   };
+}
+
+/** A client that does not finish its handshake in time is cut, as one is that does not finish its headers. */
+function secureServer({ cert, key }: SecureIdentity, handshakeTimeoutMs: number): tls.Server {
+  const server = tls.createServer({
+    cert,
+    key,
+    ALPNProtocols: ['h2', 'http/1.1'],
+    handshakeTimeout: handshakeTimeoutMs,
+    ...SOCKET_OPTIONS,
+  });
+  server.on('tlsClientError', (_error, socket) => socket.destroy());
+  return server;
 }
 
 /** Looks at the first bytes without consuming them. A client that is silent or dribbles is cut after `timeoutMs`. */

@@ -1,3 +1,4 @@
+import { readdirSync } from 'node:fs';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 
 /** The few metrics of the HTTP surface, in the Prometheus text format. No label ever carries a client's value (I11). */
@@ -84,6 +85,7 @@ export class HttpMetrics {
         'Event loop delay, 99th percentile since start.',
         this.#loopDelay.percentile(99) / 1e9,
       ),
+      exposeFileDescriptors(),
     ].join('');
   }
 
@@ -92,6 +94,28 @@ export class HttpMetrics {
   }
 }
 
-function sample(name: string, type: 'counter' | 'gauge', help: string, value: number): string {
+/** Each connection is one. Only Linux tells; elsewhere the metric is missing. */
+function exposeFileDescriptors(): string {
+  try {
+    return sample('process_open_fds', 'gauge', 'Open file descriptors.', readdirSync('/proc/self/fd').length);
+  } catch {
+    return '';
+  }
+}
+
+export function sample(name: string, type: 'counter' | 'gauge', help: string, value: number): string {
   return `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n${name} ${value}\n`;
+}
+
+/** One metric with a value for each of the labels, which are ours: never a client's. */
+export function labelled(
+  name: string,
+  type: 'counter' | 'gauge',
+  help: string,
+  label: string,
+  values: Readonly<Record<string, number>>,
+): string {
+  let text = `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n`;
+  for (const [key, value] of Object.entries(values)) text += `${name}{${label}="${key}"} ${value}\n`;
+  return text;
 }

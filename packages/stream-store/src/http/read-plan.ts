@@ -1,4 +1,4 @@
-import { clampToSafe } from '@millrace/core/u64';
+import { clampToSafe, U64_MAX } from '@millrace/core/u64';
 import { S2Error } from '../s2-error.ts';
 import type { Stream } from '../store.ts';
 import type { Query } from './query.ts';
@@ -56,6 +56,9 @@ export function resumeAfterEvent(request: ReadRequest, eventId: string): ReadReq
   const parts = EVENT_ID.exec(eventId.trim());
   if (parts === null) throw new S2Error('bad_header', 'last-event-id has to be the id of a batch event.');
   const [seqNum, count, bytes] = [BigInt(parts[1]!), BigInt(parts[2]!), BigInt(parts[3]!)];
+  if (seqNum > U64_MAX || count > U64_MAX || bytes > U64_MAX) {
+    throw new S2Error('bad_header', 'last-event-id has numbers beyond 64 bits.');
+  }
   return {
     ...request,
     from: { kind: 'seq_num', seqNum: seqNum + 1n },

@@ -19,6 +19,8 @@ export interface ReadSession {
   /** How long to stay at the tail without records; undefined: for ever. */
   readonly waitMs: number | undefined;
   readonly heartbeatMs: () => number;
+  /** Asked before anything is read from the store: a promise makes the session wait. */
+  readonly beforeRead?: () => Promise<void> | null;
   /** Ends the session: the client went away, or the server drains. */
   readonly signal: AbortSignal;
 }
@@ -42,6 +44,11 @@ export async function runReadSession(session: ReadSession, sink: ReadSink): Prom
     while (!signal.aborted && countLeft > 0 && bytesLeft > 0) {
       const tailSeqNum = stream.tail.seqNum;
       if (position < tailSeqNum) {
+        const room = session.beforeRead?.();
+        if (room != null) {
+          await room;
+          continue;
+        }
         const first = stream.firstSeqNum;
         const slice = await stream.read(position, {
           countMax: Math.min(countLeft, READ_RECORDS_MAX),
@@ -101,6 +108,10 @@ class Follower {
   #wake: ((wakeup: Wakeup) => void) | null = null;
   #fail: ((error: unknown) => void) | null = null;
   #timer: NodeJS.Timeout | undefined;
+  /** When the timer fires, when the wait under way is over, and what it then ends with. */
+  #firesAt = 0;
+  #dueAt = 0;
+  #onTimeout: Wakeup = 'heartbeat';
 
   constructor(stream: Stream, signal: AbortSignal) {
     this.#stream = stream;
@@ -126,23 +137,46 @@ class Follower {
       this.#wake = resolve;
       this.#fail = reject;
     });
-    this.#timer = setTimeout(() => this.#wake?.(onTimeout), timeoutMs);
+    this.#dueAt = now + timeoutMs;
+    this.#onTimeout = onTimeout;
+    // A follower that gets records all the time does not set a timer for each: the one that runs looks again when it
+    // is over. Unless it runs for longer than this wait.
+    if (this.#timer === undefined || this.#firesAt > this.#dueAt) this.#arm(timeoutMs);
     if (this.#waitingFrom !== position) {
       this.#waitingFrom = position;
       this.#stream.waitBeyond(position, this.#signal).then(
         (outcome) => {
           this.#waitingFrom = -1;
-          clearTimeout(this.#timer);
-          this.#wake?.(outcome);
+          this.#wakeUp(outcome);
         },
         (error: unknown) => {
           this.#waitingFrom = -1;
-          clearTimeout(this.#timer);
           this.#fail?.(error);
+          this.#wake = this.#fail = null;
         },
       );
     }
     return woken;
+  }
+
+  #arm(timeoutMs: number): void {
+    clearTimeout(this.#timer);
+    this.#firesAt = this.#dueAt;
+    this.#timer = setTimeout(this.#onTimer, timeoutMs);
+  }
+
+  readonly #onTimer = () => {
+    this.#timer = undefined;
+    // Nobody waits: the next wait sets a timer of its own.
+    if (this.#wake === null) return;
+    const leftMs = this.#dueAt - performance.now();
+    if (leftMs > 1) this.#arm(leftMs);
+    else this.#wakeUp(this.#onTimeout);
+  };
+
+  #wakeUp(wakeup: Wakeup): void {
+    this.#wake?.(wakeup);
+    this.#wake = this.#fail = null;
   }
 
   stop(): void {

@@ -1,5 +1,5 @@
 import type { Writable } from 'node:stream';
-import { READ_METERED_BYTES_MAX, READ_RECORDS_MAX, WAIT_SECS_MAX } from '../limits.ts';
+import { READ_METERED_BYTES_MAX, READ_RECORDS_MAX } from '../limits.ts';
 import type { StreamPosition } from '../model.ts';
 import { sliceRecords } from '../record-codec.ts';
 import { S2Error } from '../s2-error.ts';
@@ -8,9 +8,10 @@ import { answerJson, answerProtobuf, SESSION_HEADERS } from './answers.ts';
 import type { RecordFormat } from './append-input.ts';
 import { compress, compressionFlag } from './content-coding.ts';
 import type { Call } from './context.ts';
-import { requireOpenFormat } from './encryption.ts';
+import { openForRecords } from './encryption.ts';
 import { errorBody, toS2Error } from './error-body.ts';
 import { COMPRESSION_BYTES_MIN, READ_FRAME_BYTES, READ_SLICE_BYTES } from './limits.ts';
+import { meterRead, SessionMetering } from './metering.ts';
 import { acceptedCoding, mediaType, recordFormat } from './negotiation.ts';
 import { Query } from './query.ts';
 import { cutRecords, encodeReadFrames, encodeTail, readBatchJson, readFramesRoom } from './read-batch.ts';
@@ -39,18 +40,14 @@ export async function checkTail(call: Call, segment: string): Promise<void> {
 }
 
 export async function read(call: Call, segment: string): Promise<void> {
-  const { access, context, exchange } = call;
+  const { access, exchange } = call;
   const headers = exchange.headers;
   const basin = basinOfRequest(exchange);
   const name = streamName(segment, access);
   access.require('read', { basin, stream: name });
   const config = streamConfigHeader(headers);
   let request = parseReadRequest(new Query(call.query));
-  const open = async () => {
-    const stream = await context.store.openStream(basin, name, 'read', config);
-    requireOpenFormat(stream, call);
-    return stream;
-  };
+  const open = () => openForRecords(call, basin, name, 'read', config);
   if (mediaType(headers['content-type']) === 's2s') return readFrames(call, await open(), request);
   const format = recordFormat(headers);
   const accept = mediaType(headers.accept);
@@ -69,18 +66,24 @@ async function readOnce(
   asked: ReadRequest,
   shape: RecordFormat | 'protobuf',
 ): Promise<void> {
+  const metering = meterRead(call, stream);
   const follows = mayFollow(asked, true);
   const start = await resolveStart(stream, asked, follows);
+  const waitMs = Math.min(asked.waitSecs ?? 0, call.context.waitSecsMax) * 1000;
+  call.exchange.deadlineMs += waitMs;
   const ends = new AbortController();
   call.exchange.onClose(() => ends.abort());
+  let reserved = false;
   const session = { drain: () => ends.abort() };
   call.context.sessions.add(session);
   const slices: Uint8Array[] = [];
+  let meteredBytes = 0;
   let liveTail: StreamPosition | null = null;
   // The first records that came by waiting are the answer; those that were there are read up to the tail.
   const sink: ReadSink = {
     batch(slice, tail) {
       slices.push(slice.records);
+      meteredBytes += slice.meteredBytes;
       liveTail = tail;
       if (tail !== null) ends.abort();
       return null;
@@ -99,32 +102,43 @@ async function readOnce(
         bytes: Math.min(asked.bytes ?? READ_METERED_BYTES_MAX, READ_METERED_BYTES_MAX),
         until: asked.until,
         follows,
-        waitMs: Math.min(asked.waitSecs ?? 0, WAIT_SECS_MAX) * 1000,
+        waitMs,
         heartbeatMs: call.context.heartbeatMs,
         signal: ends.signal,
+        beforeRead() {
+          if (reserved) return null;
+          reserved = true;
+          return call.exchange.reserveAnswer(READ_METERED_BYTES_MAX);
+        },
       },
       sink,
     );
   } finally {
     call.context.sessions.delete(session);
   }
-  if (shape === 'protobuf') answerProtobuf(call, 200, Buffer.concat([...slices, encodeTail(liveTail)]));
-  else return answerJson(call, 200, readBatchJson(slices, liveTail, shape));
+  metering.done(meteredBytes);
+  if (shape === 'protobuf') return answerProtobuf(call, 200, Buffer.concat([...slices, encodeTail(liveTail)]));
+  return answerJson(call, 200, readBatchJson(slices, liveTail, shape));
 }
 
 /** A session of S2S frames. HOT PATH: journaled bytes are copied into frames, a megabyte at a time. */
 function readFrames(call: Call, stream: Stream, request: ReadRequest): Promise<void> {
   const coding = acceptedCoding(call.exchange.headers['accept-encoding'], ['zstd', 'gzip']);
-  const { pool } = call.context;
+  const { pool, shared } = call.context;
   return runOpenRead(call, stream, request, {
     contentType: 's2s/proto',
     sink: (write) => ({
       batch(slice, tail) {
         const tailBytes = encodeTail(tail);
+        if (coding === null) {
+          const frames = shared.frames.of(slice, tail, encodeSharedFrames);
+          if (frames !== null) return write(frames);
+        }
         if (coding !== null) return writeCompressedFrames(write, slice.records, tailBytes, coding);
         const room = readFramesRoom(slice.records.length, slice.count, tailBytes.length, READ_FRAME_BYTES);
         const out = pool.take(room);
         const length = encodeReadFrames(out, slice.records, tailBytes, READ_FRAME_BYTES);
+        slice.release?.();
         return write(out.subarray(0, length), () => pool.give(out));
       },
       heartbeat: (tail) => write(encodeFrame(COMPRESSION_NONE, encodeTail(tail))),
@@ -139,6 +153,15 @@ function readFrames(call: Call, stream: Stream, request: ReadRequest): Promise<v
       output.end(encodeTerminalFrame(error.status, errorBody(error)));
     },
   });
+}
+
+/** As for one follower alone, in memory that is not used again. */
+function encodeSharedFrames(slice: ReadSlice, tail: StreamPosition): Buffer {
+  const tailBytes = encodeTail(tail);
+  const out = Buffer.allocUnsafeSlow(
+    readFramesRoom(slice.records.length, slice.count, tailBytes.length, READ_FRAME_BYTES),
+  );
+  return out.subarray(0, encodeReadFrames(out, slice.records, tailBytes, READ_FRAME_BYTES));
 }
 
 async function writeCompressedFrames(
@@ -169,6 +192,8 @@ function readEvents(
   eventId: string | undefined,
 ): Promise<void> {
   const delivered = deliveredBefore(eventId);
+  const shared = call.context.shared[format];
+  const encode = (slice: ReadSlice, tail: StreamPosition) => readBatchJson([slice.records], tail, format);
   return runOpenRead(call, stream, request, {
     contentType: 'text/event-stream',
     sink: (write) => ({
@@ -182,7 +207,9 @@ function readEvents(
           delivered.bytes += part.meteredBytes;
           const lastSeqNum = part.firstSeqNum + part.count - 1;
           events += `event: batch\nid: ${lastSeqNum},${delivered.count},${delivered.bytes}\n`;
-          events += `data: ${readBatchJson([part.records], tail, format)}\n\n`;
+          // One event for all of the slice: then it is the same slice for all followers.
+          const json = part.count === slice.count ? shared.of(slice, tail, encode) : null;
+          events += `data: ${json ?? readBatchJson([part.records], tail, format)}\n\n`;
         }
         return write(Buffer.from(events, 'utf8'));
       },
@@ -234,6 +261,7 @@ async function runOpenRead(call: Call, stream: Stream, request: ReadRequest, ope
   };
   context.sessions.add(session);
   exchange.onClose(() => ends.abort());
+  const metering = new SessionMetering(call, stream, ends.signal);
   try {
     await runReadSession(
       {
@@ -245,9 +273,10 @@ async function runOpenRead(call: Call, stream: Stream, request: ReadRequest, ope
         follows,
         waitMs: request.waitSecs === undefined ? undefined : request.waitSecs * 1000,
         heartbeatMs: context.heartbeatMs,
+        beforeRead: metering.beforeRead,
         signal: ends.signal,
       },
-      open.sink((bytes, sent) => write(output, bytes, sent, ends.signal)),
+      metering.around(open.sink((bytes, sent) => write(output, bytes, sent, ends.signal))),
     );
     if (output.destroyed) return;
     open.end(output, isDraining ? new S2Error('server_draining', 'The server is shutting down.') : null);

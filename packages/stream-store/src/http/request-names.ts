@@ -106,8 +106,7 @@ export function streamConfigHeader(headers: http.IncomingHttpHeaders): PartialSt
   try {
     return readStreamConfig(parseJsonText(text), 's2-stream-config');
   } catch (error) {
-    if (error instanceof S2Error && error.code === 'bad_json') throw new S2Error('bad_header', error.message);
-    throw error;
+    throw error instanceof S2Error ? new S2Error('bad_header', error.message) : error;
   }
 }
 

@@ -1,8 +1,10 @@
-import { S2Error } from '../s2-error.ts';
 import { issueAccessToken, listAccessTokens, revokeAccessToken } from './access-tokens.ts';
 import { append } from './append.ts';
 import { createBasin, deleteBasin, ensureBasin, getBasinConfig, listBasins, reconfigureBasin } from './basins.ts';
 import type { Call } from './context.ts';
+import { getDefaultLocation, listLocations, setDefaultLocation } from './locations.ts';
+import { accountMetrics, basinMetrics, streamMetrics } from './metrics.ts';
+import { counted, countedInBasin } from './operation-count.ts';
 import { checkTail, read } from './read.ts';
 import {
   createStream,
@@ -34,8 +36,8 @@ export function route(call: Call, path: string): Outcome {
     case 'streams':
       switch (segments.length) {
         case 1:
-          if (method === 'GET') return listStreams(call);
-          if (method === 'POST') return createStream(call);
+          if (method === 'GET') return countedInBasin(call, 'list-streams', listStreams(call));
+          if (method === 'POST') return countedInBasin(call, 'create-stream', createStream(call));
           throw new NoSuchRoute(405);
         case 2:
           return routeStream(call, method, segments[1]!);
@@ -46,46 +48,63 @@ export function route(call: Call, path: string): Outcome {
           throw new NoSuchRoute(405);
         case 4:
           if (segments[2] !== 'records' || segments[3] !== 'tail') break;
-          if (method === 'GET') return checkTail(call, segments[1]!);
+          if (method === 'GET') return countedInBasin(call, 'check-tail', checkTail(call, segments[1]!));
           throw new NoSuchRoute(405);
       }
       break;
     case 'basins':
       if (segments.length === 1) {
-        if (method === 'GET') return listBasins(call);
-        if (method === 'POST') return createBasin(call);
+        if (method === 'GET') return counted(call, 'list-basins', listBasins(call));
+        if (method === 'POST') return counted(call, 'create-basin', createBasin(call));
         throw new NoSuchRoute(405);
       }
       if (segments.length === 2) return routeBasin(call, method, segments[1]!);
       break;
     case 'access-tokens':
       if (segments.length === 1) {
-        if (method === 'GET') return listAccessTokens(call);
-        if (method === 'POST') return issueAccessToken(call);
+        if (method === 'GET') return counted(call, 'list-access-tokens', listAccessTokens(call));
+        if (method === 'POST') return counted(call, 'issue-access-token', issueAccessToken(call));
         throw new NoSuchRoute(405);
       }
       if (segments.length === 2) {
-        if (method === 'DELETE') return revokeAccessToken(call, segments[1]!);
+        if (method === 'DELETE') return counted(call, 'revoke-access-token', revokeAccessToken(call, segments[1]!));
         throw new NoSuchRoute(405);
       }
       break;
     case 'locations':
+      if (segments.length === 1) {
+        if (method === 'GET') return counted(call, 'list-locations', listLocations(call));
+        throw new NoSuchRoute(405);
+      }
+      if (segments.length !== 2 || segments[1] !== 'default') break;
+      if (method === 'GET') return counted(call, 'get-default-location', getDefaultLocation(call));
+      if (method === 'PUT') return counted(call, 'set-default-location', setDefaultLocation(call));
+      throw new NoSuchRoute(405);
     case 'metrics':
-      throw new S2Error('not_implemented', `/v1/${segments[0]} is not implemented.`);
+      if (segments.length > 3) break;
+      if (method === 'GET') return routeMetrics(call, segments);
+      throw new NoSuchRoute(405);
   }
   throw new NoSuchRoute(404);
+}
+
+function routeMetrics(call: Call, segments: readonly string[]): Outcome {
+  const [, basin, stream] = segments;
+  if (basin === undefined) return counted(call, 'account-metrics', accountMetrics(call));
+  if (stream === undefined) return counted(call, 'basin-metrics', basinMetrics(call, basin));
+  return counted(call, 'stream-metrics', streamMetrics(call, basin, stream));
 }
 
 function routeStream(call: Call, method: string, segment: string): Outcome {
   switch (method) {
     case 'GET':
-      return getStreamConfig(call, segment);
+      return countedInBasin(call, 'get-stream-config', getStreamConfig(call, segment));
     case 'PUT':
-      return ensureStream(call, segment);
+      return countedInBasin(call, 'create-stream', ensureStream(call, segment));
     case 'PATCH':
-      return reconfigureStream(call, segment);
+      return countedInBasin(call, 'reconfigure-stream', reconfigureStream(call, segment));
     case 'DELETE':
-      return deleteStream(call, segment);
+      return countedInBasin(call, 'delete-stream', deleteStream(call, segment));
     default:
       throw new NoSuchRoute(405);
   }
@@ -94,13 +113,13 @@ function routeStream(call: Call, method: string, segment: string): Outcome {
 function routeBasin(call: Call, method: string, segment: string): Outcome {
   switch (method) {
     case 'GET':
-      return getBasinConfig(call, segment);
+      return counted(call, 'get-basin-config', getBasinConfig(call, segment));
     case 'PUT':
-      return ensureBasin(call, segment);
+      return counted(call, 'create-basin', ensureBasin(call, segment));
     case 'PATCH':
-      return reconfigureBasin(call, segment);
+      return counted(call, 'reconfigure-basin', reconfigureBasin(call, segment));
     case 'DELETE':
-      return deleteBasin(call, segment);
+      return counted(call, 'delete-basin', deleteBasin(call, segment));
     default:
       throw new NoSuchRoute(405);
   }

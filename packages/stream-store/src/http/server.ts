@@ -1,16 +1,36 @@
 import { ByteWriter } from '@millrace/core/byte-writer';
+import { type Clock, systemClock } from '@millrace/core/clock';
+import { WAIT_SECS_MAX } from '../limits.ts';
+import { MetricSets } from '../metrics/metric-sets.ts';
+import { UsageMeter } from '../metrics/usage-meter.ts';
+import { openApiDocument } from '../openapi/document.ts';
 import { S2Error } from '../s2-error.ts';
 import type { StreamStore } from '../store.ts';
+import { type LimitsConfig, NO_LIMITS } from '../throttle/limits-config.ts';
+import { Throttle, ThrottleCounts } from '../throttle/throttle.ts';
 import { Authenticator, type AuthMode } from './access.ts';
 import { BodyReader } from './body.ts';
 import type { DrainableSession, ServerContext } from './context.ts';
 import { errorBody, toS2Error } from './error-body.ts';
 import { type Exchange, Http1Exchange, Http2Exchange, type ResponseHeaders } from './exchange.ts';
-import { BODY_TIMEOUT_MS, HEARTBEAT_MAX_MS, HEARTBEAT_MIN_MS } from './limits.ts';
+import {
+  ANSWER_TIMEOUT_MS,
+  BODIES_BYTES_MAX,
+  BODY_TIMEOUT_MS,
+  HEARTBEAT_MAX_MS,
+  HEARTBEAT_MIN_MS,
+  REQUEST_TIMEOUT_MS,
+  TLS_FILES_CHECK_MS,
+} from './limits.ts';
 import { listen } from './listener.ts';
+import { MetricsClock } from './metrics-clock.ts';
 import { HttpMetrics } from './prometheus.ts';
 import { NoSuchRoute, route } from './router.ts';
 import { FrameBufferPool } from './s2s-frame.ts';
+import { SharedEncodings } from './shared-encodings.ts';
+import { exposeStore } from './store-metrics.ts';
+import { loadTlsIdentity, type TlsSource } from './tls-identity.ts';
+import { reloadTls } from './tls-reload.ts';
 
 export interface HttpServerOptions {
   readonly store: StreamStore;
@@ -19,6 +39,9 @@ export interface HttpServerOptions {
   readonly port: number;
   /** `off`: whoever reaches the port may do everything. */
   readonly auth?: AuthMode | undefined;
+  /** Serve https instead of http. */
+  readonly tls?: TlsSource | undefined;
+  readonly tlsFilesCheckMs?: number | undefined;
   /** Let pages of any origin use the API. By default only when tokens are checked. */
   readonly cors?: boolean | undefined;
   /** Gets what a client is not told: failures behind a 500. */
@@ -26,12 +49,25 @@ export interface HttpServerOptions {
   readonly heartbeat?: { readonly minMs: number; readonly maxMs: number } | undefined;
   readonly headersTimeoutMs?: number | undefined;
   readonly bodyTimeoutMs?: number | undefined;
+  /** The defaults of these are constants of the same name. */
+  readonly requestTimeoutMs?: number | undefined;
+  readonly answerTimeoutMs?: number | undefined;
+  readonly idleConnectionMs?: number | undefined;
+  readonly waitSecsMax?: number | undefined;
+  readonly bodiesBytesMax?: number | undefined;
   readonly random?: (() => number) | undefined;
+  /** Its rates are enforced here; its quotas are the store's. */
+  readonly limits?: LimitsConfig | undefined;
+  readonly clock?: Clock | undefined;
 }
 
 export interface HttpServer {
   readonly port: number;
   readonly url: string;
+  /** SHA-256 of the certificate at the start; null without TLS. */
+  readonly tlsFingerprint: string | null;
+  /** Puts the certificate that the files now hold into service; one that cannot be used is logged. */
+  reloadTls(): Promise<void>;
   /**
    * Drains: no new connections, 503 server_draining for new requests, sessions acknowledge what they took and end.
    * What is still open after `graceMs` is cut. The store stays open.
@@ -48,26 +84,39 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
   const cors = options.cors ?? auth === 'required';
   const { minMs, maxMs } = options.heartbeat ?? { minMs: HEARTBEAT_MIN_MS, maxMs: HEARTBEAT_MAX_MS };
   const authenticator = new Authenticator(store, auth);
+  const { requestTimeoutMs = REQUEST_TIMEOUT_MS, answerTimeoutMs = ANSWER_TIMEOUT_MS } = options;
   const sessions = new Set<DrainableSession>();
   const open = new Set<Exchange>();
   let isDraining = false;
   let onIdle: (() => void) | null = null;
 
+  const { clock: time = systemClock, limits = NO_LIMITS } = options;
+  const now = () => time.now();
+  const usage = new UsageMeter(store, time);
+  const throttleCounts = new ThrottleCounts();
   const context: ServerContext = {
     store,
+    now,
     metrics: new HttpMetrics(),
+    usage,
+    metricSets: new MetricSets(store, usage, now),
+    throttle: Throttle.of(limits, throttleCounts),
     pool: new FrameBufferPool(),
-    bodies: new BodyReader(options.bodyTimeoutMs ?? BODY_TIMEOUT_MS),
+    shared: { frames: new SharedEncodings(), raw: new SharedEncodings(), base64: new SharedEncodings() },
+    bodies: new BodyReader(options.bodyTimeoutMs ?? BODY_TIMEOUT_MS, options.bodiesBytesMax ?? BODIES_BYTES_MAX),
     scratch: new ByteWriter(),
     heartbeatMs: () => Math.floor(minMs + random() * (maxMs - minMs)),
+    waitSecsMax: options.waitSecsMax ?? WAIT_SECS_MAX,
     sessions,
     logFailure: (what, error) => log(`${what}: ${describe(error)}`),
   };
 
   function handle(exchange: Exchange): void {
     open.add(exchange);
+    exchange.deadlineMs = performance.now() + requestTimeoutMs;
     exchange.onClose(() => {
       open.delete(exchange);
+      context.bodies.release(exchange);
       if (open.size === 0) onIdle?.();
     });
     try {
@@ -89,6 +138,7 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
     if (!path.startsWith(API)) return dispatchOutside(exchange, path);
     if (isDraining) throw new S2Error('server_draining', 'The server is shutting down.');
     const access = authenticator.authenticate(exchange.headers.authorization);
+    if (context.throttle !== null) context.throttle.request(access.info.id);
     return route({ context, exchange, access, query: mark < 0 ? '' : target.slice(mark + 1) }, path.slice(API.length));
   }
 
@@ -97,10 +147,26 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
     switch (path) {
       case '/health':
       case '/ping':
-        exchange.respond(isDraining ? 503 : 200, TEXT(), isDraining ? 'draining' : 'OK');
+        if (isDraining) exchange.respond(503, TEXT(), 'draining');
+        else if (store.refusal !== null) exchange.respond(503, TEXT(), 'storage failed');
+        else exchange.respond(200, TEXT(), 'OK');
         break;
       case '/metrics':
-        exchange.respond(200, { 'content-type': 'text/plain; version=0.0.4' }, context.metrics.expose());
+        exchange.respond(
+          200,
+          { 'content-type': 'text/plain; version=0.0.4' },
+          context.metrics.expose() +
+            exposeStore({
+              store,
+              usage,
+              throttle: throttleCounts,
+              sessions: sessions.size,
+              openRequests: open.size,
+            }),
+        );
+        break;
+      case '/openapi.json':
+        exchange.respond(200, JSON_TYPE(), JSON.stringify(openApiDocument()));
         break;
       default:
         throw new NoSuchRoute(404);
@@ -115,25 +181,65 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
     }
     const failure = toS2Error(error);
     if (failure !== error) context.logFailure(`${exchange.method} ${routeName(exchange.target)}`, error);
+    if (exchange.timedOut) return;
     if (exchange.started) {
       // Too late for a status: only breaking off tells the client that this is not the whole answer.
       exchange.destroy();
       return;
     }
-    exchange.respond(failure.status, JSON_TYPE(), errorBody(failure));
+    const headers = JSON_TYPE();
+    if (failure.retryAfterMs !== undefined) headers['retry-after-ms'] = String(failure.retryAfterMs);
+    exchange.respond(failure.status, headers, errorBody(failure));
   }
 
+  /** One clock for all: answers those that take too long, cuts those whose answer nobody takes. */
+  function expire(): void {
+    const now = performance.now();
+    for (const exchange of open) {
+      if (exchange.deadlineMs > now) continue;
+      if (exchange.timedOut) {
+        exchange.destroy();
+        continue;
+      }
+      exchange.timedOut = true;
+      exchange.deadlineMs = now + answerTimeoutMs;
+      if (!exchange.started) {
+        const failure = new S2Error('request_timeout', 'The request took too long; it may still have its effect.');
+        exchange.respond(failure.status, JSON_TYPE(), errorBody(failure));
+      }
+    }
+  }
+  const clock = setInterval(expire, Math.min(1000, Math.ceil(Math.min(requestTimeoutMs, answerTimeoutMs) / 4)));
+  clock.unref();
+
+  const identity = options.tls === undefined ? null : await loadTlsIdentity(options.tls);
+  if (identity?.warning != null) log(identity.warning);
   const listener = await listen({
     host,
     port: options.port,
+    tls: identity ?? undefined,
     headersTimeoutMs: options.headersTimeoutMs,
+    idleConnectionMs: options.idleConnectionMs,
     onHttp1: (request, response) => handle(new Http1Exchange(request, response)),
     onHttp2: (stream, headers) => handle(new Http2Exchange(stream, headers)),
   });
 
+  const reload =
+    options.tls === undefined || identity === null
+      ? null
+      : reloadTls({
+          source: options.tls,
+          fingerprint: identity.fingerprint,
+          replace: (next) => listener.replaceIdentity(next),
+          log,
+          checkMs: options.tlsFilesCheckMs ?? TLS_FILES_CHECK_MS,
+        });
+
+  const metricsClock = new MetricsClock(store, usage, now);
   let closing: Promise<void> | null = null;
   async function close(graceMs: number): Promise<void> {
     isDraining = true;
+    reload?.stop();
     listener.stop();
     const idle = new Promise<void>((resolve) => {
       onIdle = resolve;
@@ -146,13 +252,17 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
       clearTimeout(timer);
     }
     await listener.destroy();
+    await metricsClock.stop();
+    clearInterval(clock);
     context.bodies.close();
     context.metrics.close();
   }
 
   return {
     port: listener.port,
-    url: `http://${host.includes(':') ? `[${host}]` : host}:${listener.port}`,
+    tlsFingerprint: identity?.fingerprint ?? null,
+    reloadTls: async () => await reload?.now(),
+    url: `${identity === null ? 'http' : 'https'}://${host.includes(':') ? `[${host}]` : host}:${listener.port}`,
     close: ({ graceMs = GRACE_MS } = {}) => (closing ??= close(graceMs)),
   };
 }
@@ -165,7 +275,7 @@ function corsHeaders({ method, headers }: Exchange): ResponseHeaders {
   const allowed: ResponseHeaders = {
     'access-control-allow-origin': headers.origin ?? '*',
     'access-control-allow-credentials': 'true',
-    'access-control-expose-headers': 's2-provision-result',
+    'access-control-expose-headers': 's2-provision-result, retry-after-ms',
     vary: 'origin',
   };
   if (method === 'OPTIONS') {

@@ -225,7 +225,8 @@ export function readIssueRequest(json: Json): IssueRequest {
   return {
     id: asString(fields.id, 'id'),
     expiresAt: isSet(fields.expires_at) ? readTime(fields.expires_at, 'expires_at') : undefined,
-    autoPrefixStreams: isSet(fields.auto_prefix_streams) && asBoolean(fields.auto_prefix_streams, 'auto_prefix_streams'),
+    autoPrefixStreams:
+      isSet(fields.auto_prefix_streams) && asBoolean(fields.auto_prefix_streams, 'auto_prefix_streams'),
     scope: readScope(fields.scope),
   };
 }

@@ -13,6 +13,9 @@ export class BatchTable {
   /** Of the journal entry's header. */
   offset: Uint32Array;
   payloadBytes: Uint32Array;
+  /** While the segment is being written: the stream's slot, and its row before this one + 1 (0: none). */
+  slot: Uint32Array;
+  previous: Uint32Array;
 
   constructor(capacity: number) {
     this.firstSeq = new Float64Array(capacity);
@@ -22,6 +25,8 @@ export class BatchTable {
     this.meteredBytes = new Uint32Array(capacity);
     this.offset = new Uint32Array(capacity);
     this.payloadBytes = new Uint32Array(capacity);
+    this.slot = new Uint32Array(capacity);
+    this.previous = new Uint32Array(capacity);
   }
 
   /** Returns the row. */
@@ -33,6 +38,8 @@ export class BatchTable {
     meteredBytes: number,
     offset: number,
     payloadBytes: number,
+    slot = 0,
+    previousRow = -1,
   ): number {
     const row = this.length;
     if (row === this.firstSeq.length) this.#grow();
@@ -43,6 +50,8 @@ export class BatchTable {
     this.meteredBytes[row] = meteredBytes;
     this.offset[row] = offset;
     this.payloadBytes[row] = payloadBytes;
+    this.slot[row] = slot;
+    this.previous[row] = previousRow + 1;
     this.length = row + 1;
     return row;
   }
@@ -58,6 +67,8 @@ export class BatchTable {
     this.meteredBytes = grown(this.meteredBytes, new Uint32Array(capacity));
     this.offset = grown(this.offset, new Uint32Array(capacity));
     this.payloadBytes = grown(this.payloadBytes, new Uint32Array(capacity));
+    this.slot = grown(this.slot, new Uint32Array(capacity));
+    this.previous = grown(this.previous, new Uint32Array(capacity));
   }
 }
 

@@ -28,19 +28,42 @@ export interface StreamRows {
   readonly rows: readonly number[];
 }
 
+/** Rows of a table by stream: those of streamIds[i], ascending, are rows[starts[i]] to rows[starts[i + 1] - 1]. */
+export interface GroupedRows {
+  readonly streamIds: Float64Array;
+  readonly starts: Uint32Array;
+  readonly rows: Uint32Array;
+}
+
 export class SealedIndex {
   readonly segment: number;
   readonly streamIds: Float64Array;
   readonly byteLength: number;
+  /** Of the segment or pack. */
+  readonly fileBytes: number;
   readonly #starts: Uint32Array;
   readonly #table: BatchTable;
 
-  private constructor(segment: number, streamIds: Float64Array, starts: Uint32Array, table: BatchTable, bytes: number) {
+  private constructor(
+    segment: number,
+    fileBytes: number,
+    streamIds: Float64Array,
+    starts: Uint32Array,
+    table: BatchTable,
+    bytes: number,
+  ) {
     this.segment = segment;
+    this.fileBytes = fileBytes;
     this.streamIds = streamIds;
     this.#starts = starts;
     this.#table = table;
     this.byteLength = bytes;
+  }
+
+  /** Of the stream at `place` in streamIds. */
+  runAt(place: number): BatchRun {
+    const start = this.#starts[place]!;
+    return new BatchRun(this.segment, this.#table, null, start, this.#starts[place + 1]! - start);
   }
 
   run(streamId: number): BatchRun | null {
@@ -51,38 +74,41 @@ export class SealedIndex {
       if (this.streamIds[middle]! < streamId) low = middle + 1;
       else high = middle;
     }
-    if (this.streamIds[low] !== streamId) return null;
-    const start = this.#starts[low]!;
-    return new BatchRun(this.segment, this.#table, null, start, this.#starts[low + 1]! - start);
+    return this.streamIds[low] === streamId ? this.runAt(low) : null;
   }
 
   static encode(identity: SegmentIdentity, table: BatchTable, streams: readonly StreamRows[]): Buffer {
-    let rows = 0;
-    for (const stream of streams) rows += stream.rows.length;
-    const bytes = Buffer.alloc(sizeOf(streams.length, rows));
+    const starts = new Uint32Array(streams.length + 1);
+    for (let s = 0; s < streams.length; s++) starts[s + 1] = starts[s]! + streams[s]!.rows.length;
+    const rows = new Uint32Array(starts[streams.length]!);
+    for (let s = 0; s < streams.length; s++) rows.set(streams[s]!.rows, starts[s]!);
+    const streamIds = Float64Array.from(streams, (stream) => stream.streamId);
+    return SealedIndex.encodeGrouped(identity, table, { streamIds, starts, rows });
+  }
+
+  static encodeGrouped(identity: SegmentIdentity, table: BatchTable, grouped: GroupedRows): Buffer {
+    const streamCount = grouped.streamIds.length;
+    const rowCount = grouped.starts[streamCount]!;
+    const bytes = Buffer.alloc(sizeOf(streamCount, rowCount));
     MAGIC.copy(bytes);
     bytes.writeUInt32LE(identity.segment, 12);
     bytes.writeDoubleLE(identity.segmentBytes, 16);
     bytes.write(identity.journalId, 24, 'hex');
-    bytes.writeUInt32LE(streams.length, 40);
-    bytes.writeUInt32LE(rows, 44);
-    const { streamIds, starts, table: to } = layOut(bytes, streams.length, rows);
-    let at = 0;
-    for (let s = 0; s < streams.length; s++) {
-      streamIds[s] = streams[s]!.streamId;
-      starts[s] = at;
-      for (const row of streams[s]!.rows) {
-        to.firstSeq[at] = table.firstSeq[row]!;
-        to.arrivalMs[at] = table.arrivalMs[row]!;
-        to.timestamp[at] = table.timestamp[row]!;
-        to.count[at] = table.count[row]!;
-        to.meteredBytes[at] = table.meteredBytes[row]!;
-        to.offset[at] = table.offset[row]!;
-        to.payloadBytes[at] = table.payloadBytes[row]!;
-        at++;
-      }
+    bytes.writeUInt32LE(streamCount, 40);
+    bytes.writeUInt32LE(rowCount, 44);
+    const { streamIds, starts, table: to } = layOut(bytes, streamCount, rowCount);
+    streamIds.set(grouped.streamIds);
+    starts.set(grouped.starts);
+    for (let at = 0; at < rowCount; at++) {
+      const row = grouped.rows[at]!;
+      to.firstSeq[at] = table.firstSeq[row]!;
+      to.arrivalMs[at] = table.arrivalMs[row]!;
+      to.timestamp[at] = table.timestamp[row]!;
+      to.count[at] = table.count[row]!;
+      to.meteredBytes[at] = table.meteredBytes[row]!;
+      to.offset[at] = table.offset[row]!;
+      to.payloadBytes[at] = table.payloadBytes[row]!;
     }
-    starts[streams.length] = at;
     bytes.writeUInt32LE(crc32(bytes.subarray(12)), 8);
     return bytes;
   }
@@ -107,7 +133,7 @@ export class SealedIndex {
     // Columns need aligned bytes; a file read into a shared pool may not be.
     const bytes = file.byteOffset % 8 === 0 ? file : alignedCopy(file);
     const { streamIds, starts, table } = layOut(bytes, streams, rows);
-    return new SealedIndex(identity.segment, streamIds, starts, table, bytes.length);
+    return new SealedIndex(identity.segment, file.readDoubleLE(16), streamIds, starts, table, bytes.length);
   }
 }
 

@@ -157,14 +157,20 @@ function afterBytes(parts: readonly Uint8Array[], size: number): Uint8Array[] {
 export async function replaceFile(fileSystem: FileSystem, dir: string, name: string, bytes: Uint8Array): Promise<void> {
   const temporary = `${dir}/${name}.tmp`;
   await fileSystem.unlink(temporary).catch(ignoreMissing);
-  const file = await fileSystem.open(temporary, 'create');
   try {
-    await writeAll(file, [bytes], 0);
-    await file.datasync();
-  } finally {
-    await file.close();
+    const file = await fileSystem.open(temporary, 'create');
+    try {
+      await writeAll(file, [bytes], 0);
+      await file.datasync();
+    } finally {
+      await file.close();
+    }
+    await fileSystem.rename(temporary, `${dir}/${name}`);
+  } catch (error) {
+    // On a full disk half a file would be in the way of everything else.
+    await fileSystem.unlink(temporary).catch(() => {});
+    throw error;
   }
-  await fileSystem.rename(temporary, `${dir}/${name}`);
   await fileSystem.syncDir(dir);
 }
 

@@ -1,7 +1,11 @@
 import { assert } from '@millrace/core/assert';
 import { ByteWriter } from '@millrace/core/byte-writer';
 import { MillraceError } from '@millrace/core/error';
+import type { FileObserver } from '../compaction/file-observer.ts';
+import { indexPath, segmentPath } from './file-names.ts';
 import { type File, type FileSystem, ignoreMissing, writeAll } from './file-system.ts';
+import type { RemoteFiles } from './remote-files.ts';
+import type { JournalReplica } from './replica.ts';
 import { SegmentFiles } from './segment-files.ts';
 import {
   ENTRY_BYTES_MAX,
@@ -63,12 +67,20 @@ export interface JournalTip {
   readonly segment: number;
   readonly file: File;
   readonly end: number;
+  /** Sealed segments from `firstSegment` on, with their bytes. */
+  readonly sealedSegments: ReadonlyMap<number, number>;
 }
 
 export interface JournalOptions {
   readonly dir: string;
   readonly fileSystem: FileSystem;
   readonly segmentBytes: number;
+  /** Where sealed files are that are not in `dir`; null: nowhere. */
+  readonly remote?: RemoteFiles | null | undefined;
+  /** Who is told what becomes of the files; null: nobody. */
+  readonly observer?: FileObserver | null | undefined;
+  /** Where everything has to be durable as well before it is told; null: `dir` is enough. */
+  readonly replica?: JournalReplica | null | undefined;
 }
 
 class Group {
@@ -125,7 +137,10 @@ export class Journal {
   readonly #segmentBytes: number;
   readonly #hooks: JournalHooks;
   readonly #files: SegmentFiles;
+  readonly #observer: FileObserver | null;
+  readonly #replica: JournalReplica | null;
   readonly #resolveFailed: (error: MillraceError) => void;
+  readonly #sealedSegments: Map<number, number>;
   #firstSegment: number;
   #segment: number;
   #file: File;
@@ -139,6 +154,8 @@ export class Journal {
   readonly #spare: Group[] = [];
   #running: Promise<void> | null = null;
   #entryAt = -1;
+  /** Of those who asked for the segment to be sealed. */
+  #sealWaiters: (() => void)[] = [];
   #closed = false;
   #deleting: Promise<void> = Promise.resolve();
   readonly #place: EntryPlace = { segment: 0, offset: 0, payloadBytes: 0, buffer: Buffer.alloc(0), start: 0, end: 0 };
@@ -154,7 +171,10 @@ export class Journal {
     this.#segment = tip.segment;
     this.#file = tip.file;
     this.#end = tip.end;
-    this.#files = new SegmentFiles(options.fileSystem, (segment) => segmentPath(options.dir, segment));
+    this.#sealedSegments = new Map(tip.sealedSegments);
+    this.#files = new SegmentFiles(options.fileSystem, options.dir, options.remote ?? null);
+    this.#observer = options.observer ?? null;
+    this.#replica = options.replica ?? null;
     const failed = Promise.withResolvers<MillraceError>();
     this.failed = failed.promise;
     this.#resolveFailed = failed.resolve;
@@ -162,6 +182,11 @@ export class Journal {
 
   get firstSegment(): number {
     return this.#firstSegment;
+  }
+
+  /** Bytes of the sealed segments that are there, by number. */
+  get sealedSegments(): ReadonlyMap<number, number> {
+    return this.#sealedSegments;
   }
 
   /** The segment being written. */
@@ -251,9 +276,24 @@ export class Journal {
     });
   }
 
-  /** Fills `target` from a segment; false when the segment was deleted. */
-  read(segment: number, target: Uint8Array, offset: number): Promise<boolean> {
-    return this.#files.read(segment, target, offset);
+  /**
+   * Ends the segment being written although it is not full, so that it can be compacted or uploaded. Resolves when it
+   * is sealed; at once when it is empty.
+   */
+  async sealSegment(): Promise<void> {
+    if (this.#dead !== null) throw this.#dead;
+    assert(!this.#closed, 'a closed journal seals nothing');
+    if (this.#end === SEGMENT_HEADER_BYTES && this.idle) return;
+    // Not the end of the group loop, which under a steady load never comes.
+    const sealed = new Promise<void>((resolve) => this.#sealWaiters.push(resolve));
+    this.#running ??= this.#run();
+    await sealed;
+    if (this.#dead !== null) throw this.#dead;
+  }
+
+  /** Fills `target` from a file; false when the file was deleted. */
+  read(file: number, target: Uint8Array, offset: number): Promise<boolean> {
+    return this.#files.read(file, target, offset);
   }
 
   /** Deletes whole segments from the front, oldest first, so that a crash leaves no gap. Never the one being written. */
@@ -267,13 +307,43 @@ export class Journal {
     const end = Math.min(segment, this.#segment);
     while (this.#firstSegment < end) {
       const gone = this.#firstSegment;
-      this.#files.drop(gone);
-      await this.#fileSystem.unlink(indexPath(this.dir, gone)).catch(ignoreMissing);
-      await this.#fileSystem.unlink(segmentPath(this.dir, gone)).catch(ignoreMissing);
+      this.#observer?.dropped([gone]);
+      await this.#unlink(gone);
       // Durably gone before the next is: a missing segment between two others means damage to recovery.
       await this.#fileSystem.syncDir(this.dir);
+      this.#sealedSegments.delete(gone);
       this.#firstSegment++;
     }
+  }
+
+  /** Deletes packs that are no part of the store any more. */
+  deletePacks(files: readonly number[]): Promise<void> {
+    const deleting = this.#deleting.then(async () => {
+      if (files.length === 0) return;
+      this.#observer?.dropped(files);
+      for (const file of files) await this.#unlink(file);
+      await this.#fileSystem.syncDir(this.dir);
+    });
+    this.#deleting = deleting.catch(() => {});
+    return deleting;
+  }
+
+  /** Deletes the file of a segment or pack from `dir` only: its records are read from `remote` from now on. */
+  evict(file: number): Promise<void> {
+    assert(file !== this.#segment, 'the segment being written stays');
+    const evicting = this.#deleting.then(async () => {
+      await this.#fileSystem.unlink(segmentPath(this.dir, file)).catch(ignoreMissing);
+      this.#files.drop(file);
+    });
+    this.#deleting = evicting.catch(() => {});
+    return evicting;
+  }
+
+  async #unlink(file: number): Promise<void> {
+    await this.#fileSystem.unlink(indexPath(this.dir, file)).catch(ignoreMissing);
+    await this.#fileSystem.unlink(segmentPath(this.dir, file)).catch(ignoreMissing);
+    // Afterwards, so that no reader opens it again in between and holds its space.
+    this.#files.drop(file);
   }
 
   /** Makes what was staged durable and closes the files. */
@@ -295,12 +365,17 @@ export class Journal {
     await new Promise<void>((resolve) => setImmediate(resolve));
     try {
       for (;;) {
+        if (this.#sealWaiters.length > 0 && this.#end > SEGMENT_HEADER_BYTES) await this.#roll();
+        if (this.#replica !== null && this.#full.length === 0) await this.#replica.pace();
         const group = this.#next();
         if (group === null) break;
         this.#inFlight = group;
         if (this.#end > SEGMENT_HEADER_BYTES && this.#end + group.bytes > this.#segmentBytes) await this.#roll();
-        await writeAll(this.#file, group.parts(), this.#end);
+        const parts = group.parts();
+        await writeAll(this.#file, parts, this.#end);
         await this.#file.datasync();
+        if (this.#replica !== null) await this.#replica.write(this.#segment, this.#end, parts);
+        if (this.#dead !== null) break;
         this.#tell(group);
         await new Promise<void>((resolve) => setImmediate(resolve));
       }
@@ -357,7 +432,7 @@ export class Journal {
     await this.#file.truncate(bytes);
     await this.#file.datasync();
     const started = await createSegment(
-      { dir: this.dir, fileSystem: this.#fileSystem, segmentBytes: this.#segmentBytes },
+      { dir: this.dir, fileSystem: this.#fileSystem, segmentBytes: this.#segmentBytes, replica: this.#replica },
       { journalId: this.journalId, marker: this.marker, segment: sealed + 1 },
       this.#hooks.startSegment(sealed + 1),
     );
@@ -365,11 +440,20 @@ export class Journal {
     this.#file = started.file;
     this.#segment = sealed + 1;
     this.#end = started.end;
+    this.#sealedSegments.set(sealed, bytes);
+    this.#observer?.sealed(sealed, bytes);
     this.#hooks.segmentSealed(sealed, bytes);
+    for (const told of this.#sealWaiters.splice(0)) told();
     await old.close();
   }
 
+  /** Ends the journal from outside: nothing that is not told by now ever is. For who owns what it is written to. */
+  fail(error: MillraceError): void {
+    if (this.#dead === null) this.#die(error);
+  }
+
   #die(cause: unknown): void {
+    if (this.#dead !== null) return;
     const error = storageError(cause, this.dir);
     this.#dead = error;
     const waiting = [this.#inFlight, ...this.#full, this.#staging];
@@ -377,6 +461,7 @@ export class Journal {
     this.#full.length = 0;
     this.#staging = new Group();
     for (const group of waiting) if (group !== null) for (const commit of group.commits) commit.failed(error);
+    for (const told of this.#sealWaiters.splice(0)) told();
     this.#resolveFailed(error);
   }
 }
@@ -400,7 +485,7 @@ export function storageError(cause: unknown, path: string): MillraceError {
 
 /** Writes a segment under a temporary name and renames it, so that a segment which exists has its header and carry. */
 export async function createSegment(
-  { dir, fileSystem, segmentBytes }: JournalOptions,
+  { dir, fileSystem, segmentBytes, replica = null }: JournalOptions,
   header: { readonly journalId: string; readonly marker: number; readonly segment: number },
   carry: readonly Uint8Array[],
 ): Promise<{ file: File; end: number }> {
@@ -421,6 +506,7 @@ export async function createSegment(
     await writeAll(file, [writer.view()], 0);
     await file.truncate(Math.max(segmentBytes, writer.length));
     await file.datasync();
+    if (replica !== null) await replica.write(header.segment, 0, [writer.view()]);
     await fileSystem.rename(temporary, path);
     await fileSystem.syncDir(dir);
   } catch (error) {
@@ -428,16 +514,4 @@ export async function createSegment(
     throw error;
   }
   return { file, end: writer.length };
-}
-
-export function segmentPath(dir: string, segment: number): string {
-  return `${dir}/${segmentName(segment)}.log`;
-}
-
-export function indexPath(dir: string, segment: number): string {
-  return `${dir}/${segmentName(segment)}.idx`;
-}
-
-function segmentName(segment: number): string {
-  return String(segment).padStart(10, '0');
 }

@@ -1,4 +1,6 @@
+import { segmentPath } from './file-names.ts';
 import { type File, type FileSystem, isMissing } from './file-system.ts';
+import type { RemoteFiles } from './remote-files.ts';
 
 /** Files of sealed segments kept open for readers. */
 export const OPEN_SEGMENTS_MAX = 64;
@@ -9,15 +11,20 @@ interface OpenFile {
   dropped: boolean;
 }
 
-/** Hands out segment files for reading, keeps the recently used ones open, closes a file only when nobody reads it. */
+/**
+ * Reads sealed files and the segment being written: keeps the recently used ones open, closes a file only when nobody
+ * reads it. What is not in the directory is read from where else it is, if anywhere.
+ */
 export class SegmentFiles {
   readonly #fileSystem: FileSystem;
-  readonly #pathOf: (segment: number) => string;
+  readonly #dir: string;
+  readonly #remote: RemoteFiles | null;
   readonly #open = new Map<number, OpenFile>();
 
-  constructor(fileSystem: FileSystem, pathOf: (segment: number) => string) {
+  constructor(fileSystem: FileSystem, dir: string, remote: RemoteFiles | null) {
     this.#fileSystem = fileSystem;
-    this.#pathOf = pathOf;
+    this.#dir = dir;
+    this.#remote = remote;
   }
 
   /** Fills `target` from `position`; false when the segment is gone or ends before. */
@@ -25,15 +32,16 @@ export class SegmentFiles {
     const open = this.#take(segment);
     try {
       const file = await open.file;
+      this.#remote?.touched?.(segment);
       return (await file.read(target, position)) === target.length;
     } catch (error) {
       this.drop(segment);
-      if (isMissing(error)) return false;
-      throw error;
+      if (!isMissing(error)) throw error;
     } finally {
       open.readers--;
       this.#closeIfUnused(open);
     }
+    return this.#remote !== null && (await this.#remote.read(segment, target, position));
   }
 
   drop(segment: number): void {
@@ -51,7 +59,7 @@ export class SegmentFiles {
   #take(segment: number): OpenFile {
     let open = this.#open.get(segment);
     if (open === undefined) {
-      open = { file: this.#fileSystem.open(this.#pathOf(segment), 'read'), readers: 0, dropped: false };
+      open = { file: this.#fileSystem.open(segmentPath(this.#dir, segment), 'read'), readers: 0, dropped: false };
     } else {
       this.#open.delete(segment);
     }

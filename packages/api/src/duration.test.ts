@@ -27,6 +27,7 @@ test.each(['', ' ', '5', 'ms', '-1s', '1.5h', '1 fortnight', '1h,30m', '99999999
 
 test('what is printed reads back as the same duration', () => {
   expect(formatDuration(604_800)).toBe('7days');
+  expect(formatDuration(90 * 86_400)).toBe('90days');
   expect(formatDuration(90_061)).toBe('1day 1h 1m 1s');
   fc.assert(
     fc.property(fc.nat(2 ** 31), (seconds) => {

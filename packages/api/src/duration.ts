@@ -58,7 +58,11 @@ const PRINTED: readonly (readonly [singular: string, plural: string, seconds: nu
   ['s', 's', 1],
 ];
 
+const DAY_SECONDS = 86_400;
+
 export function formatDuration(seconds: number): string {
+  // Months and years are of no whole number of days: 90 days would read "2months 29days 2h 52m 48s".
+  if (seconds >= 2 * DAY_SECONDS && seconds % DAY_SECONDS === 0) return `${seconds / DAY_SECONDS}days`;
   const parts: string[] = [];
   let rest = Math.floor(seconds);
   for (const [singular, plural, size] of PRINTED) {

@@ -1,0 +1,84 @@
+/**
+ * The disk fault campaign: what the tests do in a small selection, in full.
+ *
+ *   npm run test:disk-faults -- [--runs 500] [--seed N] [--every 1] [--recovery-every 1] [--flips 2000]
+ *
+ * Random lives on a faulty disk (`--runs` seeds from `--seed` on); then the power going at every `--every`-th operation
+ * of a fixed script, and again at every `--recovery-every`-th operation of each recovery (0: not); then single wrong bits.
+ * Every failure names its seed; MILLRACE_DISK_SEED=N repeats a random one in the tests.
+ */
+import { parseArgs } from 'node:util';
+import { runBitFlips } from './bit-flips.ts';
+import { runDiskFaults } from './campaign-run.ts';
+import { enumerateCrashes, SCRIPT_SEED } from './crash-enumeration.ts';
+
+const { values } = parseArgs({
+  options: {
+    runs: { type: 'string', default: '500' },
+    seed: { type: 'string', default: String(Date.now() % 1_000_000) },
+    every: { type: 'string', default: '1' },
+    'recovery-every': { type: 'string', default: '5' },
+    flips: { type: 'string', default: '2000' },
+  },
+});
+const firstSeed = Number(values.seed);
+const FLIPS_PER_STORE = 200;
+let failures = 0;
+
+await timed('random lives', async () => {
+  const total = { lives: 0, faults: 0, failedOpenings: 0, rebuilds: 0 };
+  const runs = Number(values.runs);
+  for (let seed = firstSeed; seed < firstSeed + runs; seed++) {
+    const run = await runDiskFaults(seed).catch(failed);
+    if (run === null) continue;
+    total.lives += run.lives;
+    total.faults += run.faults;
+    total.failedOpenings += run.failedOpenings;
+    total.rebuilds += run.rebuilds;
+    if ((seed - firstSeed + 1) % 100 === 0) say(`${seed - firstSeed + 1} runs`);
+  }
+  return `${runs} runs from seed ${firstSeed}: ${JSON.stringify(total)}`;
+});
+
+await timed('crash points', async () => {
+  const run = await enumerateCrashes({
+    seed: SCRIPT_SEED,
+    every: Number(values.every),
+    recoveryEvery: Number(values['recovery-every']),
+    report: say,
+  }).catch(failed);
+  if (run === null) return 'stopped';
+  return `${run.operations} operations, ${run.crashes} crashes, ${run.recoveryCrashes} crashes of recoveries`;
+});
+
+await timed('wrong bits', async () => {
+  const total = { flips: 0, refused: 0, unreadable: 0, unharmed: 0, cut: 0 };
+  for (let seed = firstSeed; total.flips < Number(values.flips); seed++) {
+    const run = await runBitFlips(seed, FLIPS_PER_STORE).catch(failed);
+    total.flips += FLIPS_PER_STORE;
+    if (run === null) continue;
+    total.refused += run.refused;
+    total.unreadable += run.unreadable;
+    total.unharmed += run.unharmed;
+    total.cut += run.cut;
+  }
+  return JSON.stringify(total);
+});
+
+process.exitCode = failures === 0 ? 0 : 1;
+
+async function timed(what: string, task: () => Promise<string>): Promise<void> {
+  const startedAt = performance.now();
+  const result = await task();
+  say(`${what}: ${result}; ${Math.round((performance.now() - startedAt) / 1000)} s, ${failures} failures so far`);
+}
+
+function failed(error: unknown): null {
+  failures++;
+  say(String((error as Error).stack ?? error));
+  return null;
+}
+
+function say(line: string): void {
+  process.stdout.write(`${line}\n`);
+}
