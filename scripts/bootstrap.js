@@ -3,7 +3,7 @@
  * project brings along. Plain JavaScript without dependencies, because it runs before there are any, on the system's
  * Node (18 or later).
  *
- *   node scripts/bootstrap.js <demo|test|test:crash|test:linear|test:disk-faults|test:sdks|bench|check> [arguments of the command]
+ *   node scripts/bootstrap.js <demo|test|test:crash|test:linear|test:disk-faults|test:object-storage|test:sdks|bench|check> [arguments of the command]
  */
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
@@ -40,6 +40,7 @@ const commands = {
   'test:sdks': (args) => [{ title: 'other SDKs', args: [join(root, 'test', 'sdks', 'run.ts'), ...args] }],
   'test:linear': (args) => [storeCampaign('linearizability', args)],
   'test:disk-faults': (args) => [storeCampaign('disk-faults', args)],
+  'test:object-storage': (args) => [storeCampaign('object-storage', args)],
   bench: (args) => [{ title: 'bench', args: [join(root, 'bench', 'run.ts'), ...args] }],
   check: () => [TYPECHECK, LINT],
 };

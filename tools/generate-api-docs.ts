@@ -27,7 +27,8 @@ parts play together see [stream-store.md](stream-store.md).
 * Request bodies may be compressed (\`content-encoding\`: gzip, deflate, br, zstd); so are answers above 1 KiB when
   \`accept-encoding\` allows it.
 * An error is \`{"code": ..., "message": ...}\`. The code is stable, the message is for people. Statuses 412 and 416 have bodies of
-  their own.
+  their own. A path that does not exist is answered with 404 \`not_found\`, a method it does not take with 405
+  \`method_not_allowed\`.
 `;
 
 export function apiPage(): string {

@@ -58,7 +58,7 @@ test('every flag in a table of docs/configuration.md is one of millrace start', 
 
 test('every npm script shown is one of package.json', () => {
   const { scripts } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { scripts: object };
-  const shown = shownLines().flatMap(({ line }) => [...line.matchAll(/\bnpm run ([\w:]+)/g)].map(([, name]) => name!));
+  const shown = shownLines().flatMap(({ line }) => [...line.matchAll(/\bnpm run ([\w:-]+)/g)].map(([, name]) => name!));
   expect(shown).toContain('demo');
   expect(shown.filter((name) => !Object.hasOwn(scripts, name))).toEqual([]);
   expect(scripts).toHaveProperty('test');

@@ -35,6 +35,7 @@ import { addStore } from './commands/store.ts';
 import { addTail } from './commands/tail.ts';
 import { addTrim } from './commands/trim.ts';
 import { CommandFailure, explainFailure } from './failure.ts';
+import { settleFlagEnvironment } from './flag-environment.ts';
 import { endQuietlyOnClosedPipe } from './terminal.ts';
 
 /**
@@ -86,6 +87,7 @@ async function run(args: readonly string[]): Promise<number> {
     return 0;
   }
   try {
+    settleFlagEnvironment(program, process.env);
     await program.parseAsync(args, { from: 'user' });
     // Set by commands that are done and have to say more than that: diff --exit-code, an interrupted bench.
     return Number(process.exitCode ?? 0);

@@ -103,9 +103,12 @@ export interface StoreProcess extends AsyncDisposable {
 }
 
 /** `millrace store` on a free port with a directory of its own. */
-export async function startStore(flags: readonly string[] = []): Promise<StoreProcess> {
+export async function startStore(
+  flags: readonly string[] = [],
+  env: Record<string, string> = {},
+): Promise<StoreProcess> {
   const dir = mkdtempSync(join(tmpdir(), 'millrace-cli-'));
-  const running = launch(['store', '--port', '0', '--data', dir, ...flags]);
+  const running = launch(['store', '--port', '0', '--data', dir, ...flags], env);
   const line = await running.stdoutUntil((text) => text.includes('\n'));
   const url = /listening on (https?:\S+) /.exec(line)?.[1];
   if (url === undefined) throw new Error(`no URL in: ${line}`);

@@ -140,5 +140,7 @@ test('a wrong password ends with its own code and does not show the password', a
   const { stderr, code } = await run(args, { ...env(), TEST_PG_PASSWORD: 'wr0ng-pa55' });
   expect(stderr).toContain('(pg_auth_failed)');
   expect(stderr).not.toContain('wr0ng-pa55');
+  // The data directory is made: there is no other time to see its root token.
+  expect(stderr).toContain('S2_ACCESS_TOKEN=mr_');
   expect(code).toBe(1);
 });

@@ -54,6 +54,17 @@ test('with --no-auth no token is asked for', async () => {
   expect(listed).toEqual({ stdout: '', stderr: '', code: 0 });
 });
 
+test('an environment variable of a flag says yes or no, and nothing else', async () => {
+  await using store = await startStore([], { MILLRACE_NO_AUTH: 'false' });
+  const refused = await run(['list-basins'], { MILLRACE_ENDPOINT: store.url });
+  expect(refused.stderr).toMatch(/^authn: /);
+  await using open = await startStore([], { MILLRACE_NO_AUTH: 'true' });
+  expect((await run(['list-basins'], { MILLRACE_ENDPOINT: open.url })).code).toBe(0);
+  const unclear = await run(['store', '--data', `${store.dir}/other`], { MILLRACE_NO_AUTH: 'maybe' });
+  expect(unclear.stderr).toContain('MILLRACE_NO_AUTH has to be true or false.');
+  expect(unclear.code).toBe(2);
+});
+
 // prlimit takes away the room to write while the store runs: like a full disk, for one process.
 test.skipIf(!existsSync('/usr/bin/prlimit'))(
   'when writing fails, the append fails and the process ends with the coded error; what was acknowledged is there',

@@ -88,6 +88,11 @@ async function appendsPerSec(store: LocalStore, known: number): Promise<number> 
   return Math.round((50_000 * 1000) / (performance.now() - start));
 }
 
+function cpuMs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+}
+
 async function create(store: LocalStore, from: number, to: number): Promise<number> {
   const start = performance.now();
   let next = from;
@@ -148,9 +153,11 @@ async function underCheckpoint(store: LocalStore, dir: string): Promise<Record<s
 async function creator(dir: string): Promise<Record<string, unknown>> {
   const store = await openLocalStore({ dir });
   await store.createBasin(BASIN, { ...DEFAULT_BASIN_CONFIG });
-  // Warm: code compiled, buffers grown.
+  // Warm: code compiled, buffers and V8's young generation grown to what a busy process has with any number of streams.
   await create(store, 0, 1000);
+  await appendsPerSec(store, 1000);
   const rssBefore = rssMiB();
+  const memoryBefore = memory();
   const at: Record<string, unknown> = {};
   at['1000'] = { ...(await appendLatency(store, 1000)), perSec: await appendsPerSec(store, 1000) };
   const delay = monitorEventLoopDelay({ resolution: 1 });
@@ -161,7 +168,9 @@ async function creator(dir: string): Promise<Record<string, unknown>> {
   const first = await create(store, 1000, middle);
   const rssMiddle = rssMiB();
   at[middle] = { ...(await appendLatency(store, middle)), perSec: await appendsPerSec(store, middle) };
+  const cpuBefore = cpuMs();
   const second = await create(store, middle, STREAMS);
+  const createCpuUs = ((cpuMs() - cpuBefore) * 1000) / Math.max(1, STREAMS - middle);
   delay.disable();
   clearInterval(timer);
   const rssAfter = rssMiB();
@@ -174,10 +183,11 @@ async function creator(dir: string): Promise<Record<string, unknown>> {
   await store.close();
   return {
     createsPerSec: [Math.round(first), Math.round(second)],
+    createCpuUs,
     createLoopDelayMaxMs: delay.max / 1e6,
     rssMiB: { before: rssBefore, at100k: rssMiddle, after: rssAfter, peak: Math.round(peak / MiB), worked: rssWorked },
     rssGrowthMiB: rssAfter - rssBefore,
-    memoryMiB: memoryAfter,
+    memoryMiB: { before: memoryBefore, after: memoryAfter },
     append: at,
     listPageMs: listMs,
     checkpoint,
@@ -187,9 +197,11 @@ async function creator(dir: string): Promise<Record<string, unknown>> {
 
 async function opener(dir: string): Promise<Record<string, unknown>> {
   const rssBefore = rssMiB();
+  const cpuBefore = cpuMs();
   const start = performance.now();
   const store = await openLocalStore({ dir });
   const openMs = Math.round(performance.now() - start);
+  const openCpuMs = Math.round(cpuMs() - cpuBefore);
   const rawRss = Math.round(process.memoryUsage.rss() / MiB);
   const rssAfter = rssMiB();
   const append = await appendLatency(store, STREAMS);
@@ -198,6 +210,7 @@ async function opener(dir: string): Promise<Record<string, unknown>> {
   await store.close();
   return {
     openMs,
+    openCpuMs,
     rssMiB: { before: rssBefore, raw: rawRss, after: rssAfter, worked: rssWorked },
     append,
     listPageMs: listMs,
@@ -208,7 +221,11 @@ async function serve(dir: string): Promise<void> {
   const store = await openLocalStore({ dir });
   const server = await startHttpServer({ store, port: 0, auth: 'off', log: console.error });
   process.send?.({ port: server.port });
-  await once(process, 'message');
+  for (;;) {
+    const [message] = (await once(process, 'message')) as [string];
+    if (message === 'end') break;
+    process.send?.(cpuMs());
+  }
   await server.close({ graceMs: 0 });
   await store.close();
   process.exit(0);
@@ -234,6 +251,12 @@ async function httpCreations(dir: string): Promise<Record<string, unknown>> {
   const sessions = Array.from({ length: 4 }, () => http2.connect(`http://127.0.0.1:${port}`));
   const total = 40_000;
   let next = 0;
+  const cpuOfServer = async () => {
+    child.send('cpu');
+    const [cpu] = (await once(child, 'message')) as [number];
+    return cpu;
+  };
+  const cpuBefore = await cpuOfServer();
   const start = performance.now();
   await Promise.all(
     Array.from({ length: CREATORS }, async (_, c) => {
@@ -254,10 +277,11 @@ async function httpCreations(dir: string): Promise<Record<string, unknown>> {
     }),
   );
   const perSec = Math.round((total * 1000) / (performance.now() - start));
+  const serverCpuUs = (((await cpuOfServer()) - cpuBefore) * 1000) / total;
   for (const session of sessions) session.close();
   child.send('end');
   await once(child, 'exit');
-  return { createsPerSec: perSec };
+  return { createsPerSec: perSec, serverCpuUs };
 }
 
 if (options.role === 'all') {

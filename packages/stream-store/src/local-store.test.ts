@@ -95,13 +95,6 @@ describe('basins', () => {
     expect(await codeOf(store.deleteBasin('basin-nil'))).toBe('basin_not_found');
   });
 
-  test('a stream cipher that is not there is refused by name', async () => {
-    const { store } = await started();
-    const config = { ...AUTO, streamCipher: 'aegis-256' } as const;
-    expect(await codeOf(store.createBasin('basin-two', config))).toBe('not_implemented');
-    expect(await codeOf(store.ensureBasin(BASIN, config))).toBe('not_implemented');
-    expect(await codeOf(store.reconfigureBasin(BASIN, { streamCipher: 'aegis-256' }))).toBe('not_implemented');
-  });
 });
 
 describe('streams', () => {

@@ -13,7 +13,6 @@ import {
   resolveStreamConfig,
   sameConfig,
 } from './config-rules.ts';
-import { recordCipher } from './encryption/record-cipher.ts';
 import { DeletableStreams } from './janitor/deletable-streams.ts';
 import { EmptyStreams } from './janitor/empty-streams.ts';
 import { ExpiredTokens } from './janitor/expired-tokens.ts';
@@ -193,8 +192,8 @@ export class LocalStore implements StreamStore {
     });
     if (this.#bucket?.skipsStreamIds) {
       await this.#core.writeMeta({ type: 'next-stream-id', id: this.#core.state.nextStreamId });
-      await this.#bucket.streamIdsSkipped();
     }
+    await this.#bucket?.settled();
     this.firstRootToken = await this.#tokens.ensureRoot(rootToken);
     if (this.#compactsInBackground) this.#compactor.start();
     this.#janitor.start();
@@ -263,7 +262,6 @@ export class LocalStore implements StreamStore {
   }
 
   async createBasin(name: string, config: BasinConfig, requestToken?: string): Promise<Provisioned<BasinInfo>> {
-    refuseCipher(config.streamCipher);
     const wanted = normalizeBasinConfig(config);
     const requestKey = requestKeyOf(requestToken, wanted);
     return await this.#names.run(name, async () => {
@@ -278,7 +276,6 @@ export class LocalStore implements StreamStore {
   }
 
   async ensureBasin(name: string, config: BasinConfig): Promise<Provisioned<BasinInfo>> {
-    refuseCipher(config.streamCipher);
     const wanted = normalizeBasinConfig(config);
     return await this.#names.run(name, async () => {
       const basin = this.#core.state.basins.get(name);
@@ -295,7 +292,6 @@ export class LocalStore implements StreamStore {
   }
 
   async reconfigureBasin(name: string, change: BasinReconfiguration): Promise<BasinConfig> {
-    refuseCipher(change.streamCipher ?? null);
     return await this.#names.run(name, async () => {
       const basin = this.#liveBasin(name);
       const config = changeBasinConfig(basin.config, change);
@@ -577,11 +573,6 @@ function requestKeyOf(requestToken: string | undefined, config: object): string 
   if (requestToken === undefined) return null;
   const hash = createHash('sha256').update(requestToken, 'utf8').update('\0').update(JSON.stringify(config), 'utf8');
   return hash.digest('base64url').slice(0, 22);
-}
-
-function refuseCipher(cipher: StreamCipher | null): void {
-  if (cipher === null || recordCipher(cipher) !== null) return;
-  throw new S2Error('not_implemented', `stream cipher ${cipher} is not implemented`);
 }
 
 function basinDeleting(): S2Error {

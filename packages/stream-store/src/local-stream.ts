@@ -1,6 +1,6 @@
 import { assert } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
-import { refuseAppend } from './encryption/sealed-append.ts';
+import { recordsInTheClear, refuseAppend } from './encryption/sealed-append.ts';
 import { BATCH_HEADER_BYTES, beginBatch, finishBatch, writeTrim } from './entries.ts';
 import type { BatchRun } from './index/batch-table.ts';
 import { type Commit, type EntryPlace, type Journal, storageError } from './journal/journal.ts';
@@ -152,6 +152,7 @@ export class LocalStream implements Stream {
         new S2Error('seq_num_mismatch', 'sequence number mismatch', { seqNum: state.assignedSeqNum }),
       );
     }
+    if (state.cipher !== null) return Promise.reject(recordsInTheClear());
     assertFirstRecord(records, firstSeqNum, timestamp);
     const nowMs = core.clock.now();
     const arrivalMs = Math.max(nowMs, state.assignedArrivalMs);

@@ -8,6 +8,7 @@ import {
   RECORD_METERED_BYTES_MAX,
 } from './limits.ts';
 import type { TimestampingMode } from './model.ts';
+import { fieldSize, varintSize, writeTag, writeVarint } from './record-fields.ts';
 import { S2Error } from './s2-error.ts';
 import type { AppendScan, ReadLimits, ReadSlice } from './store.ts';
 
@@ -527,48 +528,6 @@ function writeSequencedCopy(out: ByteWriter, cursor: RecordCursor, seqNum: numbe
   }
 }
 
-/** A bytes field with its one-byte tag; nothing when empty. */
-function fieldSize(size: number): number {
-  return size === 0 ? 0 : 1 + varintSize(size, 0) + size;
-}
-
-function varintSize(low: number, high: number): number {
-  if (high === 0) {
-    if (low < 0x80) return 1;
-    if (low < 0x4000) return 2;
-    if (low < 0x20_0000) return 3;
-    if (low < 0x1000_0000) return 4;
-    return 5;
-  }
-  if (high < 0x8) return 5;
-  if (high < 0x400) return 6;
-  if (high < 0x2_0000) return 7;
-  if (high < 0x100_0000) return 8;
-  if (high < 0x8000_0000) return 9;
-  return 10;
-}
-
-/** Into space already reserved, as all the writes below. */
-function writeTag(out: ByteWriter, tag: number): void {
-  out.buffer[out.length++] = tag;
-}
-
-function writeVarint(out: ByteWriter, low: number, high: number): void {
-  const buffer = out.buffer;
-  let at = out.length;
-  while (high > 0) {
-    buffer[at++] = (low & 0x7f) | 0x80;
-    low = ((low >>> 7) | ((high & 0x7f) << 25)) >>> 0;
-    high >>>= 7;
-  }
-  while (low > 0x7f) {
-    buffer[at++] = (low & 0x7f) | 0x80;
-    low >>>= 7;
-  }
-  buffer[at++] = low;
-  out.length = at;
-}
-
 function headersSize(headers: readonly RecordHeader[]): number {
   let size = 0;
   for (let i = 0; i < headers.length; i++) {
@@ -616,73 +575,6 @@ export function writeAppendRecord(
   }
   writeHeaders(out, 0x12, record.headers);
   if (record.body.length > 0) writeField(out, 0x1a, record.body);
-}
-
-/** Headers and body of the AppendRecord under the cursor, as they stand in a SequencedRecord. */
-export function writeRecordContent(out: ByteWriter, cursor: RecordCursor): void {
-  const source = cursor.bytes;
-  const headers = cursor.headers;
-  const headersEnd = cursor.headerCount * 4;
-  for (let at = 0; at < headersEnd; at += 4) {
-    const nameSize = headers[at + 1]! - headers[at]!;
-    const valueSize = headers[at + 3]! - headers[at + 2]!;
-    out.reserve(nameSize + valueSize + 24);
-    writeTag(out, 0x1a);
-    writeVarint(out, fieldSize(nameSize) + fieldSize(valueSize), 0);
-    if (nameSize > 0) {
-      writeTag(out, 0x0a);
-      writeVarint(out, nameSize, 0);
-      out.copy(source, headers[at]!, headers[at + 1]!);
-    }
-    if (valueSize > 0) {
-      writeTag(out, 0x12);
-      writeVarint(out, valueSize, 0);
-      out.copy(source, headers[at + 2]!, headers[at + 3]!);
-    }
-  }
-  const bodySize = cursor.bodyEnd - cursor.bodyStart;
-  if (bodySize > 0) {
-    out.reserve(bodySize + 8);
-    writeTag(out, 0x22);
-    writeVarint(out, bodySize, 0);
-    out.copy(source, cursor.bodyStart, cursor.bodyEnd);
-  }
-}
-
-/** An AppendRecord with the timestamp of the one under the cursor and a body of `bodySize` bytes, which come next. */
-export function writeAppendHead(out: ByteWriter, cursor: RecordCursor, bodySize: number): void {
-  const { hasTimestamp, timestampLow, timestampHigh } = cursor;
-  const size = fieldSize(bodySize) + (hasTimestamp ? 1 + varintSize(timestampLow, timestampHigh) : 0);
-  out.reserve(size + 11);
-  writeTag(out, 0x0a);
-  writeVarint(out, size, 0);
-  if (hasTimestamp) {
-    writeTag(out, 0x08);
-    writeVarint(out, timestampLow, timestampHigh);
-  }
-  writeTag(out, 0x1a);
-  writeVarint(out, bodySize, 0);
-}
-
-/** An entry of ReadBatch of what writeRecordContent wrote. */
-export function writeSequencedContent(
-  out: ByteWriter,
-  seqNum: number,
-  timestampLow: number,
-  timestampHigh: number,
-  content: Uint8Array,
-): void {
-  const seqLow = seqNum >>> 0;
-  const seqHigh = Math.floor(seqNum / TWO_32);
-  const size = 2 + varintSize(seqLow, seqHigh) + varintSize(timestampLow, timestampHigh) + content.length;
-  out.reserve(size + 11);
-  writeTag(out, 0x0a);
-  writeVarint(out, size, 0);
-  writeTag(out, 0x08);
-  writeVarint(out, seqLow, seqHigh);
-  writeTag(out, 0x10);
-  writeVarint(out, timestampLow, timestampHigh);
-  out.bytes(content);
 }
 
 /** One SequencedRecord as field 1 of a ReadBatch; the body is body[bodyStart, bodyEnd). Returns its metered bytes. */

@@ -9,10 +9,13 @@ export class CuttingProxy {
   answerBytesLeft = Number.POSITIVE_INFINITY;
   /** Connections lost so far, by `cut` or for want of bytes. */
   cuts = 0;
+  /** Where new connections go. */
+  port: number;
 
   private constructor(port: number) {
+    this.port = port;
     this.#server = net.createServer((client) => {
-      const upstream = net.connect(port, '127.0.0.1');
+      const upstream = net.connect(this.port, '127.0.0.1');
       const pair = [client, upstream] as const;
       this.#pairs.add(pair);
       for (const socket of pair) {

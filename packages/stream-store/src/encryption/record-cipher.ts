@@ -1,5 +1,6 @@
 import { createCipheriv, createDecipheriv, type KeyObject } from 'node:crypto';
 import type { StreamCipher } from '../model.ts';
+import { AEGIS_256 } from './aegis-256.ts';
 
 /**
  * Nonces of AES-GCM are 96 random bits: for up to 2^32 records the chance that two share one stays below 2^-32 (NIST SP
@@ -15,6 +16,8 @@ export interface RecordCipher {
   readonly tagBytes: number;
   /** Streams with this cipher end here. */
   readonly seqNumMax: number;
+  /** To be awaited before the first withKey. */
+  load(): Promise<void>;
   /** With a client's key of 32 bytes, for as long as the client's request or session lasts. */
   withKey(key: KeyObject): KeyedCipher;
 }
@@ -31,6 +34,7 @@ const AES_256_GCM: RecordCipher = {
   nonceBytes: 12,
   tagBytes: 16,
   seqNumMax: AES_GCM_SEQ_NUM_MAX,
+  load: () => Promise.resolve(),
   withKey: (key) => new KeyedGcm(key),
 };
 
@@ -64,7 +68,11 @@ class KeyedGcm implements KeyedCipher {
   }
 }
 
-/** null: a cipher this server does not have. Basins cannot be given one. */
-export function recordCipher(name: StreamCipher): RecordCipher | null {
-  return name === 'aes-256-gcm' ? AES_256_GCM : null;
+const CIPHERS: { readonly [name in StreamCipher]: RecordCipher } = {
+  'aegis-256': AEGIS_256,
+  'aes-256-gcm': AES_256_GCM,
+};
+
+export function recordCipher(name: StreamCipher): RecordCipher {
+  return CIPHERS[name];
 }

@@ -1,17 +1,11 @@
 import { type KeyObject, randomFillSync } from 'node:crypto';
 import { assert } from '@millrace/core/assert';
 import { ByteWriter } from '@millrace/core/byte-writer';
-import {
-  COMMAND_NONE,
-  commandOf,
-  RecordCursor,
-  writeAppendHead,
-  writeRecordContent,
-  writeSequencedContent,
-} from '../record-codec.ts';
+import { COMMAND_NONE, commandOf, RecordCursor } from '../record-codec.ts';
 import { S2Error } from '../s2-error.ts';
 import type { ReadLimits, ReadSlice } from '../store.ts';
 import type { KeyedCipher, RecordCipher } from './record-cipher.ts';
+import { writeAppendHead, writeRecordContent, writeSequencedContent } from './record-content.ts';
 
 /*
  * Records as an encrypted stream stores them. A sealed record has no headers, and as its body, integers big-endian:

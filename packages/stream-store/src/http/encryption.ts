@@ -1,6 +1,5 @@
 import { createSecretKey, type KeyObject } from 'node:crypto';
 import type http from 'node:http';
-import { assert } from '@millrace/core/assert';
 import { EncryptedStream } from '../encryption/encrypted-stream.ts';
 import { recordCipher } from '../encryption/record-cipher.ts';
 import type { PartialStreamConfig } from '../model.ts';
@@ -34,7 +33,7 @@ export async function openForRecords(
   if (stream.cipher === null) return stream;
   if (key === null) throw keyMissing();
   const cipher = recordCipher(stream.cipher);
-  assert(cipher !== null, 'no stream has a cipher this server does not have');
+  await cipher.load();
   return new EncryptedStream(stream, cipher, key);
 }
 

@@ -61,3 +61,5 @@ export const METRICS_SPAN_SECS_MAX = 30 * 86_400;
 export const METRICS_LEEWAY_SECS = 60;
 /** How often the clock of the metrics is looked at: an operation may count in the minute before for this long. */
 export const METRICS_TICK_MS = 1_000;
+/** How long a server that stops waits for its last metrics to be kept. */
+export const METRICS_STOP_MS = 2_000;

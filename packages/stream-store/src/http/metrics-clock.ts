@@ -1,6 +1,7 @@
+import { pause } from '@millrace/core/pause';
 import { MINUTE_MS, type UsageMeter } from '../metrics/usage-meter.ts';
 import type { StreamStore } from '../store.ts';
-import { METRICS_TICK_MS } from './limits.ts';
+import { METRICS_STOP_MS, METRICS_TICK_MS } from './limits.ts';
 
 /** Closes the minutes of the metrics, and has the store look at its sizes once in each. */
 export class MetricsClock {
@@ -29,9 +30,11 @@ export class MetricsClock {
     await this.#store.sizes.observe(now);
   }
 
-  /** Keeps what was counted since the last minute. The store has to be open still. */
+  /** Keeps what was counted since the last minute, unless the store is stuck. It has to be open still. */
   async stop(): Promise<void> {
     clearInterval(this.#timer);
-    await this.#usage.close();
+    const kept = new AbortController();
+    const closed = this.#usage.close().finally(() => kept.abort());
+    await Promise.race([closed, pause(METRICS_STOP_MS, kept.signal)]);
   }
 }

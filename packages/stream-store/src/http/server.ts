@@ -89,6 +89,7 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
   const open = new Set<Exchange>();
   let isDraining = false;
   let onIdle: (() => void) | null = null;
+  let description: string | null = null;
 
   const { clock: time = systemClock, limits = NO_LIMITS } = options;
   const now = () => time.now();
@@ -166,7 +167,7 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
         );
         break;
       case '/openapi.json':
-        exchange.respond(200, JSON_TYPE(), JSON.stringify(openApiDocument()));
+        exchange.respond(200, JSON_TYPE(), (description ??= JSON.stringify(openApiDocument())));
         break;
       default:
         throw new NoSuchRoute(404);

@@ -1,6 +1,6 @@
 import type { FileObserver } from '../compaction/file-observer.ts';
 import { BatchHead, KIND_BATCH } from '../entries.ts';
-import { indexName, indexPath, isPack } from '../journal/file-names.ts';
+import { indexName, indexPath } from '../journal/file-names.ts';
 import { type FileSystem, isMissing, replaceFile } from '../journal/file-system.ts';
 import { scanSealedFile } from '../journal/recover.ts';
 import type { RemoteFiles } from '../journal/remote-files.ts';
@@ -190,7 +190,8 @@ export class JournalIndex {
     const streams: ActiveStream[] = [];
     let more = 0;
     for (let last = 0; last < length; last++) {
-      if (this.#streams.activeLastAt(slot[last]!) !== last || this.#streams.isLogAt(slot[last]!) !== this.#log) continue;
+      if (this.#streams.activeLastAt(slot[last]!) !== last || this.#streams.isLogAt(slot[last]!) !== this.#log)
+        continue;
       if (streams.length === countMax) {
         more++;
         continue;

@@ -55,7 +55,8 @@ export class DeletableStreams implements EmptyStreamsStore {
 
   #isEmptyAndDue(state: StreamState): boolean {
     const { config, tailSeqNum, trimPoint, createdAt, lastArrivalMs } = state;
-    // An append under way is a write of now.
+    // An append under way is a write of now. That a stream which is due is empty follows from when it is due; it is asked
+    // all the same, because what is deleted is gone.
     if (state.assignedSeqNum !== tailSeqNum || this.#core.firstSeqNum(state) < tailSeqNum) return false;
     const armedAt = this.#core.state.emptyArmedAt.get(state.id) ?? 0;
     const dueAt = emptyDueAt(config, tailSeqNum, trimPoint, createdAt, lastArrivalMs, armedAt);

@@ -115,6 +115,18 @@ describe('a stream that deletes itself when empty', () => {
     expect(await bodies(stream)).toEqual(['just now']);
   });
 
+  test('is looked at once more when its turn comes: what changed meanwhile counts', async () => {
+    const rig = await started();
+    await rig.store.createStream(BASIN, 's', { ...CONFIG, retentionSecs: null });
+    rig.clock.nowMs += MIN_AGE * SEC + SLACK;
+    // Found due while a change of its config is under way, which holds the stream's name.
+    const changed = rig.store.reconfigureStream(BASIN, 's', { deleteOnEmptyMinAgeSecs: MIN_AGE + 1 });
+    await rig.store.tidy();
+    await changed;
+    expect(await rig.tidied()).toEqual(['s']);
+    await rig.expectGoneAfter(SEC);
+  });
+
   test('takes nothing from the moment it is deleted', async () => {
     const rig = await started();
     await rig.store.createStream(BASIN, 's', { ...CONFIG, retentionSecs: null });

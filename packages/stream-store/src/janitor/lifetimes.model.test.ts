@@ -26,7 +26,7 @@ interface ModelStream {
 
 const step = fc.record({ kind: fc.nat(11), name: fc.constantFrom(...NAMES), seed: fc.nat() });
 
-test('records and streams live exactly as long as they should', { timeout: 60_000 }, async () => {
+test('records and streams live exactly as long as they should', { timeout: 120_000 }, async () => {
   let deletions = 0;
   let expired = 0;
   await fc.assert(
@@ -40,8 +40,8 @@ test('records and streams live exactly as long as they should', { timeout: 60_00
     }),
     { numRuns: Number(process.env.MILLRACE_MODEL_RUNS ?? 20) },
   );
-  expect(deletions).toBeGreaterThan(10);
-  expect(expired).toBeGreaterThan(50);
+  expect(deletions).toBeGreaterThan(2);
+  expect(expired).toBeGreaterThan(20);
 });
 
 class ModelRun {
@@ -142,9 +142,12 @@ class ModelRun {
   }
 
   async #reopen(random: () => number): Promise<void> {
-    const killed = random() < 0.5 ? this.#fileSystem.afterKill() : null;
+    // Closed, killed, or the power went: then only what was synced is certain.
+    const chance = random();
+    const after =
+      chance < 0.3 ? null : chance < 0.6 ? this.#fileSystem.afterKill() : this.#fileSystem.afterCrash(random);
     await this.store.close();
-    if (killed !== null) this.#fileSystem = killed;
+    if (after !== null) this.#fileSystem = after;
     const withIndex = random() < 0.7;
     if (!withIndex) for (const path of this.#fileSystem.paths(/\.idx$/)) this.#fileSystem.remove(path);
     await this.open();

@@ -5,6 +5,8 @@ export const REQUEST_TIMEOUT_MS = 30_000;
 export const CONNECT_TIMEOUT_MS = 3_000;
 /** Connections to the endpoint. */
 export const CONNECTIONS_MAX = 32;
+/** And for conditional puts alone: one of each journal is under way, and one of the manifest. */
+export const CONDITIONAL_CONNECTIONS_MAX = 8;
 /** Attempts of a request that may simply be repeated. */
 export const REQUEST_ATTEMPTS = 6;
 export const RETRY_MIN_MS = 50;

@@ -12,7 +12,13 @@ import {
 } from '@aws-sdk/client-s3';
 import { MillraceError } from '@millrace/core/error';
 import { NodeHttpHandler } from '@smithy/node-http-handler';
-import { CONNECT_TIMEOUT_MS, CONNECTIONS_MAX, OBJECT_BYTES_MAX, REQUEST_TIMEOUT_MS } from './limits.ts';
+import {
+  CONDITIONAL_CONNECTIONS_MAX,
+  CONNECT_TIMEOUT_MS,
+  CONNECTIONS_MAX,
+  OBJECT_BYTES_MAX,
+  REQUEST_TIMEOUT_MS,
+} from './limits.ts';
 import type { ObjectInfo, ObjectPage, ObjectStore, PutCondition, PutOutcome, StoredObject } from './object-store.ts';
 
 /*
@@ -45,31 +51,17 @@ export interface S3Timeouts {
 
 export class S3ObjectStore implements ObjectStore {
   readonly #client: S3Client;
+  /** Conditional puts are what acknowledgements wait for: no upload or reader takes their connections. */
+  readonly #conditional: S3Client;
   readonly #bucket: string;
   readonly #requestTimeoutMs: number;
   readonly #closed = new AbortController();
 
   constructor(location: S3Location, { requestTimeoutMs = REQUEST_TIMEOUT_MS }: S3Timeouts = {}) {
-    const { bucket, endpoint, region, credentials } = location;
-    this.#bucket = bucket;
+    this.#bucket = location.bucket;
     this.#requestTimeoutMs = requestTimeoutMs;
-    const agent = { keepAlive: true, maxSockets: CONNECTIONS_MAX };
-    this.#client = new S3Client({
-      ...(endpoint !== undefined && { endpoint }),
-      ...((region ?? endpoint) !== undefined && { region: region ?? 'us-east-1' }),
-      ...(credentials !== undefined && { credentials: { ...credentials, sessionToken: credentials.sessionToken! } }),
-      forcePathStyle: location.pathStyle ?? endpoint !== undefined,
-      maxAttempts: 1,
-      // Not every endpoint answers it, and the handler would wait.
-      expectContinueHeader: false,
-      requestChecksumCalculation: 'WHEN_REQUIRED',
-      responseChecksumValidation: 'WHEN_REQUIRED',
-      requestHandler: new NodeHttpHandler({
-        connectionTimeout: CONNECT_TIMEOUT_MS,
-        httpAgent: new HttpAgent(agent),
-        httpsAgent: new HttpsAgent(agent),
-      }),
-    });
+    this.#client = clientOf(location, CONNECTIONS_MAX);
+    this.#conditional = clientOf(location, CONDITIONAL_CONNECTIONS_MAX);
   }
 
   async put(key: string, parts: readonly Uint8Array[], condition?: PutCondition): Promise<PutOutcome> {
@@ -85,7 +77,8 @@ export class S3ObjectStore implements ObjectStore {
       ...(condition?.kind === 'matches' && { IfMatch: condition.etag }),
     });
     try {
-      const answer = await this.#client.send(command, this.#limits());
+      const client = condition === undefined ? this.#client : this.#conditional;
+      const answer = await client.send(command, this.#limits());
       if (answer.ETag === undefined) throw refused('put', 'the endpoint gave no ETag');
       return { kind: 'stored', etag: answer.ETag };
     } catch (cause) {
@@ -177,6 +170,7 @@ export class S3ObjectStore implements ObjectStore {
   close(): void {
     this.#closed.abort();
     this.#client.destroy();
+    this.#conditional.destroy();
   }
 
   #limits(): { abortSignal: AbortSignal } {
@@ -188,6 +182,26 @@ export class S3ObjectStore implements ObjectStore {
     if (this.#closed.signal.aborted) return new MillraceError('storage_closed', { cause });
     return classify(what, cause);
   }
+}
+
+function clientOf({ endpoint, region, credentials, pathStyle }: S3Location, connectionsMax: number): S3Client {
+  const agent = { keepAlive: true, maxSockets: connectionsMax };
+  return new S3Client({
+    ...(endpoint !== undefined && { endpoint }),
+    ...((region ?? endpoint) !== undefined && { region: region ?? 'us-east-1' }),
+    ...(credentials !== undefined && { credentials: { ...credentials, sessionToken: credentials.sessionToken! } }),
+    forcePathStyle: pathStyle ?? endpoint !== undefined,
+    maxAttempts: 1,
+    // Not every endpoint answers it, and the handler would wait.
+    expectContinueHeader: false,
+    requestChecksumCalculation: 'WHEN_REQUIRED',
+    responseChecksumValidation: 'WHEN_REQUIRED',
+    requestHandler: new NodeHttpHandler({
+      connectionTimeout: CONNECT_TIMEOUT_MS,
+      httpAgent: new HttpAgent(agent),
+      httpsAgent: new HttpsAgent(agent),
+    }),
+  });
 }
 
 /** Names of AWS that say "later" although their status does not, or that some endpoints give another status. */

@@ -11,7 +11,7 @@ import {
   storedStream,
 } from '../../test/storage-rig.ts';
 import { readAll, seededRandom, tempDir } from '../../test/store-rig.ts';
-import type { LocalStore } from '../local-store.ts';
+import { type LocalStore, openLocalStore } from '../local-store.ts';
 import { S2Error } from '../s2-error.ts';
 import type { Stream } from '../store.ts';
 import type { StorageMode } from './bucket-manifest.ts';
@@ -170,8 +170,51 @@ async function run(mode: StorageMode, at: number, failure: Failure): Promise<num
   return requests;
 }
 
+/** A full directory and an empty bucket, or the other way round. */
+async function prepared(from: 'a directory' | 'a bucket', told: Told) {
+  const [dir, fileSystem, bucket] = [tempDir(), new MemoryFileSystem(), new MemoryBucket()];
+  const options = { fileSystem, segmentBytes: 4096, rootToken: 'root', compaction: 'manual' } as const;
+  const store =
+    from === 'a bucket' ? await open(dir, fileSystem, bucket, 'tiered') : await openLocalStore({ dir, ...options });
+  await workload(store, told);
+  await store.close();
+  return from === 'a bucket'
+    ? { dir: tempDir(), disk: new MemoryFileSystem(), bucket }
+    : { dir, disk: fileSystem, bucket };
+}
+
+test.each(['a directory', 'a bucket'] as const)(
+  '%s is moved whole, whatever interrupts that and however often',
+  {
+    timeout: 300_000 + RUNS * 2_000,
+  },
+  async (from) => {
+    const told: Told = { acked: new Map(), sent: new Map() };
+    const { dir, disk, bucket: before } = await prepared(from, told);
+    for (let at = 0, over = false; !over; at += RUNS > 14 ? 1 : 3) {
+      for (const failure of ['death before', 'death after'] as const) {
+        let found = disk.afterKill();
+        const bucket = before.copy();
+        for (let attempt = 0; attempt < 2; attempt++) {
+          const network = new FaultyNetwork(at, failure);
+          const opened = await open(dir, found, bucket, 'tiered', network).catch((error: unknown) => {
+            if (error instanceof MillraceError || error instanceof S2Error) return null;
+            throw error;
+          });
+          await opened?.close();
+          if (!network.dead) over = true;
+          found = found.afterKill();
+        }
+        const last = await open(dir, found, bucket, 'tiered');
+        await check(last, told);
+        await last.close();
+      }
+    }
+  },
+);
+
 describe.each(['tiered', 'bucket'] as const)('mode %s', (mode) => {
-  test('nothing acknowledged is lost, whichever request fails how', { timeout: 300_000 }, async () => {
+  test('nothing acknowledged is lost, whichever request fails how', { timeout: 300_000 + RUNS * 2_000 }, async () => {
     const requests = await run(mode, -1, 'lost');
     expect(requests).toBeGreaterThan(50);
     const random = seededRandom(11);

@@ -145,7 +145,7 @@ function check(world: World, final: readonly string[]): void {
 }
 
 test('whatever is lost, late or paused: no acknowledged group is lost or reordered, no fenced writer acknowledges', {
-  timeout: 120_000,
+  timeout: 120_000 + SEEDS * 50,
 }, async () => {
   let acked = 0;
   let takeovers = 0;

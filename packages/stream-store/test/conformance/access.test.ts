@@ -64,7 +64,7 @@ it('row 112: a token is issued with the union of groups and ops, and expires as 
   await brief.accessTokens.issue({ id: 'child', scope: { ops: ['append'] } });
   const [child] = (await root.accessTokens.list({ prefix: 'child' })).accessTokens;
   expect(child!.expiresAt).toEqual(expiresAt);
-  const soon = await clientWith(ALL, { expiresAt: new Date(Date.now() + 150) });
+  const soon = await clientWith(ALL, { expiresAt: new Date(Date.now() + 1_500) });
   await soon.basins.list();
   await eventually(() =>
     soon.basins.list().then(

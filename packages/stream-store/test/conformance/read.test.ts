@@ -12,10 +12,7 @@ import { openStream, refusal, sdkFor, take, textInput } from './sdk-client.ts';
 /** Rows 66 to 82: where reads start, where they end, and what they say while they follow. */
 
 const disk = new GatedFileSystem();
-const served = await serveForFile(
-  { heartbeat: { minMs: 40, maxMs: 60 }, idleConnectionMs: 200, headersTimeoutMs: 300, waitSecsMax: 1 },
-  { fileSystem: disk },
-);
+const served = await serveForFile({ heartbeat: { minMs: 40, maxMs: 60 }, waitSecsMax: 1 }, { fileSystem: disk });
 const s2 = sdkFor(served);
 
 interface Filled {
@@ -253,15 +250,28 @@ it('row 76: the wait of a session begins at the tail and again after records, no
 });
 
 it('row 77: a session without bounds follows for ever, however idle', async () => {
-  const stream = await filled(10);
-  const frames = readSession(served, stream.basin, 's', 'seq_num=0');
-  const events = new EventReader(served, 's', 'seq_num=0', stream.headers);
-  // Longer than every timeout of this server: idle connections, headers, waits.
+  const hasty = await serve({
+    heartbeat: { minMs: 40, maxMs: 60 },
+    idleConnectionMs: 100,
+    headersTimeoutMs: 500,
+    bodyTimeoutMs: 100,
+    requestTimeoutMs: 500,
+    answerTimeoutMs: 500,
+  });
+  onTestFinished(() => hasty.stop());
+  const headers = { 's2-basin': await newBasin(hasty) };
+  const append = () =>
+    askHttp1(hasty, recordsPath('s'), { method: 'POST', headers, json: { records: [{ body: 'at last' }] } });
+  await hasty.store.createStream(headers['s2-basin'], 's', {});
+  const frames = readSession(hasty, headers['s2-basin'], 's', '');
+  const events = new EventReader(hasty, 's', '', headers);
+  await eventually(() => frames.frames.length > 0 && events.events.length > 0).toBe(true);
+  // Longer than every timeout that this server has for others.
   await sleep(1_300);
   expect([frames.ended, events.ended]).toEqual([false, false]);
-  await append(stream, 'at last');
-  await frames.until(() => frames.records.length === 2);
-  await eventually(() => events.batches.length).toBe(2);
+  await append();
+  await frames.until(() => frames.records.length === 1);
+  await eventually(() => events.batches.length).toBe(1);
 });
 
 it('row 78: a heartbeat comes at once when a read begins to follow, then after random 5 to 15 s without records', async () => {
@@ -273,15 +283,14 @@ it('row 78: a heartbeat comes at once when a read begins to follow, then after r
   await first.until(() => first.frames.length > 0);
   expect(first.batches[0]).toEqual({ records: [], tail: { seqNum: 0n, timestamp: 0n } });
   const stream = await filled(10);
-  const regular = readSession(served, stream.basin, 's', '');
-  const at: number[] = [];
-  for (let beats = 1; beats <= 8; beats++) {
-    await regular.until(() => regular.frames.length >= beats);
-    at.push(performance.now());
-  }
-  const gaps = at.slice(1).map((ms, i) => ms - at[i]!);
-  for (const gap of gaps) expect(gap).toBeGreaterThan(25);
-  expect(regular.batches.every(({ records, tail }) => records.length === 0 && tail?.seqNum === 1n)).toBe(true);
+  // As the server saw it: a busy client gets some of them late.
+  const regular = new EventReader(served, 's', '', stream.headers);
+  await eventually(() => regular.events.length).toBeGreaterThan(12);
+  const pings = regular.events.map(({ data }) => JSON.parse(data!));
+  const gaps = pings.slice(1).map(({ timestamp }, i) => timestamp - pings[i].timestamp);
+  for (const gap of gaps) expect(gap).toBeGreaterThanOrEqual(39);
+  expect(new Set(gaps).size).toBeGreaterThan(1);
+  for (const { tail } of pings) expect(tail).toEqual({ seq_num: 1, timestamp: 10 });
   const sdk = openStream(s2, stream.basin, 's', 's2s');
   const caughtUp = await sdk.readSession({ start: { from: { seqNum: 1 } } });
   await caughtUp.caughtUp();

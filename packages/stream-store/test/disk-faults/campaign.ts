@@ -1,20 +1,22 @@
 /**
  * The disk fault campaign: what the tests do in a small selection, in full.
  *
- *   npm run test:disk-faults -- [--runs 500] [--seed N] [--every 1] [--recovery-every 1] [--flips 2000]
+ *   npm run test:disk-faults -- [--runs 500] [--bucket-runs 100] [--seed N] [--every 1] [--recovery-every 1] [--flips 2000]
  *
- * Random lives on a faulty disk (`--runs` seeds from `--seed` on); then the power going at every `--every`-th operation
+ * Random lives on a faulty disk (`--runs` seeds from `--seed` on), and with a bucket behind a bad network in both modes
+ * (`--bucket-runs` each); then the power going at every `--every`-th operation
  * of a fixed script, and again at every `--recovery-every`-th operation of each recovery (0: not); then single wrong bits.
  * Every failure names its seed; MILLRACE_DISK_SEED=N repeats a random one in the tests.
  */
 import { parseArgs } from 'node:util';
 import { runBitFlips } from './bit-flips.ts';
-import { runDiskFaults } from './campaign-run.ts';
+import { runDiskFaults, type Shelf } from './campaign-run.ts';
 import { enumerateCrashes, SCRIPT_SEED } from './crash-enumeration.ts';
 
 const { values } = parseArgs({
   options: {
     runs: { type: 'string', default: '500' },
+    'bucket-runs': { type: 'string', default: '100' },
     seed: { type: 'string', default: String(Date.now() % 1_000_000) },
     every: { type: 'string', default: '1' },
     'recovery-every': { type: 'string', default: '5' },
@@ -25,11 +27,14 @@ const firstSeed = Number(values.seed);
 const FLIPS_PER_STORE = 200;
 let failures = 0;
 
-await timed('random lives', async () => {
+await timed('random lives', () => randomLives('disk', Number(values.runs)));
+await timed('random lives, tiered', () => randomLives('tiered', Number(values['bucket-runs'])));
+await timed('random lives, bucket', () => randomLives('bucket', Number(values['bucket-runs'])));
+
+async function randomLives(shelf: Shelf, runs: number): Promise<string> {
   const total = { lives: 0, faults: 0, failedOpenings: 0, rebuilds: 0 };
-  const runs = Number(values.runs);
   for (let seed = firstSeed; seed < firstSeed + runs; seed++) {
-    const run = await runDiskFaults(seed).catch(failed);
+    const run = await runDiskFaults(seed, shelf).catch(failed);
     if (run === null) continue;
     total.lives += run.lives;
     total.faults += run.faults;
@@ -38,7 +43,7 @@ await timed('random lives', async () => {
     if ((seed - firstSeed + 1) % 100 === 0) say(`${seed - firstSeed + 1} runs`);
   }
   return `${runs} runs from seed ${firstSeed}: ${JSON.stringify(total)}`;
-});
+}
 
 await timed('crash points', async () => {
   const run = await enumerateCrashes({

@@ -7,6 +7,7 @@ import { CRASH_POINTS, INTERRUPTED } from './crash-points.ts';
 // A small selection; `npm run test:disk-faults` does all of it. A failure names its seed: MILLRACE_DISK_SEED repeats it.
 const SEED = Number(process.env.MILLRACE_DISK_SEED ?? 1);
 const SEEDS = 8;
+const BUCKET_SEEDS = 3;
 
 describe('a store on a faulty disk', { timeout: 120_000 }, () => {
   test(`keeps every invariant in every life of ${SEEDS} seeds (from ${SEED})`, async () => {
@@ -15,6 +16,12 @@ describe('a store on a faulty disk', { timeout: 120_000 }, () => {
     expect(total.faults).toBeGreaterThan(SEEDS);
     expect(total.failedOpenings).toBeGreaterThan(0);
     expect(total.rebuilds).toBeGreaterThan(SEEDS);
+  });
+
+  test.each(['tiered', 'bucket'] as const)('and with a bucket behind a bad network: %s', async (shelf) => {
+    let faults = 0;
+    for (let seed = SEED; seed < SEED + BUCKET_SEEDS; seed++) faults += (await runDiskFaults(seed, shelf)).faults;
+    expect(faults).toBeGreaterThan(BUCKET_SEEDS);
   });
 
   test('the script of the crash points comes by all of them', async () => {

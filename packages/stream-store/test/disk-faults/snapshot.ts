@@ -69,6 +69,8 @@ export async function fencingTokenOf(stream: Stream): Promise<string> {
 }
 
 async function dataOf(stream: Stream): Promise<unknown> {
+  // Loads the index that tells how far exactly the retention has come.
+  await stream.read(0, EVERYTHING);
   const records = await readAll(stream);
   const { tail, firstSeqNum, assignedSeqNum } = stream;
   const answers: unknown[] = [tail, firstSeqNum, assignedSeqNum, stream.cipher, records];
