@@ -10,6 +10,7 @@ export interface StreamPosition {
 }
 
 export type StorageClass = 'standard' | 'express';
+export const STORAGE_CLASSES: readonly StorageClass[] = ['standard', 'express'];
 export type TimestampingMode = 'client-prefer' | 'client-require' | 'arrival';
 export type StreamCipher = 'aegis-256' | 'aes-256-gcm';
 /** Seconds records are kept, counted from when they were written; null: for ever. */

@@ -286,10 +286,17 @@ describe('metrics', () => {
 });
 
 describe('locations', () => {
+  const LOCAL = {
+    name: 'local',
+    isPrivate: false,
+    storageClasses: ['standard', 'express'],
+    defaultStorageClass: 'express',
+  };
+
   it('are one, which is the default, through the SDK', async () => {
-    expect(await s2.locations.list()).toEqual([{ name: 'local', isPrivate: false }]);
-    expect(await s2.locations.getDefault()).toEqual({ name: 'local', isPrivate: false });
-    expect(await s2.locations.setDefault({ location: 'local' })).toEqual({ name: 'local', isPrivate: false });
+    expect(await s2.locations.list()).toEqual([LOCAL]);
+    expect(await s2.locations.getDefault()).toEqual(LOCAL);
+    expect(await s2.locations.setDefault({ location: 'local' })).toEqual(LOCAL);
     await expect(s2.locations.setDefault({ location: 'moon' })).rejects.toMatchObject({ status: 422, code: 'invalid' });
   });
 
@@ -315,7 +322,7 @@ describe('locations', () => {
   it('are called what the operator says, and a default that is gone gives way', async () => {
     const own = await serve({}, { location: 'eu-1:a' });
     const set = (location: unknown) => askHttp1(own, '/v1/locations/default', { method: 'PUT', json: location });
-    expect((await set('eu-1:a')).json).toEqual({ name: 'eu-1:a', is_private: false });
+    expect((await set('eu-1:a')).json).toMatchObject({ name: 'eu-1:a', is_private: false, default_storage_class: 'express' });
     expect([(await set('local')).status, (await set({ name: 'eu-1:a' })).status, (await set('')).status]).toEqual([
       422, 400, 400,
     ]);
@@ -325,7 +332,7 @@ describe('locations', () => {
     await own.server.close({ graceMs: 0 });
     await own.store.close();
     const renamed = await serve({}, { location: 'eu-2', dir: own.dir });
-    expect((await askHttp1(renamed, '/v1/locations/default')).json).toEqual({ name: 'eu-2', is_private: false });
+    expect((await askHttp1(renamed, '/v1/locations/default')).json).toMatchObject({ name: 'eu-2', is_private: false });
     expect((await askHttp1(renamed, '/v1/basins')).json.basins[0].location).toBe('eu-2');
     expect((await askHttp1(renamed, '/v1/locations', { method: 'POST' })).status).toBe(405);
     expect((await askHttp1(renamed, '/v1/locations/eu-2')).status).toBe(404);

@@ -7,12 +7,13 @@ import { input } from './store-rig.ts';
 /*
  * A process of its own over an object storage: appends known records to three streams, one of them in the log journal,
  * as fast as it can, and says on stdout what was acknowledged: `<stream> <next seq num>`. `failed <code>` when the store
- * ended under it. Arguments: directory, options of the object storage as JSON. Killed, stopped and resumed by tests.
+ * ended under it. Arguments: directory, options of the object storage as
+ * JSON, bytes of a segment. Killed, stopped and resumed by tests.
  */
 
-const [dir = '', options = ''] = process.argv.slice(2);
+const [dir = '', options = '', segmentBytes = ''] = process.argv.slice(2);
 const objectStorage = JSON.parse(options) as ObjectStorageOptions;
-const store = await openLocalStore({ dir, segmentBytes: 128 * 1024, rootToken: 'root', objectStorage });
+const store = await openLocalStore({ dir, segmentBytes: Number(segmentBytes), rootToken: 'root', objectStorage });
 void store.failed.then((error) => {
   say(`failed ${error.code}`);
   process.exitCode = 3;

@@ -1,4 +1,5 @@
 import { checkLocationName, type Location } from '../locations.ts';
+import { DEFAULT_STREAM_CONFIG, STORAGE_CLASSES } from '../model.ts';
 import { S2Error } from '../s2-error.ts';
 import { answerJson, readJsonBody } from './answers.ts';
 import type { Call } from './context.ts';
@@ -46,5 +47,11 @@ function answerLocation(call: Call, location: Location): Promise<void> | void {
 }
 
 function locationJson({ name, isPrivate }: Location): unknown {
-  return { name, is_private: isPrivate };
+  // The last two are newer than the types of the official TypeScript SDK; its Python sister has them.
+  return {
+    name,
+    is_private: isPrivate,
+    storage_classes: STORAGE_CLASSES,
+    default_storage_class: DEFAULT_STREAM_CONFIG.storageClass,
+  };
 }

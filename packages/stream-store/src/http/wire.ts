@@ -19,13 +19,12 @@ import type {
   StreamReconfiguration,
   TimestampingMode,
 } from '../model.ts';
-import { DEFAULT_STREAM_CONFIG, OPERATIONS } from '../model.ts';
+import { DEFAULT_STREAM_CONFIG, OPERATIONS, STORAGE_CLASSES } from '../model.ts';
 import { S2Error } from '../s2-error.ts';
 import { asArray, asBoolean, asObject, asOneOf, asString, asU64, type Json, type JsonObject } from './json.ts';
 
 /** Between the model and the JSON of the S2 API. Fields we do not know are ignored, so newer clients keep working. */
 
-const STORAGE_CLASSES: readonly StorageClass[] = ['standard', 'express'];
 const TIMESTAMPING_MODES: readonly TimestampingMode[] = ['client-prefer', 'client-require', 'arrival'];
 const CIPHERS: readonly StreamCipher[] = ['aegis-256', 'aes-256-gcm'];
 

@@ -195,9 +195,9 @@ describe('tiered', () => {
 
   test('an endpoint that ignores conditions is refused before anything is claimed', async () => {
     const bucket = new MemoryBucket();
-    const client = bucket.client();
-    const store: ObjectStore = { ...bound(client), put: (key, parts) => client.put(key, parts) };
     for (const mode of ['tiered', 'bucket'] as const) {
+      const client = bucket.client();
+      const store: ObjectStore = { ...bound(client), put: (key, parts) => client.put(key, parts) };
       await expect(open(tempDir(), bucket, { mode, store })).rejects.toMatchObject({ code: 'object_store_refused' });
     }
     expect(bucket.keys()).toEqual([]);

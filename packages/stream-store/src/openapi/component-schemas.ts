@@ -239,6 +239,8 @@ export const componentSchemas: Readonly<Record<string, Schema>> = {
   LocationInfo: object('A place where basins can be.', {
     name: locationName,
     is_private: flag('Only for this account.'),
+    storage_classes: list(storageClass, 'That streams here can have.'),
+    default_storage_class: storageClass,
   }),
   Metric: choice('A metric.', {
     scalar: object('One value.', { name: metricName, unit, value: { type: 'number' } }),
