@@ -196,6 +196,19 @@ describe.skipIf(missing !== null)('a store over a real S3-compatible server', ()
     expect((await streamOf(again, 'one'))!.tail.seqNum).toBe(600);
   });
 
+  test('bucket: refused credentials end the store, and nothing more is acknowledged', async () => {
+    const bucket = server.newBucket();
+    const store = await open(tempDir(), storage('bucket', bucket, { endpoint: proxy.endpoint }));
+    const stream = await storedStream(store, 'one');
+    await appendMore(stream, 10);
+    proxy.decide = () => 'denied';
+    onTestFinished(() => {
+      proxy.decide = () => 'pass';
+    });
+    await expect(appendMore(stream, 1)).rejects.toMatchObject({ code: 'storage' });
+    expect((await store.failed).code).toBe('object_store_denied');
+  });
+
   test('bucket: while the storage stalls appends wait, and go on when it is back', async () => {
     const bucket = server.newBucket();
     const store = await open(

@@ -141,6 +141,8 @@ test('errors of S3 are told apart by name first, status second', () => {
   expect(error('TooManyRequests', 429)).toBe('object_store_unavailable');
   expect(error('Weird', 502)).toBe('object_store_unavailable');
   expect(error('TimeoutError')).toBe('object_store_unavailable');
+  const cut = Object.assign(new Error('text'), { code: 'ECONNRESET', $metadata: { httpStatusCode: 404 } });
+  expect(classify('get', cut).code).toBe('object_store_unavailable');
   expect(error('CredentialsProviderError')).toBe('object_store_denied');
   expect(error('ExpiredToken', 400)).toBe('object_store_denied');
   expect(error('Forbidden', 403)).toBe('object_store_denied');

@@ -11,6 +11,8 @@ export type Fault =
   /** Not applied: the server says 500, or 503 SlowDown. */
   | 'internal error'
   | 'slow down'
+  /** Not applied: 403. */
+  | 'denied'
   /** Not applied; the connection is reset. */
   | 'reset before'
   /** Applied; the connection is reset before a byte of the answer. */
@@ -84,6 +86,8 @@ async function serve(fault: Fault, incoming: IncomingMessage, outgoing: ServerRe
       return answerError(outgoing, 500, 'InternalError');
     case 'slow down':
       return answerError(outgoing, 503, 'SlowDown');
+    case 'denied':
+      return answerError(outgoing, 403, 'AccessDenied');
     case 'reset before':
       incoming.socket.resetAndDestroy();
       return;

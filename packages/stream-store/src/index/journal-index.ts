@@ -91,9 +91,9 @@ export class JournalIndex {
     const identity = { journalId: this.#journalId, segment, segmentBytes };
     const grouped = groupActiveRows(table, this.#streams, this.#log);
     const bytes = SealedIndex.encodeGrouped(identity, table, grouped);
-    const { streamIds, starts, rows } = grouped;
+    const { streamIds, starts, rows, slots } = grouped;
     for (let i = 0; i < streamIds.length; i++) {
-      const slot = this.#streams.slotOfId(streamIds[i]!);
+      const slot = slots[i]!;
       const first = rows[starts[i]!]!;
       const last = rows[starts[i + 1]! - 1]!;
       this.#streams.addSegment(slot, segment, table.firstSeq[first]!, table.arrivalMs[last]!);
@@ -338,7 +338,7 @@ export interface ActiveStream {
 }
 
 /** The rows of a table by stream, in order of ids, without an object per stream. Purged streams have none. */
-function groupActiveRows(table: BatchTable, streams: StreamTable, log: boolean): GroupedRows {
+function groupActiveRows(table: BatchTable, streams: StreamTable, log: boolean): GroupedRows & { slots: Uint32Array } {
   const { slot, previous } = table;
   const ids = new Float64Array(table.length);
   let count = 0;
@@ -350,13 +350,15 @@ function groupActiveRows(table: BatchTable, streams: StreamTable, log: boolean):
   const streamIds = ids.subarray(0, count).sort();
   const starts = new Uint32Array(count + 1);
   const rows = new Uint32Array(table.length);
+  const slots = new Uint32Array(count);
   for (let i = 0, at = 0; i < count; i++) {
-    const last = streams.activeLastAt(streams.slotOfId(streamIds[i]!));
+    slots[i] = streams.slotOfId(streamIds[i]!);
+    const last = streams.activeLastAt(slots[i]!);
     for (let row = last; row >= 0; row = previous[row]! - 1) at++;
     starts[i + 1] = at;
     for (let row = last, to = at; row >= 0; row = previous[row]! - 1) rows[--to] = row;
   }
-  return { streamIds, starts, rows };
+  return { streamIds, starts, rows, slots };
 }
 
 /** Place of the last triple that begins at or before `seqNum`; the first one when all begin after; -1 when none. */

@@ -1,4 +1,3 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import type { MillraceError } from '@millrace/core/error';
 import type { FileObserver } from '../compaction/file-observer.ts';
 import type { Manifest } from '../compaction/manifest.ts';
@@ -167,35 +166,29 @@ export class Bucket {
 
   /** Before the journals are closed. tiered: what is in the segments being written is to be uploaded too. */
   async beginClose(): Promise<void> {
-    const { options, replicas } = this.#opened;
+    const { options, store } = this.#opened;
     this.#closing = true;
+    // Then everything under way fails, and nothing of it was acknowledged.
+    this.#givingUp = setTimeout(() => store.close(), CLOSE_TIMEOUT_MS);
     await Promise.all(this.#loops.map((loop) => loop.stop()));
-    if (replicas !== null) {
-      // Groups still to be put have this long; then the journals fail, and nothing of them was acknowledged.
-      this.#givingUp = setTimeout(() => {
-        for (const name of JOURNALS) replicas[name].wal.close();
-      }, CLOSE_TIMEOUT_MS);
-    }
     if (options.objectStorage.mode !== 'tiered' || this.#started === null) return;
     for (const name of JOURNALS) await sealIfWritten(this.#started[name], name).catch(() => {});
   }
 
-  /** After the journals are closed. */
+  /** After the journals are closed, or instead of starting. */
   async close(): Promise<void> {
     const { options, store } = this.#opened;
-    clearTimeout(this.#givingUp);
-    await this.#uploader.stop();
-    if (this.#started !== null) {
-      const finished = this.#sweeping.then(() => this.#uploader.finish());
-      const done = await Promise.race([finished, delay(CLOSE_TIMEOUT_MS, false, { ref: false })]);
-      const alive = JOURNALS.every((name) => this.#started![name].journal.dead === null);
+    const started = this.#started;
+    if (started !== null) {
+      await this.#uploader.stop();
+      await this.#sweeping;
+      const done = await this.#uploader.finish();
+      const alive = JOURNALS.every((name) => started[name].journal.dead === null);
       if (done && alive && options.objectStorage.mode === 'tiered') {
         await this.#putHorizon({ format: 1, atMs: options.now(), closed: true, segments: [] }).catch(() => {});
       }
-      store.close();
-      await finished.catch(() => {});
-      return;
     }
+    clearTimeout(this.#givingUp);
     store.close();
   }
 

@@ -6,6 +6,7 @@ import { appendLogged, appendMore, openStored, storedBody, storedStream } from '
 import { HeldClock, input, readAll, tempDir } from '../../test/store-rig.ts';
 import { type LocalStore, type LocalStoreOptions, openLocalStore } from '../local-store.ts';
 import type { Stream } from '../store.ts';
+import { WAL_OBJECTS_PER_SEGMENT } from './limits.ts';
 import type { ObjectStorageOptions } from './object-storage.ts';
 import type { ObjectStore } from './object-store.ts';
 
@@ -284,6 +285,16 @@ describe('bucket', () => {
     const groups = bucket.keys('main/wal/').map((key) => bucket.objects.get(key)!.bytes.length);
     expect(groups.filter((bytes) => bytes === 64)).toHaveLength(3);
     expect(groups.length).toBeLessThan(100);
+  });
+
+  test('a segment of many small groups is sealed, so that a takeover has a bounded number of objects to read', async () => {
+    const bucket = new MemoryBucket();
+    const large = { segmentBytes: 64 * 1_048_576 };
+    const store = await open(tempDir(), bucket, { mode: 'bucket', flushIntervalMs: 0 }, large);
+    const stream = await storedStream(store, 'a');
+    await appendMore(stream, WAL_OBJECTS_PER_SEGMENT + 50, 1);
+    await expect.poll(() => bucket.keys('main/wal/').length).toBeLessThan(200);
+    await expectWhole(stream);
   });
 
   test('appends in between two puts go together', async () => {

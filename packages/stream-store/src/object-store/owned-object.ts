@@ -31,15 +31,22 @@ export class OwnedObject<Body> {
   readonly owner: string;
   readonly #store: ObjectStore;
   readonly #policy: RetryPolicy;
+  readonly #decode: (json: unknown) => Body | null;
   #generation: number;
   #etag: string;
   #body: Body;
   /** Changes go one after another. */
   #changing: Promise<unknown> = Promise.resolve();
 
-  private constructor(store: ObjectStore, key: string, policy: RetryPolicy, held: Held<Body>, etag: string) {
+  private constructor(
+    { store, key, policy = {} }: ClaimOptions,
+    decode: (json: unknown) => Body | null,
+    held: Held<Body>,
+    etag: string,
+  ) {
     this.#store = store;
     this.#policy = policy;
+    this.#decode = decode;
     this.key = key;
     this.epoch = held.epoch;
     this.owner = held.owner;
@@ -64,10 +71,11 @@ export class OwnedObject<Body> {
    * leave everything as it is. Whoever comes later wins.
    */
   static async claim<Body>(
-    { store, key, owner, policy = {} }: ClaimOptions,
+    options: ClaimOptions,
     decode: (json: unknown) => Body | null,
     decide: (before: Held<Body> | null) => Body,
   ): Promise<OwnedObject<Body>> {
+    const { store, key, owner, policy = {} } = options;
     const reader = new RetryingReader(store, policy);
     for (;;) {
       const found = await reader.get(key);
@@ -80,7 +88,7 @@ export class OwnedObject<Body> {
       };
       const condition: PutCondition = found === null ? IF_ABSENT : { kind: 'matches', etag: found.etag };
       const etag = await replace(store, policy, key, claimed, condition);
-      if (etag !== null) return new OwnedObject(store, key, policy, claimed, etag);
+      if (etag !== null) return new OwnedObject(options, decode, claimed, etag);
       // Somebody changed it in between: look again.
     }
   }
@@ -104,12 +112,30 @@ export class OwnedObject<Body> {
 
   async #update(change: (body: Body) => Body): Promise<void> {
     const { epoch, owner } = this;
-    const next: Held<Body> = { epoch, owner, generation: this.#generation + 1, body: change(this.#body) };
-    const etag = await replace(this.#store, this.#policy, this.key, next, { kind: 'matches', etag: this.#etag });
-    if (etag === null) throw fenced();
-    this.#generation = next.generation;
-    this.#etag = etag;
-    this.#body = next.body;
+    for (;;) {
+      const next: Held<Body> = { epoch, owner, generation: this.#generation + 1, body: change(this.#body) };
+      const etag = await replace(this.#store, this.#policy, this.key, next, { kind: 'matches', etag: this.#etag });
+      if (etag !== null) {
+        this.#generation = next.generation;
+        this.#etag = etag;
+        this.#body = next.body;
+        return;
+      }
+      await this.#adopt();
+    }
+  }
+
+  /**
+   * What is there is not what this owner knows of. It may be its own all the same: a change that failed, every attempt of
+   * it without an answer, and was applied by then or since. Throws storage_fenced when it is somebody else's.
+   */
+  async #adopt(): Promise<void> {
+    const found = await new RetryingReader(this.#store, this.#policy).get(this.key);
+    if (found === null || ownerOf(found.bytes) !== this.owner) throw fenced();
+    const { generation, body } = decodeHeld(this.key, found.bytes, this.#decode);
+    this.#generation = generation;
+    this.#etag = found.etag;
+    this.#body = body;
   }
 }
 

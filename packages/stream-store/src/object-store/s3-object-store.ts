@@ -23,8 +23,11 @@ import type { ObjectInfo, ObjectPage, ObjectStore, PutCondition, PutOutcome, Sto
 
 /*
  * Object storage over the S3 API, with the AWS SDK. Made to work with any endpoint that speaks it: no checksum headers
- * beyond Content-MD5, which every one of them verifies; no multipart uploads; the SDK's own retries are off, because
- * only the caller knows what an attempt whose answer was lost means.
+ * but those that every one of them verifies; no multipart uploads; the SDK's own retries are off, because only the
+ * caller knows what an attempt whose answer was lost means.
+ *
+ * What arrives is checked by the SHA-256 in the signature. Files are checked by their MD5 as well, because they leave the
+ * disk afterwards; what is put under a condition is not, because an acknowledgement waits for it (8 MiB: 13 ms).
  */
 
 export interface S3Location {
@@ -65,14 +68,12 @@ export class S3ObjectStore implements ObjectStore {
   }
 
   async put(key: string, parts: readonly Uint8Array[], condition?: PutCondition): Promise<PutOutcome> {
-    const md5 = createHash('md5');
-    for (const part of parts) md5.update(part);
     const body = parts.length === 1 ? parts[0]! : Buffer.concat(parts);
     const command = new PutObjectCommand({
       Bucket: this.#bucket,
       Key: key,
       Body: body,
-      ContentMD5: md5.digest('base64'),
+      ...(condition === undefined && { ContentMD5: createHash('md5').update(body).digest('base64') }),
       ...(condition?.kind === 'absent' && { IfNoneMatch: '*' }),
       ...(condition?.kind === 'matches' && { IfMatch: condition.etag }),
     });
@@ -244,6 +245,8 @@ export function classify(what: string, cause: unknown): MillraceError {
     const hint = 'Check the access key, its secret and its permissions on the bucket.';
     return new MillraceError('object_store_denied', { detail, hint });
   }
+  // An error answer that broke off before it said which error it is: the status alone would tell the wrong story.
+  if (isBroken(cause)) return new MillraceError('object_store_unavailable', { detail });
   if (status === 501) return refusedBy(detail);
   if (BUSY.has(name) || status === undefined || status >= 500 || status === 408 || status === 409 || status === 429) {
     return new MillraceError('object_store_unavailable', { detail });
@@ -265,6 +268,12 @@ function refused(what: string, why: string): MillraceError {
 
 function statusOf(error: unknown): number | undefined {
   return (error as { $metadata?: { httpStatusCode?: number } } | null)?.$metadata?.httpStatusCode;
+}
+
+/** The connection, not the endpoint, is what failed: ECONNRESET and its kin, a timeout, an abort. */
+function isBroken(error: unknown): boolean {
+  const { name, code } = (error ?? {}) as { name?: unknown; code?: unknown };
+  return (typeof code === 'string' && /^E[A-Z_]+$/.test(code)) || name === 'AbortError' || name === 'TimeoutError';
 }
 
 /** A name or code without anything a request carried. */

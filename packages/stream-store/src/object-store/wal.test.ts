@@ -1,11 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import { MillraceError } from '@millrace/core/error';
-import { expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { MemoryBucket, type Network } from '../../test/memory-object-store.ts';
 import { seededRandom } from '../../test/store-rig.ts';
 import { Turns } from '../../test/turns.ts';
 import type { ObjectStore } from './object-store.ts';
-import { type ClaimOptions, type Held, OwnedObject } from './owned-object.ts';
+import { type ClaimOptions, fenced, type Held, OwnedObject } from './owned-object.ts';
 import type { RetryPolicy } from './retrying.ts';
 import { Wal } from './wal.ts';
 
@@ -162,4 +162,85 @@ test('whatever is lost, late or paused: no acknowledged group is lost or reorder
   // The simulation is about something.
   expect(acked).toBeGreaterThan(SEEDS * 5);
   expect(takeovers).toBeGreaterThan(SEEDS * 1.5);
+});
+
+/** A log of three groups and the fence before them. */
+async function written(): Promise<MemoryBucket> {
+  const bucket = new MemoryBucket();
+  const wal = await takenOver(bucket, 1);
+  for await (const _ of wal.read());
+  for (let i = 0; i < 3; i++) await wal.put(1, i, [Buffer.from(`group ${i}`)]);
+  return bucket;
+}
+
+function takenOver(bucket: MemoryBucket, epoch: number, stillOwner = async () => {}): Promise<Wal> {
+  const writer = epoch.toString(16).padStart(32, '0');
+  return Wal.takeOver({ store: bucket.client(), prefix: 'wal/', epoch, writer, stillOwner }, 0);
+}
+
+async function readOf(wal: Wal): Promise<string[]> {
+  const texts: string[] = [];
+  for await (const { body } of wal.read()) texts.push(body.toString());
+  return texts;
+}
+
+describe('what is in the bucket', () => {
+  test('is read back in order, fences included', async () => {
+    expect(await readOf(await takenOver(await written(), 2))).toEqual(['', 'group 0', 'group 1', 'group 2', '']);
+  });
+
+  test('is refused with the key when an object is missing, damaged, or another', async () => {
+    const damage: readonly ((bucket: MemoryBucket) => void)[] = [
+      (bucket) => bucket.objects.delete(bucket.keys()[2]!),
+      (bucket) => {
+        const { bytes, etag } = bucket.objects.get(bucket.keys()[2]!)!;
+        const damaged = Buffer.from(bytes);
+        damaged[70] = damaged[70]! ^ 1;
+        bucket.objects.set(bucket.keys()[2]!, { bytes: damaged, etag });
+      },
+      (bucket) => bucket.objects.set(bucket.keys()[2]!, bucket.objects.get(bucket.keys()[1]!)!),
+      (bucket) => bucket.objects.set(bucket.keys()[2]!, { bytes: Buffer.alloc(10), etag: 'x' }),
+    ];
+    for (const harm of damage) {
+      const bucket = await written();
+      harm(bucket);
+      const error = await takenOver(bucket, 2)
+        .then(readOf)
+        .catch((caught: unknown) => caught);
+      expect(error).toMatchObject({ code: 'storage_corrupt' });
+      expect((error as Error).message).toContain('wal/00000000000000000002');
+    }
+  });
+
+  test('that is missing because a later owner collected it is no damage', async () => {
+    const bucket = await written();
+    bucket.objects.delete(bucket.keys()[1]!);
+    const replaced = async () => {
+      throw fenced();
+    };
+    await expect(takenOver(bucket, 2, replaced)).rejects.toMatchObject({ code: 'storage_fenced' });
+  });
+});
+
+test('a writer meets the fence of a later epoch and steps over that of an earlier one', async () => {
+  const bucket = await written();
+  const [earlier, later] = [await takenOver(bucket, 2), await takenOver(bucket, 3)];
+  await readOf(later);
+  // Late, and not told yet that somebody else owns the manifest.
+  await takenOver(bucket, 2);
+  await later.put(1, 3, [Buffer.from('over it')]);
+  await readOf(earlier);
+  await expect(earlier.put(1, 3, [Buffer.from('never')])).rejects.toMatchObject({ code: 'storage_fenced' });
+  await expect(earlier.put(1, 3, [Buffer.from('never')])).rejects.toMatchObject({ code: 'storage_fenced' });
+  expect(await readOf(await takenOver(bucket, 4))).toEqual([
+    '',
+    'group 0',
+    'group 1',
+    'group 2',
+    '',
+    '',
+    '',
+    'over it',
+    '',
+  ]);
 });

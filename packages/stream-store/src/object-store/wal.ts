@@ -63,7 +63,6 @@ export class Wal {
   #readThrough = false;
   #putting = false;
   #dead: MillraceError | null = null;
-  #closing = false;
 
   private constructor(options: WalOptions, first: number, fence: number) {
     this.#store = options.store;
@@ -122,7 +121,8 @@ export class Wal {
   }
 
   /**
-   * Puts a group of the journal; durable when resolved. Waits as long as the storage is unavailable. One at a time.
+   * Puts a group of the journal; durable when resolved. Waits as long as the storage is unavailable, until that
+   * is closed. One at a time.
    * A failure (storage_fenced, object_store_denied, ...) is final.
    */
   async put(segment: number, offset: number, parts: readonly Uint8Array[]): Promise<void> {
@@ -139,11 +139,6 @@ export class Wal {
     } finally {
       this.#putting = false;
     }
-  }
-
-  /** From now on an unavailable storage fails a put instead of making it wait. */
-  close(): void {
-    this.#closing = true;
   }
 
   /** Deletes the groups before `ordinal`, which nobody needs any more: the owned manifest says so already. */
@@ -194,7 +189,7 @@ export class Wal {
         if (!answerLost) return 'other';
         return (await this.#find(ordinal))?.writer === this.#writer ? 'mine' : 'other';
       } catch (error) {
-        if (!isUnavailable(error) || this.#closing) throw error;
+        if (!isUnavailable(error)) throw error;
         answerLost = true;
       }
       await sleep(backoffMs(attempt, { minMs, maxMs, random }));

@@ -5,6 +5,7 @@ import { MillraceError } from '@millrace/core/error';
 import { seededRandom } from '@millrace/testkit/random';
 import { MemoryFileSystem, WRITING } from '../memory-file-system.ts';
 import { CRASH_POINTS } from './crash-points.ts';
+import { derivedFiles } from './derived-files.ts';
 import { World } from './world.ts';
 
 /*
@@ -48,6 +49,26 @@ export async function enumerateCrashes(options: EnumerationOptions): Promise<Enu
   } finally {
     rmSync(dir, { recursive: true, force: true });
   }
+}
+
+/**
+ * The same script, and one operation after the other failing once, while the store lives on if it can; then everything
+ * derived is deleted, and what is left has to be the whole store: a failure in the background may cost nothing (I9).
+ */
+export async function enumerateFailures(options: FailureOptions): Promise<number> {
+  const dir = mkdtempSync(join(tmpdir(), 'millrace-crash-points-'));
+  try {
+    return await new Enumerator(dir, { ...options, recoveryEvery: 0 }).failures(options.kind);
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
+}
+
+export interface FailureOptions {
+  readonly seed: number;
+  readonly every: number;
+  readonly kind: 'EIO' | 'ENOSPC';
+  readonly report?: ((line: string) => void) | undefined;
 }
 
 /** The same, without any crash. */
@@ -127,6 +148,21 @@ class Enumerator {
     }
   }
 
+  /** Returns how many failures there were. */
+  async failures(kind: FailureOptions['kind']): Promise<number> {
+    const { seed, every, report } = this.#options;
+    for (let at = 0, failures = 0; ; at += every, failures++) {
+      const world = new World(this.#dir, new MemoryFileSystem(), seededRandom(seed));
+      world.disk.inject({ kind, at, operations: WRITING });
+      await this.#script(world);
+      if (!world.disk.faulted) return failures;
+      const left = world.disk.afterKill();
+      for (const path of derivedFiles(left)) left.remove(path);
+      await this.#verify(world.fork(left), `seed ${seed}, ${kind} at operation ${at}, then without everything derived`);
+      if (failures % 50 === 49) report?.(`${at + 1} operations`);
+    }
+  }
+
   /** What the script comes by, crashed at or not: for choosing one that comes by everything. */
   async survey(): Promise<Enumeration> {
     const world = new World(this.#dir, new MemoryFileSystem(), seededRandom(this.#options.seed));
@@ -161,7 +197,7 @@ class Enumerator {
       for (let round = 0; round < ROUNDS / 3 && !world.failed; round++) await world.round();
       await world.store.close();
     } catch (error) {
-      if (world.disk.struck === null || !(error instanceof MillraceError)) throw error;
+      if (!world.disk.faulted || !(error instanceof MillraceError)) throw error;
     }
   }
 
