@@ -2,6 +2,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { DRAIN_CLIENTS, type DrainClient, type DrainNumbers } from './drains.ts';
+import type { GrowthNumbers, GrowthProgram } from './growth.ts';
 import type { LargeNumbers, LargeSection } from './large.ts';
 import type { LatencyNumbers } from './latency.ts';
 import type { Measured, Results } from './results.ts';
@@ -23,10 +24,11 @@ export function tablesOf(results: Results): Table[] {
     const drains = results[name];
     if (drains !== undefined) tables.push(drainTable(name, drains.numbers, about(drains)));
   }
-  const { latency, store, writers, sinks, large } = results;
+  const { latency, store, writers, growth, sinks, large } = results;
   if (latency !== undefined) tables.push(latencyTable(latency.numbers, about(latency)));
   if (store !== undefined) tables.push(storeTable(store.numbers, about(store)));
   if (writers !== undefined) tables.push(writersTable(writers.numbers, about(writers)));
+  if (growth !== undefined) tables.push(growthTable(growth.numbers, about(growth)));
   if (sinks !== undefined) tables.push(sinksTable(sinks.numbers, about(sinks)));
   if (large !== undefined) tables.push(largeTable(large.numbers, about(large)));
   return tables;
@@ -202,6 +204,94 @@ function writersTable(numbers: WritersNumbers, measured: string): Table {
       `One append in flight per writer, over loopback; the client is one process and the same for all. Medians of ${runs} ` +
         `interleaved runs.${failures.length === 0 ? '' : ` Failed: ${failures.join('; ')}.`}` +
         (liteVersion === null ? ' Without s2 lite, which was not there.' : ` S2's self-hosted server: ${liteVersion}.`),
+      measured,
+    ],
+  };
+}
+
+function growthTable({ programs, runs }: GrowthNumbers, measured: string): Table {
+  const rows: string[][] = [];
+  const row = (
+    what: string,
+    program: GrowthProgram,
+    path: string,
+    show: (value: number) => string,
+    target?: { readonly key: keyof typeof TARGETS; readonly times?: number },
+  ) => {
+    const value = programs[program][path];
+    if (value === undefined) return;
+    rows.push([
+      what,
+      spread(value, show),
+      target === undefined ? '' : judge(TARGETS[target.key], value.median * (target.times ?? 1)),
+    ]);
+  };
+  const ms = (value: number) => `${value.toFixed(value < 10 ? 2 : 0)} ms`;
+  const perSecond = (value: number) => `${thousands(value)}/s`;
+  const rate = (value: number) => `${value.toFixed(0)} MiB/s`;
+  const size = (value: number) => `${value.toFixed(0)} MiB`;
+  const files = (value: number) => value.toFixed(0);
+
+  const streams = 'million-streams';
+  const count = programs[streams].streams?.median ?? 0;
+  const many = count.toLocaleString('en-US');
+  row(`${many} streams: created in process`, streams, 'created.createsPerSec.0', perSecond, { key: 'streamCreation' });
+  row('created over HTTP/2', streams, 'http.createsPerSec', perSecond, { key: 'streamCreation' });
+  row(`growth of RSS by ${many} streams`, streams, 'created.rssGrowthMiB', size, { key: 'streamsGrowth', times: MIB });
+  for (const at of [1000, 100_000, count]) {
+    row(`append with ${at.toLocaleString('en-US')} streams: p50`, streams, `created.append.${at}.p50Us`, (us) =>
+      ms(us / 1000),
+    );
+  }
+  row('append while a checkpoint is written: p99', streams, 'created.checkpoint.appendP99Ms', ms);
+  row('longest stall of the event loop meanwhile', streams, 'created.checkpoint.loopDelayMaxMs', ms);
+  row('list of 1,000 of them', streams, 'created.listPageMs', ms);
+  row('opened again in', streams, 'opened.openMs', ms);
+
+  for (const [index, kind] of [
+    [0, 'S2S'],
+    [1, 'S2S'],
+    [2, 'SSE'],
+    [3, 'SSE'],
+  ] as const) {
+    const followers = programs.followers[`runs.${index}.followers`]?.median ?? 0;
+    const name = `${followers.toLocaleString('en-US')} followers of one stream, ${kind}`;
+    row(`${name}: p50`, 'followers', `runs.${index}.p50Ms`, ms);
+    row(`${name}: p99`, 'followers', `runs.${index}.p99Ms`, ms);
+    row('server RSS before', 'followers', `runs.${index}.before.rssMiB`, size);
+    row('server RSS while delivering', 'followers', `runs.${index}.worked.rssMiB`, size);
+    row('file descriptors after they left', 'followers', `runs.${index}.after.fds`, files);
+  }
+  const idle = programs.followers['idle.followers']?.median ?? 0;
+  row(`server RSS with ${idle.toLocaleString('en-US')} idle followers`, 'followers', 'idle.worked.rssMiB', size);
+
+  row('catch-up of one of 1,000 interleaved streams, cold', 'compaction', 'catchUpBefore.mibPerSec', rate);
+  row('the same, compacted', 'compaction', 'catchUpAfter.mibPerSec', rate);
+  row('write amplification of it', 'compaction', 'writeAmplification', (value) => value.toFixed(2));
+  row('directory, before compaction', 'compaction', 'bytesOnDiskMiB.before', size);
+  row(
+    'directory, six tenths trimmed or deleted, compacted',
+    'compaction',
+    'bytesOnDiskMiB.afterDroppingSixTenths',
+    size,
+  );
+
+  const modes = [
+    ...new Set(Object.keys(programs['object-store']).map((path) => /^(.+)\.serial128B\./.exec(path)?.[1])),
+  ].filter((mode) => mode !== undefined);
+  for (const mode of modes) {
+    row(`${mode}: one serial append of 128 B, p50`, 'object-store', `${mode}.serial128B.p50Ms`, ms);
+    row(`${mode}: 1,000 writers of 256 B`, 'object-store', `${mode}.writers1000x256B.appendsPerSec`, perSecond);
+    row(`${mode}: batches of 1 MB`, 'object-store', `${mode}.batches1MB.mibPerSec`, rate);
+  }
+  row('catch-up from the local disk', 'object-store', 'catchUp.diskMibPerSec', rate);
+  row('catch-up of evicted data from the bucket', 'object-store', 'catchUp.bucketMibPerSec', rate);
+  return {
+    title: 'The store under growth',
+    header: ['what', 'median (min-max)', 'target'],
+    rows,
+    notes: [
+      `${runs} runs. Object storage is the S3 server of the tests on this machine; a real bucket adds its latency to every put.`,
       measured,
     ],
   };

@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { DrainNumbers } from './drains.ts';
+import type { GrowthNumbers } from './growth.ts';
 import type { LargeSection } from './large.ts';
 import type { LatencyNumbers } from './latency.ts';
 import type { Machine } from './machine.ts';
@@ -10,7 +11,7 @@ import type { SinksNumbers } from './sinks.ts';
 import type { StoreNumbers } from './store.ts';
 import type { WritersNumbers } from './writers.ts';
 
-export const SECTIONS = ['small', 'one', 'big', 'latency', 'store', 'writers', 'sinks', 'large'] as const;
+export const SECTIONS = ['small', 'one', 'big', 'latency', 'store', 'writers', 'growth', 'sinks', 'large'] as const;
 export type SectionName = (typeof SECTIONS)[number];
 
 export interface Measured<Numbers> {
@@ -29,6 +30,7 @@ export interface Results {
   readonly latency?: Measured<LatencyNumbers>;
   readonly store?: Measured<StoreNumbers>;
   readonly writers?: Measured<WritersNumbers>;
+  readonly growth?: Measured<GrowthNumbers>;
   readonly sinks?: Measured<SinksNumbers>;
   readonly large?: Measured<LargeSection>;
 }

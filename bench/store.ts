@@ -31,11 +31,11 @@ export async function measureStore(session: Session): Promise<StoreNumbers> {
   const overHttp = new Map<string, number[]>();
   for (let i = 0; i < runs; i++) {
     session.progress(`store ${i + 1}/${runs} in process`);
-    const { medians } = (await runProgram(session, 'journal.ts', ['1'])) as { medians: Record<string, number> };
+    const { medians } = (await runStoreProgram(session, 'journal.ts', ['1'])) as { medians: Record<string, number> };
     gather(inProcess, medians);
     session.progress(`store ${i + 1}/${runs} over HTTP`);
     const args = ['--mib', String(mib), '--seconds', String(seconds)];
-    const { results } = (await runProgram(session, 'http.ts', args)) as {
+    const { results } = (await runStoreProgram(session, 'http.ts', args)) as {
       results: Record<string, Record<string, number>>;
     };
     for (const [bench, metrics] of Object.entries(results)) {
@@ -54,7 +54,7 @@ function spreads(gathered: Map<string, number[]>): Record<string, Spread> {
 }
 
 /** Runs one of the store's own benches, which prints JSON. What it writes goes to a directory of ours. */
-async function runProgram(session: Session, file: string, args: readonly string[]): Promise<unknown> {
+export async function runStoreProgram(session: Session, file: string, args: readonly string[]): Promise<unknown> {
   session.signal.throwIfAborted();
   const program = fileURLToPath(new URL(`../packages/stream-store/bench/${file}`, import.meta.url));
   return await session.withDirectory(async (dir) => {

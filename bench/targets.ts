@@ -19,6 +19,8 @@ export const TARGETS = {
   sessionWrite: { atLeast: 200, unit: ' MiB/s' },
   catchUpRead: { atLeast: 600, unit: ' MiB/s' },
   concurrentAppends: { atLeast: 50_000, unit: '/s' },
+  streamsGrowth: { atMost: 300 * MIB, unit: ' MiB' },
+  streamCreation: { atLeast: 5_000, unit: '/s' },
   rss: { atMost: 400 * MIB, unit: ' MiB' },
   retainedWal: { atMost: 32 * MIB, unit: ' MiB' },
   tenSinks: { atMost: 2, unit: 'x' },

@@ -263,7 +263,8 @@ export class Compactor {
       await throttle.turn();
     } catch (error) {
       await run.abandon();
-      if (base !== null) await this.#release(base.name);
+      // Not when the manifest that holds names it, too: then it stands for segments that are gone.
+      if (base !== null && base.name !== files.manifest?.base) await this.#release(base.name);
       throw error;
     }
     await this.#commit({ run, base, manifest: this.#nextManifest(run, base) });

@@ -1,4 +1,5 @@
 import { assert } from '@millrace/core/assert';
+import { MillraceError } from '@millrace/core/error';
 import type { FileObserver } from '../compaction/file-observer.ts';
 import { encodeManifest, type Manifest } from '../compaction/manifest.ts';
 import { indexPath, isPack, parseFileName, segmentPath } from '../journal/file-names.ts';
@@ -272,8 +273,11 @@ export class BucketJournal implements RemoteFiles, FileObserver {
     const manifest = this.#manifest;
     if (manifest !== null && this.#base?.name !== manifest.base) {
       const blob = await files.upload(fileSystem, `${dir}/${manifest.base}`, undefined, this.#count);
-      // Gone: compaction has made another in the meantime.
-      if (blob === null) return true;
+      if (blob === null) {
+        // Compaction has made another in the meantime.
+        if (this.#manifest !== manifest) return true;
+        throw new MillraceError('storage_corrupt', { detail: `${dir}/${manifest.base} is missing.` });
+      }
       if (this.#base !== null && this.#base.blob.tag !== this.#body.base?.tag) await this.#remove(this.#base.blob);
       this.#base = { name: manifest.base, blob };
       return true;

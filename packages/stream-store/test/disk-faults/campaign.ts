@@ -1,17 +1,18 @@
 /**
  * The disk fault campaign: what the tests do in a small selection, in full.
  *
- *   npm run test:disk-faults -- [--runs 500] [--bucket-runs 100] [--seed N] [--every 1] [--recovery-every 1] [--flips 2000]
+ *   npm run test:disk-faults -- [--runs 500] [--bucket-runs 100] [--seed N]
+ *                               [--every 1] [--recovery-every 5] [--failure-every 1] [--flips 2000]
  *
  * Random lives on a faulty disk (`--runs` seeds from `--seed` on), and with a bucket behind a bad network in both modes
- * (`--bucket-runs` each); then the power going at every `--every`-th operation
- * of a fixed script, and again at every `--recovery-every`-th operation of each recovery (0: not); then single wrong bits.
- * Every failure names its seed; MILLRACE_DISK_SEED=N repeats a random one in the tests.
+ * (`--bucket-runs` each); then the power going at every `--every`-th operation of a fixed script, and again at every
+ * `--recovery-every`-th operation of each recovery (0: not); then every `--failure-every`-th operation failing once; then
+ * single wrong bits. Every failure names its seed; MILLRACE_DISK_SEED=N repeats a random one in the tests.
  */
 import { parseArgs } from 'node:util';
 import { runBitFlips } from './bit-flips.ts';
 import { runDiskFaults, type Shelf } from './campaign-run.ts';
-import { enumerateCrashes, SCRIPT_SEED } from './crash-enumeration.ts';
+import { enumerateCrashes, enumerateFailures, SCRIPT_SEED } from './crash-enumeration.ts';
 
 const { values } = parseArgs({
   options: {
@@ -20,6 +21,7 @@ const { values } = parseArgs({
     seed: { type: 'string', default: String(Date.now() % 1_000_000) },
     every: { type: 'string', default: '1' },
     'recovery-every': { type: 'string', default: '5' },
+    'failure-every': { type: 'string', default: '1' },
     flips: { type: 'string', default: '2000' },
   },
 });
@@ -55,6 +57,14 @@ await timed('crash points', async () => {
   if (run === null) return 'stopped';
   return `${run.operations} operations, ${run.crashes} crashes, ${run.recoveryCrashes} crashes of recoveries`;
 });
+
+for (const kind of ['EIO', 'ENOSPC'] as const) {
+  await timed(`one ${kind}`, async () => {
+    const every = Number(values['failure-every']);
+    const met = await enumerateFailures({ seed: SCRIPT_SEED, every, kind, report: say }).catch(failed);
+    return met === null ? 'stopped' : `at ${met} operations`;
+  });
+}
 
 await timed('wrong bits', async () => {
   const total = { flips: 0, refused: 0, unreadable: 0, unharmed: 0, cut: 0 };

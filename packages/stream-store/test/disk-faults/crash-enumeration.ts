@@ -194,6 +194,8 @@ class Enumerator {
       await world.store.close();
       if (world.disk.struck !== null) return;
       await world.open();
+      // A failure may have left something unanswered.
+      if (world.disk.faulted) await world.check();
       for (let round = 0; round < ROUNDS / 3 && !world.failed; round++) await world.round();
       await world.store.close();
     } catch (error) {

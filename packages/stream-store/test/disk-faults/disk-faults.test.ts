@@ -1,7 +1,7 @@
 import { describe, expect, test } from 'vitest';
 import { runBitFlips } from './bit-flips.ts';
 import { type DiskRun, runDiskFaults } from './campaign-run.ts';
-import { enumerateCrashes, SCRIPT_SEED, surveyCrashes } from './crash-enumeration.ts';
+import { enumerateCrashes, enumerateFailures, SCRIPT_SEED, surveyCrashes } from './crash-enumeration.ts';
 import { CRASH_POINTS, INTERRUPTED } from './crash-points.ts';
 
 // A small selection; `npm run test:disk-faults` does all of it. A failure names its seed: MILLRACE_DISK_SEED repeats it.
@@ -40,6 +40,13 @@ describe('a store on a faulty disk', { timeout: 120_000 }, () => {
     const { recoveryCrashes } = await enumerateCrashes({ seed: SCRIPT_SEED, every: 151, recoveryEvery: 2 });
     expect(recoveryCrashes).toBeGreaterThan(50);
   });
+
+  test.each(['EIO', 'ENOSPC'] as const)(
+    'any operation may fail with %s, once, and nothing hangs on what is derived',
+    async (kind) => {
+      expect(await enumerateFailures({ seed: SCRIPT_SEED, every: 89, kind })).toBeGreaterThan(5);
+    },
+  );
 
   test(`one wrong bit in any file is harmless, or noticed (seed ${SEED})`, async () => {
     const { refused, unreadable, unharmed } = await runBitFlips(SEED, 150);
