@@ -145,3 +145,20 @@ export function sizeOf(bytes: Buffer, ref: number): number {
 function kindOf(bytes: Buffer, ref: number): BlobKind {
   return bytes.readUInt32LE((ref & CHUNK_MASK) << UNIT_BITS) >= KIND_BIT ? EXTRA : NAME;
 }
+
+/** Negative, 0 or positive: the order of two stretches of bytes. */
+export function compareBytes(
+  a: Uint8Array,
+  atA: number,
+  lengthA: number,
+  b: Uint8Array,
+  atB: number,
+  lengthB: number,
+): number {
+  const length = Math.min(lengthA, lengthB);
+  for (let i = 0; i < length; i++) {
+    const order = a[atA + i]! - b[atB + i]!;
+    if (order !== 0) return order;
+  }
+  return lengthA - lengthB;
+}

@@ -4,7 +4,7 @@ import type { Carry, StreamEntry } from '../entries.ts';
 import { STREAMS_HYDRATED_MAX } from '../limits.ts';
 import type { StreamCipher, StreamConfig, StreamInfo } from '../model.ts';
 import { type StreamExtra, type StreamRow, StreamState } from '../stream-state.ts';
-import { atOf, type BlobKind, type BlobOwner, ByteArena, EXTRA, NAME, sizeOf } from './byte-arena.ts';
+import { atOf, type BlobKind, type BlobOwner, ByteArena, compareBytes, EXTRA, NAME, sizeOf } from './byte-arena.ts';
 import { ConfigTable } from './config-table.ts';
 import { FrozenStreams } from './frozen-streams.ts';
 import { hashId, NameHash } from './name-hash.ts';
@@ -40,11 +40,9 @@ import {
   writeTriple,
 } from './stream-extra.ts';
 import { type NamedRows, StreamNames } from './stream-names.ts';
+import { StreamsInUse } from './streams-in-use.ts';
 
 const TWO_32 = 4_294_967_296;
-
-/** Looked at beyond twice what was hydrated since, in one sweep. */
-const SWEEP_STEP = 64;
 
 /** What a new row begins with. */
 export interface NewStream {
@@ -73,13 +71,7 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
   readonly #freeBasins: number[] = [];
   /** Streams whose deletion is durable and which are not purged. */
   readonly #deleted = new Set<number>();
-  /** By slot; the longest unused first, as far as the sweeps got. */
-  readonly #hydrated = new Map<number, StreamState>();
-  readonly #hydratedMax: number;
-  #hydratedSince = 0;
-  /** Visits of sweeps since one could park something. */
-  #fruitless = 0;
-  #sweeping = false;
+  readonly #hydrated: StreamsInUse;
   /** First free slot + 1; 0: none. */
   #free = 0;
   /** Rows ever used. */
@@ -87,7 +79,7 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
   #scratch = Buffer.allocUnsafeSlow(2048);
 
   constructor(hydratedMax = STREAMS_HYDRATED_MAX) {
-    this.#hydratedMax = hydratedMax;
+    this.#hydrated = new StreamsInUse(hydratedMax, (slot, state) => this.#park(slot, state));
   }
 
   get size(): number {
@@ -494,33 +486,16 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
       activeLast: view.getUint32(at + ACTIVE_LAST, true) - 1,
       extra,
     });
-    this.#hydrated.set(slot, state);
-    this.#hydratedSince++;
-    this.#fruitless = 0;
-    if (this.#hydrated.size > this.#hydratedMax) this.#sweepSoon();
+    this.#hydrated.put(slot, state);
     return state;
   }
 
   /**
-   * Puts idle streams back while there are too many; who was used since the last look gets another chance. Not from
-   * within what uses them: it runs in a turn of the event loop of its own, and recovery calls it between two entries.
+   * Puts idle streams back while there are too many. Not from within what uses them: it happens by itself in a turn of
+   * the event loop of its own, and recovery calls it between two entries.
    */
   parkIdle(): void {
-    if (this.#hydrated.size <= this.#hydratedMax) return;
-    let visits = Math.min(this.#hydrated.size, this.#hydratedSince * 2 + SWEEP_STEP);
-    this.#hydratedSince = 0;
-    for (const [slot, state] of this.#hydrated) {
-      if (visits-- === 0 || this.#hydrated.size <= this.#hydratedMax) return;
-      if (state.idle && (!state.recent || this.#hydratedMax === 0)) {
-        this.#park(slot, state);
-        this.#fruitless = 0;
-      } else {
-        this.#fruitless++;
-        state.recent = false;
-        this.#hydrated.delete(slot);
-        this.#hydrated.set(slot, state);
-      }
-    }
+    this.#hydrated.sweep();
   }
 
   /** A view of all streams as they are at this moment; see FrozenStreams. */
@@ -539,17 +514,6 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
     return this.#pages.length * ROW_BYTES + this.#arena.bytes + this.#byId.byteLength + this.#byName.byteLength;
   }
 
-  #sweepSoon(): void {
-    if (this.#sweeping) return;
-    this.#sweeping = true;
-    setImmediate(() => {
-      this.#sweeping = false;
-      this.parkIdle();
-      // Until all were looked at twice in vain: they are in use, and the next one that is hydrated tries again.
-      if (this.#hydrated.size > this.#hydratedMax && this.#fruitless < this.#hydrated.size * 2) this.#sweepSoon();
-    });
-  }
-
   #park(slot: number, state: StreamState): void {
     assert(state.slot === slot, 'a stream is in its own row');
     const view = this.#pages.readable(slot);
@@ -560,7 +524,6 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
     if (state.expiredTo > state.trimPoint && this.#extraAt(slot).expiredTo < state.expiredTo) {
       this.writeExtra(slot, state.extra);
     }
-    this.#hydrated.delete(slot);
     state.detach(false);
   }
 
@@ -659,20 +622,4 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
     }
     return name.length;
   }
-}
-
-function compareBytes(
-  a: Uint8Array,
-  atA: number,
-  lengthA: number,
-  b: Uint8Array,
-  atB: number,
-  lengthB: number,
-): number {
-  const length = Math.min(lengthA, lengthB);
-  for (let i = 0; i < length; i++) {
-    const order = a[atA + i]! - b[atB + i]!;
-    if (order !== 0) return order;
-  }
-  return lengthA - lengthB;
 }
