@@ -13,6 +13,8 @@ import { Wal } from './wal.ts';
 // requests can happen and comes again with its seed, and step by step for the cases worth naming.
 
 const SEEDS = Number(process.env.MILLRACE_WAL_SEEDS ?? 200);
+/** Loses an acknowledged group when who takes over does not ask, after its fence stands, whether it still owns the manifest. */
+const FOUND = [347];
 
 interface Journal {
   readonly first: number;
@@ -149,7 +151,8 @@ test('whatever is lost, late or paused: no acknowledged group is lost or reorder
 }, async () => {
   let acked = 0;
   let takeovers = 0;
-  for (let seed = 1; seed <= SEEDS; seed++) {
+  const seeds = [...FOUND, ...Array.from({ length: SEEDS }, (_, i) => i + 1)];
+  for (const seed of seeds) {
     const world = await simulate(seed);
     try {
       check(world, await world.final());
