@@ -1,3 +1,4 @@
+import { cpSync, rmSync } from 'node:fs';
 import { createDatabase, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { eventually, type Message, type Millrace, startMillrace } from './millrace.ts';
@@ -143,6 +144,34 @@ test('a table as wide as Postgres allows is captured and backfilled', async () =
   const messages = await millrace.atLeast(2);
   expect(messages.map((m) => m.action)).toEqual(['read', 'insert']);
   expect(messages[1]!.record['a_rather_long_column_name_1499']).toBe(7);
+});
+
+test('a change log that lost what it had captured is refused, although the slot has not moved', async () => {
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
+  millrace = await startMillrace(db);
+  const { dataDir } = millrace;
+  await db.sql(`INSERT INTO t VALUES (1)`);
+  await millrace.atLeast(1);
+  await millrace.stop();
+  // As if the log came from an older copy than the rest: a restored backup, or what a bucket had of it.
+  cpSync(`${dataDir}/log`, `${dataDir}/log.old`, { recursive: true });
+  for (const count of [2, 3]) {
+    millrace = await startMillrace(db, { dataDir });
+    await db.sql(`INSERT INTO t VALUES (${count})`);
+    await millrace.atLeast(count);
+    await millrace.stop();
+  }
+  cpSync(`${dataDir}/log`, `${dataDir}/log.new`, { recursive: true });
+  const exchange = (copy: string) => {
+    rmSync(`${dataDir}/log`, { recursive: true });
+    cpSync(`${dataDir}/${copy}`, `${dataDir}/log`, { recursive: true });
+  };
+  exchange('log.old');
+  await expect(startMillrace(db, { dataDir })).rejects.toMatchObject({ code: 'log_lost' });
+  exchange('log.new');
+  millrace = await startMillrace(db, { dataDir });
+  await db.sql(`INSERT INTO t VALUES (4)`);
+  expect(ids(await millrace.atLeast(4))).toEqual([1, 2, 3, 4]);
 });
 
 describe('the slot', () => {

@@ -24,7 +24,11 @@ const data = (stdout: string): Finished => ({ stdout, stderr: '', code: 0 });
 
 test('the location of a store is listed, is the default, and is where its basins are', async () => {
   expect(await cli('list-locations')).toEqual(data('cellar\n'));
-  expect(await cli('list-locations', '--json')).toEqual(data('{"name":"cellar","is_private":false,"storage_classes":["standard","express"],"default_storage_class":"express"}\n'));
+  expect(await cli('list-locations', '--json')).toEqual(
+    data(
+      '{"name":"cellar","is_private":false,"storage_classes":["standard","express"],"default_storage_class":"express"}\n',
+    ),
+  );
   expect(await cli('get-default-location')).toEqual(data('cellar\n'));
   const set = await cli('set-default-location', 'cellar');
   expect(set).toEqual({ stdout: '', stderr: '✓ Default location set to cellar\n', code: 0 });

@@ -70,6 +70,7 @@ export const codes = {
   storage_fenced: { retry: 'operator', text: 'Another process has taken over the object storage of this store.' },
   storage_lost: { retry: 'operator', text: 'The local disk is gone, and with it what was not yet in the bucket.' },
   storage_mismatch: { retry: 'operator', text: 'The data directory and the bucket belong to different stores.' },
+  log_lost: { retry: 'operator', text: 'The change log has lost changes that it had captured.' },
   log_overrun: { retry: 'operator', text: 'A sink fell behind the retained change log.' },
   // Object storage
   object_store_unavailable: {

@@ -131,7 +131,10 @@ interface Usage {
 
 function child(role: string, args: readonly string[]): ChildProcess {
   const flags = ['--expose-gc', import.meta.filename, '--role', role, ...args];
-  return spawn(process.execPath, flags, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+  // As bin/millrace.js starts it.
+  return spawn(process.execPath, ['--max-semi-space-size=16', ...flags], {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  });
 }
 
 async function ask<T>(process: ChildProcess, message: string): Promise<T> {

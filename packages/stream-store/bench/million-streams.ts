@@ -233,7 +233,10 @@ async function serve(dir: string): Promise<void> {
 
 function run(role: string, dir: string): ChildProcess {
   const flags = ['--expose-gc', import.meta.filename, '--role', role, '--dir', dir, '--streams', String(STREAMS)];
-  return spawn(process.execPath, flags, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+  // As bin/millrace.js starts it.
+  return spawn(process.execPath, ['--max-semi-space-size=16', ...flags], {
+    stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+  });
 }
 
 async function resultOf(role: string, dir: string): Promise<unknown> {

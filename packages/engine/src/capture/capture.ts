@@ -78,7 +78,7 @@ export function startCapture({ source, state, log, awaitMs, onState = () => {} }
 
   async function stream(onStreaming: () => void): Promise<void> {
     await log.voidOpen();
-    const { connection, startLsn } = await openSource(source, state, log.endLsn, stopping.signal);
+    const { connection, startLsn } = await openSource(source, state, log, stopping.signal);
     const over = Promise.withResolvers<MillraceError | null>();
     let failure: unknown = null;
     // Of this connection only: a late acknowledgement of the one before must not reach the next.
@@ -165,7 +165,7 @@ function idleAcknowledger(state: SourceState, log: ChangeLog, send: (lsn: Lsn) =
     const lsn = wanted;
     if (identity !== null && lsn > identity.acknowledged) {
       try {
-        await state.save({ ...identity, acknowledged: lsn });
+        await state.save({ ...identity, acknowledged: lsn, logRecords: log.durableSeq });
       } catch {
         timer = null;
         return; // The store has failed and ends the process; nothing may be confirmed.

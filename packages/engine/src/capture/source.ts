@@ -33,6 +33,14 @@ export interface SourceIdentity {
   readonly timeline: number;
   readonly slot: string;
   readonly acknowledged: Lsn;
+  /** Records that were durable in the change log when this was written. */
+  readonly logRecords: number;
+}
+
+/** The change log as far as it is durable. */
+export interface LogEnd {
+  readonly endLsn: Lsn;
+  readonly durableSeq: number;
 }
 
 export class SourceState {
@@ -59,33 +67,47 @@ export class SourceState {
 }
 
 function parseIdentity(bytes: Uint8Array): SourceIdentity {
-  const json = JSON.parse(Buffer.from(bytes).toString()) as Omit<SourceIdentity, 'acknowledged'> & {
+  const json = JSON.parse(Buffer.from(bytes).toString()) as Omit<SourceIdentity, 'acknowledged' | 'logRecords'> & {
     acknowledged: string;
+    /** Absent in what an earlier version wrote. */
+    logRecords?: number;
   };
-  return { ...json, acknowledged: BigInt(json.acknowledged) };
+  return { ...json, acknowledged: BigInt(json.acknowledged), logRecords: json.logRecords ?? 0 };
 }
 
 /**
  * Opens the replication connection, creates publication and slot where that is wanted, and checks that streaming from
- * `logEnd` on leaves no gap. The caller owns the connection.
+ * the end of the log on leaves no gap. The caller owns the connection.
  */
 export async function openSource(
   config: SourceConfig,
   state: SourceState,
-  logEnd: Lsn,
+  log: LogEnd,
   signal: AbortSignal,
 ): Promise<{ connection: PgConnection; startLsn: Lsn }> {
+  checkLog(state, log);
   const connection = await PgConnection.connect({ ...config.connection, replication: true }, signal);
   try {
     await ensurePublication(config);
     const system = await identifySystem(connection);
-    const slot = await ensureSlot(connection, config, state, logEnd);
-    const startLsn = await admit(config, state, { ...system, slot }, logEnd);
+    const slot = await ensureSlot(connection, config, state, log.endLsn);
+    const startLsn = await admit(config, state, { ...system, slot }, log);
     return { connection, startLsn };
   } catch (error) {
     await connection.close();
     throw error;
   }
+}
+
+/** A disk that was lost and a bucket that had not everything, or a data directory put together from two copies. */
+function checkLog({ identity }: SourceState, { durableSeq }: LogEnd): void {
+  if (identity === null || durableSeq >= identity.logRecords) return;
+  throw new MillraceError('log_lost', {
+    detail: `It holds ${durableSeq} records and held ${identity.logRecords}; slot "${identity.slot}" will not send them again.`,
+    hint:
+      'If the gap is acceptable, give the database, its slot and its sinks other names in the configuration, with ' +
+      'initial_backfill: true: they start afresh. Otherwise restore the whole data directory from one copy.',
+  });
 }
 
 async function ensurePublication({ connection, publication }: SourceConfig): Promise<void> {
@@ -136,7 +158,8 @@ interface Seen {
 }
 
 /** Returns the LSN to stream from, once the identity is on record. */
-async function admit(config: SourceConfig, state: SourceState, seen: Seen, logEnd: Lsn): Promise<Lsn> {
+async function admit(config: SourceConfig, state: SourceState, seen: Seen, log: LogEnd): Promise<Lsn> {
+  const logEnd = log.endLsn;
   const { slot } = seen;
   if (slot.plugin !== 'pgoutput' || slot.database !== config.connection.database) {
     throw new MillraceError('pg_slot_changed', {
@@ -169,7 +192,8 @@ async function admit(config: SourceConfig, state: SourceState, seen: Seen, logEn
     }
   }
   const acknowledged = maxLsn(before?.acknowledged ?? confirmed, logEnd);
-  await state.save({ systemId: seen.systemId, timeline: seen.timeline, slot: slot.name, acknowledged });
+  const { systemId, timeline } = seen;
+  await state.save({ systemId, timeline, slot: slot.name, acknowledged, logRecords: log.durableSeq });
   return acknowledged;
 }
 
