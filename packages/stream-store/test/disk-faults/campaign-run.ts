@@ -85,8 +85,7 @@ class DiskFaultRun {
     const world = this.#world;
     const random = this.#random;
     for (let opening = 0; opening < OPENINGS_MAX; opening++) {
-      // Of a bucket with an empty disk nobody can tell that there never was anything: a first opening is left in peace.
-      if (random.chance(0.5) || (life === 0 && world.storage !== null)) break;
+      if (random.chance(0.5)) break;
       const kind = random.pick(['power', 'power', 'EIO', 'ENOSPC'] as const);
       const operations = kind === 'EIO' && random.chance(0.3) ? (['read'] as const) : WRITING;
       world.disk.inject({ kind, at: random.integer(20), operations });
