@@ -94,7 +94,6 @@ describe('basins', () => {
     expect(fresh.id).toBeGreaterThan(stream.id);
     expect(await codeOf(store.deleteBasin('basin-nil'))).toBe('basin_not_found');
   });
-
 });
 
 describe('streams', () => {

@@ -35,7 +35,6 @@ import type {
   Page,
   PartialStreamConfig,
   Provisioned,
-  StreamCipher,
   StreamConfig,
   StreamInfo,
   StreamReconfiguration,

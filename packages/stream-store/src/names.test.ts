@@ -25,7 +25,8 @@ test('basin prefixes may be short and end with a hyphen, but not begin with one'
 
 test('stream names are 1 to 512 bytes of UTF-8 other than . and ..', () => {
   for (const good of ['a', 'a/b c', '...', 'é'.repeat(256), ' ']) expect(checkStreamName(good)).toBeNull();
-  for (const bad of ['', '.', '..', `${'é'.repeat(256)}a`, '\ud800', 'a\0b']) expect(checkStreamName(bad)).not.toBeNull();
+  for (const bad of ['', '.', '..', `${'é'.repeat(256)}a`, '\ud800', 'a\0b'])
+    expect(checkStreamName(bad)).not.toBeNull();
   expect(checkStreamPrefix('')).toBeNull();
   expect(checkStreamPrefix('..')).toBeNull();
   expect(checkStreamPrefix('a'.repeat(513))).not.toBeNull();

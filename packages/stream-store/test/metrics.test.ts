@@ -322,7 +322,11 @@ describe('locations', () => {
   it('are called what the operator says, and a default that is gone gives way', async () => {
     const own = await serve({}, { location: 'eu-1:a' });
     const set = (location: unknown) => askHttp1(own, '/v1/locations/default', { method: 'PUT', json: location });
-    expect((await set('eu-1:a')).json).toMatchObject({ name: 'eu-1:a', is_private: false, default_storage_class: 'express' });
+    expect((await set('eu-1:a')).json).toMatchObject({
+      name: 'eu-1:a',
+      is_private: false,
+      default_storage_class: 'express',
+    });
     expect([(await set('local')).status, (await set({ name: 'eu-1:a' })).status, (await set('')).status]).toEqual([
       422, 400, 400,
     ]);

@@ -11,7 +11,6 @@ import type {
   ReadWrite,
   ResourceSet,
   RetentionSecs,
-  StorageClass,
   StreamCipher,
   StreamConfig,
   StreamInfo,

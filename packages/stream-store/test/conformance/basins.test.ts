@@ -339,7 +339,9 @@ it('row 26: the location of a basin cannot change, and one that does not exist i
 
 it('row 27: locations are listed, one is the default, and only a known one can be made it', async () => {
   const locations = await s2.locations.list();
-  expect(locations.map(Object.keys)).toEqual(locations.map(() => ['name', 'isPrivate', 'storageClasses', 'defaultStorageClass']));
+  expect(locations.map(Object.keys)).toEqual(
+    locations.map(() => ['name', 'isPrivate', 'storageClasses', 'defaultStorageClass']),
+  );
   const [local] = locations;
   expect(await s2.locations.getDefault()).toEqual(local);
   expect(await s2.locations.setDefault({ location: local!.name })).toEqual(local);

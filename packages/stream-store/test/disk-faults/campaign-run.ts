@@ -62,7 +62,7 @@ class DiskFaultRun {
 
   async run(): Promise<DiskRun> {
     for (let life = 0; life < LIVES; life++) {
-      await this.#openWithFaults(life);
+      await this.#openWithFaults();
       await this.#world.check();
       await this.#live();
       if (this.#random.chance(0.4)) await this.#rebuildDerived();
@@ -81,7 +81,7 @@ class DiskFaultRun {
   }
 
   /** Crashing while it recovers must leave what it would have found without (22). */
-  async #openWithFaults(life: number): Promise<void> {
+  async #openWithFaults(): Promise<void> {
     const world = this.#world;
     const random = this.#random;
     for (let opening = 0; opening < OPENINGS_MAX; opening++) {
