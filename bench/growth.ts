@@ -7,7 +7,13 @@ import type { Session } from './session.ts';
 import { type Spread, spreadOf } from './statistics.ts';
 import { runStoreProgram } from './store.ts';
 
-export const GROWTH_PROGRAMS = ['compaction', 'object-store', 'followers', 'million-streams'] as const;
+export const GROWTH_PROGRAMS = [
+  'compaction',
+  'beside-compaction',
+  'object-store',
+  'followers',
+  'million-streams',
+] as const;
 export type GrowthProgram = (typeof GROWTH_PROGRAMS)[number];
 
 export interface GrowthNumbers {
@@ -31,12 +37,14 @@ export async function measureGrowth(session: Session): Promise<GrowthNumbers> {
   const counts = FOLLOWERS.map((count) => sized(count, 20)).join(',');
   const args: Record<GrowthProgram, string[]> = {
     compaction: [sized(COMPACTION_MIB, 32)],
+    'beside-compaction': [sized(6, 1)],
     'object-store': ['--mib', sized(OBJECT_STORE_MIB, 32)],
     followers: ['--counts', counts, '--idle', sized(IDLE_FOLLOWERS, 50)],
     'million-streams': ['--streams', sized(STREAMS, 20_000)],
   };
   const gathered: Record<GrowthProgram, Map<string, number[]>> = {
     compaction: new Map(),
+    'beside-compaction': new Map(),
     'object-store': new Map(),
     followers: new Map(),
     'million-streams': new Map(),

@@ -276,6 +276,14 @@ function growthTable({ programs, runs }: GrowthNumbers, measured: string): Table
     size,
   );
 
+  for (const [when, path] of [
+    ['no compaction', 'off'],
+    ['while one runs', 'on'],
+  ] as const) {
+    row(`${when}: one serial append of 128 B, p50`, 'beside-compaction', `${path}.serial.p50Ms`, ms);
+    row(`${when}: p99`, 'beside-compaction', `${path}.serial.p99Ms`, ms);
+    row(`${when}: 256 writers of 256 B`, 'beside-compaction', `${path}.appendsPerSec`, perSecond);
+  }
   const modes = [
     ...new Set(Object.keys(programs['object-store']).map((path) => /^(.+)\.serial128B\./.exec(path)?.[1])),
   ].filter((mode) => mode !== undefined);
