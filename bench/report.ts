@@ -202,7 +202,7 @@ function writersTable(numbers: WritersNumbers, measured: string): Table {
     rows,
     notes: [
       `One append in flight per writer, over loopback; the client is one process and the same for all. Medians of ${runs} ` +
-        `interleaved runs.${failures.length === 0 ? '' : ` Failed: ${failures.join('; ')}.`}` +
+        `interleaved runs.${failures.length === 0 ? '' : ` Failed: ${[...new Set(failures)].join('; ')}.`}` +
         (liteVersion === null ? ' Without s2 lite, which was not there.' : ` S2's self-hosted server: ${liteVersion}.`),
       measured,
     ],
@@ -250,8 +250,8 @@ function growthTable({ programs, runs }: GrowthNumbers, measured: string): Table
 
   for (const [index, kind] of [
     [0, 'S2S'],
-    [1, 'S2S'],
-    [2, 'SSE'],
+    [1, 'SSE'],
+    [2, 'S2S'],
     [3, 'SSE'],
   ] as const) {
     const followers = programs.followers[`runs.${index}.followers`]?.median ?? 0;

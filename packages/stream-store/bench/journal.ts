@@ -90,6 +90,7 @@ async function catchUp(stream: Stream): Promise<number> {
     const slice = await stream.read(at, { countMax: 1000, meteredBytesMax: MiB });
     bytes += slice!.meteredBytes;
     at = slice!.firstSeqNum + slice!.count;
+    slice!.release?.();
   }
   return (bytes * 1000) / MiB / (performance.now() - start);
 }

@@ -5,13 +5,13 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { READ_SLICE_BYTES } from '../src/http/limits.ts';
-import { startHttpServer } from '../src/http/server.ts';
+import { type HttpServerOptions, startHttpServer } from '../src/http/server.ts';
 import { TAIL_RING_BYTES_MAX } from '../src/limits.ts';
 import { type LocalStore, openLocalStore } from '../src/local-store.ts';
 import { DEFAULT_BASIN_CONFIG } from '../src/model.ts';
 import type { Stream, StreamStore } from '../src/store.ts';
 import { readSession, recordsPath } from './s2s-client.ts';
-import type { Served } from './serve.ts';
+import { askHttp1, type Served } from './serve.ts';
 import { EventReader } from './sse-client.ts';
 import { HeldClock, input } from './store-rig.ts';
 
@@ -30,7 +30,7 @@ interface Following extends Served {
   readonly handedOut: () => number;
 }
 
-async function serve(): Promise<Following> {
+async function serve(options: Partial<HttpServerOptions> = {}): Promise<Following> {
   const dir = await mkdtemp(path.join(tmpdir(), 'millrace-followers-'));
   const clock = new HeldClock();
   const store = await openLocalStore({ dir, clock, segmentBytes: 4 * MiB });
@@ -38,7 +38,7 @@ async function serve(): Promise<Following> {
   let handed = 0;
   const counting = counted(store, (bytes) => (handed += bytes));
   const heartbeat = { minMs: 40, maxMs: 60 };
-  const server = await startHttpServer({ store: counting, port: 0, auth: 'off', heartbeat });
+  const server = await startHttpServer({ store: counting, port: 0, auth: 'off', heartbeat, ...options });
   const stop = async () => {
     await server.close({ graceMs: 0 });
     await store.close();
@@ -163,6 +163,39 @@ describe('a follower', () => {
     expect(rejoined).toContain('behind');
     expect(rejoined.lastIndexOf('behind')).toBeLessThan(rejoined.indexOf('ping', rejoined.lastIndexOf('behind')));
     expect(rejoined.findLast((event) => event !== 'ping')).toBe('live');
+  });
+
+  it('is one of many that take nothing: together they have a bounded part in memory, and lose nothing by it', async () => {
+    const bound = 2 * MiB;
+    const served = await serve({ readMemoryBytesMax: bound });
+    const stream = await served.store.openStream(BASIN, 's', 'append');
+    // Records larger than what is given at a time when memory is short.
+    for (let i = 0; i < 8; i++) await stream.append(input(BATCH));
+    const readers = Array.from({ length: 24 }, () => {
+      const reader = readSession(served, BASIN, 's', 'seq_num=0&wait=0', {});
+      reader.stream.pause();
+      return reader;
+    });
+    const inMemory = async () => {
+      const { text } = await askHttp1(served, '/metrics');
+      return Number(/^millrace_http_read_memory_bytes (\d+)$/m.exec(text)![1]);
+    };
+    // Everybody has been given something and waits.
+    await vi.waitFor(() => expect(served.handedOut()).toBeGreaterThan(readers.length * 100_000), { timeout: 20_000 });
+    for (let before = -1; before !== served.handedOut(); ) {
+      before = served.handedOut();
+      for (let turns = 0; turns < 200; turns++) await new Promise((resolve) => setImmediate(resolve));
+    }
+    const held = await inMemory();
+    expect(held).toBeGreaterThan(bound / 2);
+    // A record for each of those that came when there was no more.
+    expect(held).toBeLessThan(bound + readers.length * 130_000);
+    for (const reader of readers) reader.stream.resume();
+    for (const reader of readers) {
+      await reader.until(() => reader.ended);
+      expect(reader.records.map(({ seqNum }) => seqNum)).toEqual(Array.from({ length: 64 }, (_, i) => i));
+    }
+    expect(await inMemory()).toBe(0);
   });
 
   it('whose next records are trimmed goes on behind them', async () => {

@@ -7,6 +7,7 @@ import type { Access } from './access.ts';
 import type { BodyReader } from './body.ts';
 import type { Exchange } from './exchange.ts';
 import type { HttpMetrics } from './prometheus.ts';
+import type { ReadMemory } from './read-memory.ts';
 import type { FrameBufferPool } from './s2s-frame.ts';
 import type { SharedEncodings } from './shared-encodings.ts';
 
@@ -27,6 +28,7 @@ export interface ServerContext {
     readonly raw: SharedEncodings<string>;
     readonly base64: SharedEncodings<string>;
   };
+  readonly readMemory: ReadMemory;
   readonly bodies: BodyReader;
   /** Scratch space for the synchronous part of a request: empty before and after. */
   readonly scratch: ByteWriter;

@@ -45,6 +45,8 @@ export const SESSION_UNSENT_ACK_BYTES_MAX = 256 * 1024;
 export const READ_FRAME_BYTES = 48 * 1024;
 /** Asked of the store at a time, hence the most a slow reader has queued in this process. */
 export const READ_SLICE_BYTES = 1_048_576;
+/** Being read for sessions or given and not taken, of all of them together; beyond it READ_FRAME_BYTES at a time. */
+export const READ_MEMORY_BYTES_MAX = 128 * 1_048_576;
 /** A follower that got this many slices without reaching the tail counts as catching up again. */
 export const LIVE_SLICES_MAX = 25;
 export const HEARTBEAT_MIN_MS = 5_000;

@@ -3,6 +3,7 @@ import type { StreamPosition } from '../model.ts';
 import { S2Error } from '../s2-error.ts';
 import type { ReadSlice, Stream } from '../store.ts';
 import { LIVE_SLICES_MAX, READ_SLICE_BYTES } from './limits.ts';
+import type { ReadMemory } from './read-memory.ts';
 
 /**
  * One read, from its start to its end, whatever carries it: catches up from the store, then follows the durable tail.
@@ -19,6 +20,7 @@ export interface ReadSession {
   /** How long to stay at the tail without records; undefined: for ever. */
   readonly waitMs: number | undefined;
   readonly heartbeatMs: () => number;
+  readonly memory: ReadMemory;
   /** Asked before anything is read from the store: a promise makes the session wait. */
   readonly beforeRead?: () => Promise<void> | null;
   /** Ends the session: the client went away, or the server drains. */
@@ -38,6 +40,8 @@ export async function runReadSession(session: ReadSession, sink: ReadSink): Prom
   let countLeft = session.count ?? Number.MAX_SAFE_INTEGER;
   let bytesLeft = session.bytes ?? Number.MAX_SAFE_INTEGER;
   let isLive = false;
+  /** The next record is larger than what is given while memory is short: it comes alone. */
+  let isLarge = false;
   let slicesBehind = 0;
   const follower = new Follower(stream, signal);
   try {
@@ -50,23 +54,34 @@ export async function runReadSession(session: ReadSession, sink: ReadSink): Prom
           continue;
         }
         const first = stream.firstSeqNum;
-        const slice = await stream.read(position, {
-          countMax: Math.min(countLeft, READ_RECORDS_MAX),
-          meteredBytesMax: Math.min(bytesLeft, READ_SLICE_BYTES),
-          untilTimestamp: session.until,
-        });
-        if (slice === null) {
-          // Trimmed under our feet: look again. Otherwise the next record is beyond a limit, which is the end.
-          if (stream.firstSeqNum === first && Math.max(position, first) < tailSeqNum) return;
-          position = Math.max(position, stream.firstSeqNum);
-          continue;
+        const asked = session.memory.reserve(isLarge);
+        let held = asked;
+        try {
+          const slice = await stream.read(position, {
+            countMax: isLarge ? 1 : Math.min(countLeft, READ_RECORDS_MAX),
+            meteredBytesMax: Math.min(bytesLeft, asked),
+            untilTimestamp: session.until,
+          });
+          if (slice === null) {
+            // The next record may only be larger than what is given while memory is short.
+            isLarge = asked < Math.min(bytesLeft, READ_SLICE_BYTES);
+            if (isLarge) continue;
+            // Trimmed under our feet: look again. Otherwise the next record is beyond a limit, which is the end.
+            if (stream.firstSeqNum === first && Math.max(position, first) < tailSeqNum) return;
+            position = Math.max(position, stream.firstSeqNum);
+            continue;
+          }
+          isLarge = false;
+          held = session.memory.settle(held, slice.records.length);
+          position = slice.firstSeqNum + slice.count;
+          countLeft -= slice.count;
+          bytesLeft -= slice.meteredBytes;
+          if (isLive && position < stream.tail.seqNum && ++slicesBehind > LIVE_SLICES_MAX) isLive = false;
+          const taken = sink.batch(slice, isLive ? stream.tail : null);
+          if (taken !== null) await taken;
+        } finally {
+          session.memory.release(held);
         }
-        position = slice.firstSeqNum + slice.count;
-        countLeft -= slice.count;
-        bytesLeft -= slice.meteredBytes;
-        if (isLive && position < stream.tail.seqNum && ++slicesBehind > LIVE_SLICES_MAX) isLive = false;
-        const taken = sink.batch(slice, isLive ? stream.tail : null);
-        if (taken !== null) await taken;
         follower.recordsDelivered();
         continue;
       }

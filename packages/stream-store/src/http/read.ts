@@ -105,6 +105,7 @@ async function readOnce(
         waitMs,
         heartbeatMs: call.context.heartbeatMs,
         signal: ends.signal,
+        memory: call.context.readMemory,
         beforeRead() {
           if (reserved) return null;
           reserved = true;
@@ -273,6 +274,7 @@ async function runOpenRead(call: Call, stream: Stream, request: ReadRequest, ope
         follows,
         waitMs: request.waitSecs === undefined ? undefined : request.waitSecs * 1000,
         heartbeatMs: context.heartbeatMs,
+        memory: context.readMemory,
         beforeRead: metering.beforeRead,
         signal: ends.signal,
       },

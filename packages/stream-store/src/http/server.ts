@@ -25,6 +25,7 @@ import {
 import { listen } from './listener.ts';
 import { MetricsClock } from './metrics-clock.ts';
 import { HttpMetrics } from './prometheus.ts';
+import { ReadMemory } from './read-memory.ts';
 import { NoSuchRoute, route } from './router.ts';
 import { FrameBufferPool } from './s2s-frame.ts';
 import { SharedEncodings } from './shared-encodings.ts';
@@ -55,6 +56,8 @@ export interface HttpServerOptions {
   readonly idleConnectionMs?: number | undefined;
   readonly waitSecsMax?: number | undefined;
   readonly bodiesBytesMax?: number | undefined;
+  /** Held for read sessions, beyond which everybody gets little at a time. */
+  readonly readMemoryBytesMax?: number | undefined;
   readonly random?: (() => number) | undefined;
   /** Its rates are enforced here; its quotas are the store's. */
   readonly limits?: LimitsConfig | undefined;
@@ -104,6 +107,7 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
     throttle: Throttle.of(limits, throttleCounts),
     pool: new FrameBufferPool(),
     shared: { frames: new SharedEncodings(), raw: new SharedEncodings(), base64: new SharedEncodings() },
+    readMemory: new ReadMemory(options.readMemoryBytesMax),
     bodies: new BodyReader(options.bodyTimeoutMs ?? BODY_TIMEOUT_MS, options.bodiesBytesMax ?? BODIES_BYTES_MAX),
     scratch: new ByteWriter(),
     heartbeatMs: () => Math.floor(minMs + random() * (maxMs - minMs)),
@@ -163,6 +167,7 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
               throttle: throttleCounts,
               sessions: sessions.size,
               openRequests: open.size,
+              readMemoryBytes: context.readMemory.bytes,
             }),
         );
         break;

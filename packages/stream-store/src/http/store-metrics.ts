@@ -14,13 +14,15 @@ export interface ExposedStore {
   readonly throttle: ThrottleCounts;
   readonly sessions: number;
   readonly openRequests: number;
+  readonly readMemoryBytes: number;
 }
 
-export function exposeStore({ store, usage, throttle, sessions, openRequests }: ExposedStore): string {
+export function exposeStore({ store, usage, throttle, ...surface }: ExposedStore): string {
   const status = store.status();
   return [
-    gauge('millrace_http_open_requests', 'Requests being served, sessions included.', openRequests),
-    gauge('millrace_http_sessions', 'Append and read sessions, and reads that wait.', sessions),
+    gauge('millrace_http_open_requests', 'Requests being served, sessions included.', surface.openRequests),
+    gauge('millrace_http_sessions', 'Append and read sessions, and reads that wait.', surface.sessions),
+    gauge('millrace_http_read_memory_bytes', 'Read for sessions and not yet taken.', surface.readMemoryBytes),
     gauge('millrace_store_up', '1 while the store takes writes.', store.refusal === null ? 1 : 0),
     exposeLoad(store),
     exposeFiles(status),
