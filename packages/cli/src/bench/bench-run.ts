@@ -171,6 +171,8 @@ async function follow(stream: S2Stream, signal: AbortSignal, take: (record: Byte
     const reader = records.getReader();
     const stop = (): void => void reader.cancel().catch(() => {});
     signal.addEventListener('abort', stop);
+    // It may have come while the session was being opened.
+    if (signal.aborted) stop();
     try {
       for (;;) {
         const { done, value } = await reader.read();
