@@ -7,6 +7,7 @@ import type { LargeNumbers, LargeSection } from './large.ts';
 import type { LatencyNumbers } from './latency.ts';
 import type { Measured, Results } from './results.ts';
 import { SINK_VARIANTS, type SinksNumbers, type SinkVariant } from './sinks.ts';
+import { SOURCE_READERS, type SourceNumbers, type SourceReader } from './source.ts';
 import type { Spread } from './statistics.ts';
 import type { StoreNumbers } from './store.ts';
 import { asMarkdown, type Table } from './tables.ts';
@@ -24,12 +25,13 @@ export function tablesOf(results: Results): Table[] {
     const drains = results[name];
     if (drains !== undefined) tables.push(drainTable(name, drains.numbers, about(drains)));
   }
-  const { latency, store, writers, growth, sinks, large } = results;
+  const { latency, store, writers, growth, sinks, source, large } = results;
   if (latency !== undefined) tables.push(latencyTable(latency.numbers, about(latency)));
   if (store !== undefined) tables.push(storeTable(store.numbers, about(store)));
   if (writers !== undefined) tables.push(writersTable(writers.numbers, about(writers)));
   if (growth !== undefined) tables.push(growthTable(growth.numbers, about(growth)));
   if (sinks !== undefined) tables.push(sinksTable(sinks.numbers, about(sinks)));
+  if (source !== undefined) tables.push(sourceTable(source.numbers, about(source)));
   if (large !== undefined) tables.push(largeTable(large.numbers, about(large)));
   return tables;
 }
@@ -334,6 +336,30 @@ function sinksTable(numbers: SinksNumbers, measured: string): Table {
       `${numbers.rows.toLocaleString('en-US')} small rows, spread over ten tables, into streams of the store in the ` +
         `process. The target is about the same records delivered; one sink for a tenth of them is shown for comparison. ` +
         `Medians of ${numbers.runs} interleaved runs.`,
+      measured,
+    ],
+  };
+}
+
+function sourceTable(numbers: SourceNumbers, measured: string): Table {
+  const { tps, cores, clients, scaleFactor, runs, seconds } = numbers;
+  const alone = tps.nobody?.median ?? Number.NaN;
+  return {
+    title: 'What capture costs the source: pgbench beside it',
+    header: ['who reads the slot', 'transactions/s (min-max)', 'to nobody', 'cores of the reader'],
+    rows: Object.entries(tps).map(([key, rate]) => {
+      const id = key as SourceReader;
+      const used = cores[id];
+      return [
+        SOURCE_READERS[id],
+        spread(rate, (value) => value.toFixed(0)),
+        `${(rate.median / alone).toFixed(2)}x`,
+        used === undefined ? '' : spread(used, (value) => value.toFixed(2)),
+      ];
+    }),
+    notes: [
+      `TPC-B-like, ${clients} clients, scale factor ${scaleFactor}, ${seconds} s a run, all tables published, on the cores ` +
+        `that Postgres has too. Medians of ${runs} interleaved runs.`,
       measured,
     ],
   };

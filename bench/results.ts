@@ -8,10 +8,22 @@ import type { LargeSection } from './large.ts';
 import type { LatencyNumbers } from './latency.ts';
 import type { Machine } from './machine.ts';
 import type { SinksNumbers } from './sinks.ts';
+import type { SourceNumbers } from './source.ts';
 import type { StoreNumbers } from './store.ts';
 import type { WritersNumbers } from './writers.ts';
 
-export const SECTIONS = ['small', 'one', 'big', 'latency', 'store', 'writers', 'growth', 'sinks', 'large'] as const;
+export const SECTIONS = [
+  'small',
+  'one',
+  'big',
+  'latency',
+  'store',
+  'writers',
+  'growth',
+  'sinks',
+  'source',
+  'large',
+] as const;
 export type SectionName = (typeof SECTIONS)[number];
 
 export interface Measured<Numbers> {
@@ -32,6 +44,7 @@ export interface Results {
   readonly writers?: Measured<WritersNumbers>;
   readonly growth?: Measured<GrowthNumbers>;
   readonly sinks?: Measured<SinksNumbers>;
+  readonly source?: Measured<SourceNumbers>;
   readonly large?: Measured<LargeSection>;
 }
 

@@ -1,9 +1,14 @@
 /** The shape of a table at one position of the log: what decoding its rows needs. Plain JSON, kept for ever. */
+import type { ReplicaIdentity } from '@millrace/postgres/pgoutput';
 import type { TypeDescription } from '@millrace/postgres/value-json';
 
 export interface ColumnSchema {
   readonly name: string;
   readonly type: TypeDescription;
+  /** As SQL spells it with its modifier, `numeric(10,2)`; absent where only the announcement is known. */
+  readonly typeText?: string;
+  /** Absent where only the announcement is known. */
+  readonly nullable?: boolean;
 }
 
 export interface TableSchema {
@@ -15,4 +20,10 @@ export interface TableSchema {
   readonly columns: readonly ColumnSchema[];
   /** Column names in key order; empty without a primary key. */
   readonly primaryKey: readonly string[];
+  /** As announced: default, nothing, full or index. Absent in what a backfill reads. */
+  readonly replicaIdentity?: ReplicaIdentity;
+  /** Columns announced as part of the replica identity, in table order. */
+  readonly identity?: readonly string[];
+  /** Of the partition itself, when changes are published by partition. */
+  readonly partition?: { readonly schema: string; readonly name: string };
 }
