@@ -1,6 +1,6 @@
 /** A Postgres of our own, and backlogs in it: a table, its rows, and a slot from before them that every run copies. */
 import { type ConnectionConfig, PgConnection } from '@millrace/postgres/connection';
-import { dropSlot } from '@millrace/postgres/replication';
+import { dropSlot } from '@millrace/postgres/slot';
 import { type OwnPostgres, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
 
 /** What differs from the server's own defaults. fsync stays on, for the writers whose commits are timed. */

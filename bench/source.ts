@@ -8,7 +8,7 @@ import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import { delimiter, dirname, join } from 'node:path';
 import { PgConnection } from '@millrace/postgres/connection';
-import { dropSlot } from '@millrace/postgres/replication';
+import { dropSlot } from '@millrace/postgres/slot';
 import { type BenchDatabase, PUBLICATION } from './backlog.ts';
 import type { LatencyServerInput, LatencyServerReady, LatencyServerResult } from './clients/latency-server.ts';
 import { findRecvlogical } from './drains.ts';

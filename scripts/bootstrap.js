@@ -3,7 +3,7 @@
  * project brings along. Plain JavaScript without dependencies, because it runs before there are any, on the system's
  * Node (18 or later).
  *
- *   node scripts/bootstrap.js <demo|test|test:crash|test:linear|test:disk-faults|test:object-storage|test:sdks|bench|check> [arguments of the command]
+ *   node scripts/bootstrap.js <demo|test|test:matrix|test:crash|test:linear|test:disk-faults|test:object-storage|test:sdks|bench|check> [arguments of the command]
  */
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
@@ -12,6 +12,11 @@ import { delimiter, dirname, join, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const NODE_MAJOR_MIN = 24;
+/**
+ * `npm test` runs on 17 and, in part, on the oldest major: work is done against the newer one, so what breaks by accident
+ * is a function, a column or an option that the old one does not have. `npm run test:matrix` has them all.
+ */
+const POSTGRES_ALSO = '14';
 /** A terminal and npm both pass on one Ctrl-C: what comes within this time is the same one. */
 const SAME_SIGNAL_MS = 300;
 const ORPHAN_CHECK_MS = 1_000;
@@ -31,11 +36,17 @@ const storeCampaign = (name, args) => ({
 /** The steps of each command: the first that fails ends it. */
 const commands = {
   demo: (args) => [{ title: 'demo', args: [join(root, 'packages', 'cli', 'bin', 'millrace.js'), 'demo', ...args] }],
-  // Vitest last: its summary is the end of the output. Arguments choose tests, so nothing else is checked then.
+  // Vitest last: its summary is the end of the output. Arguments choose tests, so nothing else is checked then, and
+  // nothing is run a second time on another Postgres (vitest.config.ts).
   test: (args) => [
     ...(args.length === 0 ? [TYPECHECK, LINT] : []),
-    { title: 'tests', args: [join(modules, 'vitest', 'vitest.mjs'), 'run', ...args] },
+    {
+      title: 'tests',
+      args: [join(modules, 'vitest', 'vitest.mjs'), 'run', ...args],
+      env: args.length === 0 ? { MILLRACE_TEST_ALSO_MAJOR: POSTGRES_ALSO } : {},
+    },
   ],
+  'test:matrix': (args) => [{ title: 'Postgres matrix', args: [join(root, 'test', 'matrix', 'run.ts'), ...args] }],
   'test:crash': (args) => [{ title: 'crash campaign', args: [join(root, 'test', 'crash', 'campaign.ts'), ...args] }],
   'test:sdks': (args) => [{ title: 'other SDKs', args: [join(root, 'test', 'sdks', 'run.ts'), ...args] }],
   'test:linear': (args) => [storeCampaign('linearizability', args)],
@@ -58,7 +69,7 @@ async function main([name, ...args]) {
   if (args[0] === '--') args.shift();
   const list = steps(args);
   for (const step of list) {
-    const code = await run(node, step.args);
+    const code = await run(node, step.args, step.env);
     if (code === 0) continue;
     if (list.length > 1) say(`${step.title} failed`);
     process.exit(code);
@@ -150,12 +161,13 @@ function usableNode() {
 // Running
 
 /** Resolves with the exit code; a signal counts as the shell counts it. */
-function run(node, args) {
+function run(node, args, env = {}) {
   // A session of its own, so that Ctrl-C reaches the child once, by us, and not also from the terminal and from npm.
   const child = spawn(node, args, {
     cwd: root,
     detached: process.platform !== 'win32',
-    env: { ...process.env, PATH: [join(modules, '.bin'), process.env.PATH ?? ''].join(delimiter) },
+    // What the caller sets himself is left as it is: an empty one turns the second Postgres off.
+    env: { ...env, ...process.env, PATH: [join(modules, '.bin'), process.env.PATH ?? ''].join(delimiter) },
     stdio: 'inherit',
   });
   const guard = startGuard(child);

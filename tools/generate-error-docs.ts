@@ -56,10 +56,10 @@ export function errorsPage(): string {
     '|---|---|',
     ...Object.entries(HANDLING).map(([retry, text]) => `| \`${retry}\` | ${text} |`),
     '',
-    'At start, everything but `reconnect` and `backoff` ends the process with exit code 1, and those do so after',
-    '`await_database.timeout_ms`. Later, capture ends the process on the same codes; a sink does not: it says why on stderr and',
-    'tries again every 2 to 30 s, while capture and the other sinks go on. `storage_full` and `storage_failed` end the process',
-    'wherever they are met, because nothing can be promised after a failed write.',
+    'At the first start of a single database, everything but `reconnect` and `backoff` ends the process with exit code 1, and',
+    'those do so after `await_database.timeout_ms`. With several databases, and later in any case, the database or sink that',
+    'meets the failure says why on stderr and in its health, and tries again every 2 to 30 s; all else goes on. `storage_full`',
+    'and `storage_failed` end the process wherever they are met, because nothing can be promised after a failed write.',
     '',
   ];
   for (const section of sections()) {

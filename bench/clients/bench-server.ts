@@ -1,4 +1,5 @@
 /** The whole of Millrace, as `millrace start` composes it, configured for a measurement. */
+import { loadConfig } from '@millrace/api/config';
 import type { ConnectionConfig } from '@millrace/postgres/connection';
 import { type Server, type ServerOptions, startServer } from '@millrace/server/main';
 import { DEFAULT_BASIN_CONFIG } from '@millrace/stream-store/model';
@@ -45,7 +46,8 @@ export async function startBenchServer(input: BenchServerInput): Promise<BenchSe
   const config: ServerOptions['config'] = async (store) => {
     await store.ensureBasin(BASIN, { ...DEFAULT_BASIN_CONFIG, createStreamOnAppend: true });
     for (const { name } of input.sinks) await store.ensureStream(BASIN, name, {});
-    return {
+    // As a configuration file would say it, so that every default is the product's own.
+    const file = {
       databases: [
         {
           name: 'bench',
@@ -55,29 +57,23 @@ export async function startBenchServer(input: BenchServerInput): Promise<BenchSe
           username: connection.user,
           password: connection.password ?? '',
           ssl: 'disable',
-          slot: { name: slot, createIfNotExists: false },
-          publication: { name: publication, createIfNotExists: false },
-          poolSize: 10,
-          annotations: {},
-          awaitDatabase: { timeoutMs: 30_000, intervalMs: 3_000 },
+          slot: { name: slot },
+          publication: { name: publication },
         },
       ],
       sinks: input.sinks.map(({ name, table, endpoint }) => ({
         name,
         database: 'bench',
-        status: 'active',
-        source: table === undefined ? {} : { includeTables: [{ schema: 'public', name: table }] },
-        actions: ['insert', 'update', 'delete'],
-        initialBackfill: false,
-        annotations: {},
+        ...(table !== undefined && { source: { include_tables: [`public.${table}`] } }),
         destination: {
           type: 's2',
           basin: BASIN,
           stream: name,
-          ...(endpoint !== undefined && { endpoint, accessToken: 'bench' }),
+          ...(endpoint !== undefined && { endpoint, access_token: 'bench' }),
         },
       })),
     };
+    return loadConfig(JSON.stringify(file), { file: 'bench', env: {} });
   };
   const server = await startServer({
     config,

@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { maxLsn, parseLsn } from '@millrace/core/lsn';
-import { SourceState } from '@millrace/engine/capture/source';
+import { SourceState } from '@millrace/engine/capture/source-state';
 import { ChangeLog } from '@millrace/engine/change-log/change-log';
 import { cursorStore } from '@millrace/engine/deliver/cursor-store';
 import { openLocalStore } from '@millrace/stream-store/local-store';

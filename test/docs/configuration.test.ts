@@ -70,6 +70,7 @@ sinks: [{ name: k, database: a, destination: { type: s2, basin: shop-streams, st
     'await_database.timeout_ms': database!.awaitDatabase.timeoutMs,
     'await_database.interval_ms': database!.awaitDatabase.intervalMs,
     pool_size: database!.poolSize,
+    replication_lag_high_mb: database!.replicationLagHighBytes / 1e6,
     status: `\`${sink!.status}\``,
     initial_backfill: `\`${sink!.initialBackfill}\``,
   };

@@ -89,19 +89,6 @@ describe('messages', () => {
     expect(messages[1]!).toMatchObject({ action: 'update', record: { id: 2, v: 'y' }, changes: { id: 1 } });
   });
 
-  test('mark an unchanged out-of-line value, and fill it in under full identity', async () => {
-    await db.sql(`CREATE TABLE t (id int PRIMARY KEY, n int, big text); ALTER TABLE t ALTER big SET STORAGE EXTERNAL`);
-    millrace = await startMillrace(db);
-    await db.sql(`INSERT INTO t VALUES (1, 1, repeat('x', 10000))`);
-    await db.sql(`UPDATE t SET n = 2`);
-    await db.sql(`ALTER TABLE t REPLICA IDENTITY FULL`);
-    await db.sql(`UPDATE t SET n = 3`);
-    const messages = await millrace.atLeast(3);
-    expect(messages[1]!.record).toEqual({ id: 1, n: 2, big: 'unchanged_toast' });
-    expect(messages[2]!.record).toEqual({ id: 1, n: 3, big: 'x'.repeat(10000) });
-    expect(messages[2]!.changes).toEqual({ n: 2 });
-  });
-
   test('carry transaction annotations from where they are set to where they are cleared', async () => {
     await db.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
     millrace = await startMillrace(db);

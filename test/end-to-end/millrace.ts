@@ -12,7 +12,7 @@ export const BASIN = 'test-basin';
 export interface Message {
   readonly record: Record<string, unknown>;
   readonly changes: Record<string, unknown> | null;
-  readonly action: 'insert' | 'update' | 'delete' | 'read';
+  readonly action: 'insert' | 'update' | 'delete' | 'read' | 'truncate' | 'message' | 'schema' | 'ddl';
   readonly metadata: {
     readonly table_schema: string;
     readonly table_name: string;
@@ -33,6 +33,10 @@ export interface SinkOptions {
   readonly actions?: readonly string[];
   readonly status?: string;
   readonly initial_backfill?: boolean;
+  readonly logical_messages?: boolean | readonly string[];
+  readonly schema_changes?: boolean;
+  readonly unchanged_toast?: 'omit' | 'marker';
+  readonly fill_unchanged?: boolean;
   readonly destination?: object;
 }
 

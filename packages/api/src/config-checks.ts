@@ -1,4 +1,5 @@
 import type { Path } from './config-document.ts';
+import { ACTIONS } from './config-schema.ts';
 import { nearest } from './nearest.ts';
 
 /**
@@ -56,6 +57,10 @@ function checkDatabase(database: Block, path: Path, report: Report): void {
       report(path, `${key} is required: a block with name and create_if_not_exists`);
     }
   }
+  const failover = block(database.slot)?.failover;
+  if (given(database.primary) && (failover === true || failover === 'true')) {
+    report([...path, 'slot', 'failover'], 'cannot stand next to primary: the slot of a standby is not copied anywhere');
+  }
   const publication = block(database.publication);
   const sql = publication?.init_sql;
   const name = publication?.name;
@@ -100,12 +105,17 @@ function checkSink(sink: Block, databases: readonly string[], path: Path, report
   if (typeof database === 'string' && !databases.includes(database)) {
     report([...path, 'database'], `is not the name of one of the databases${meant(nearest(database, databases))}`);
   }
+  // Such a sink can be for what is not a change of a row.
+  if (Array.isArray(sink.actions) && sink.actions.length === 0 && !takesOther(sink)) {
+    report([...path, 'actions'], `must name at least one of: ${ACTIONS.join(', ')}`);
+  }
   const source = block(sink.source);
   for (const noun of ['schemas', 'tables']) {
     if (given(source?.[`include_${noun}`]) && given(source?.[`exclude_${noun}`])) {
       report([...path, 'source', `exclude_${noun}`], `cannot stand next to include_${noun}`);
     }
   }
+  if (Array.isArray(sink.initial_backfill)) checkInitial(sink.initial_backfill, [...path, 'initial_backfill'], report);
   for (const key of ['table', 'schema']) {
     if (given(sink[key]) && given(sink.source)) {
       report([...path, key], `is the older form of source.include_${key}s; give one or the other`);
@@ -114,6 +124,25 @@ function checkSink(sink: Block, databases: readonly string[], path: Path, report
   if (given(sink.table) && given(sink.schema)) {
     report([...path, 'schema'], 'cannot stand next to table; write the table as schema.table');
   }
+}
+
+function takesOther({ logical_messages: messages, schema_changes: schemas }: Block): boolean {
+  return messages === true || messages === 'true' || Array.isArray(messages) || schemas === true || schemas === 'true';
+}
+
+/** A partial backfill says where it starts, a full one does not; no table stands twice. */
+function checkInitial(entries: readonly unknown[], path: Path, report: Report): void {
+  const seen = new Map<unknown, number>();
+  list(entries).forEach((entry, index) => {
+    const earlier = seen.get(entry.table);
+    if (earlier !== undefined) report([...path, index, 'table'], `stands in initial_backfill[${earlier}] already`);
+    else seen.set(entry.table, index);
+    const partial = entry.type === 'partial';
+    for (const key of ['sort_column', 'start_position']) {
+      if (partial && !given(entry[key])) report([...path, index], `${key} is required for type partial`);
+      else if (!partial && given(entry[key])) report([...path, index, key], 'is taken with type partial only');
+    }
+  });
 }
 
 export function meant(name: string | null): string {

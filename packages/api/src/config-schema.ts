@@ -31,10 +31,10 @@ export const LATER_DESTINATIONS: readonly string[] = [
 ];
 
 export const SSL_MODES = ['disable', 'prefer', 'require', 'verify-ca', 'verify-full'] as const;
-export const ACTIONS = ['insert', 'update', 'delete'] as const;
+export const ACTIONS = ['insert', 'update', 'delete', 'truncate'] as const;
+export const UNCHANGED_TOAST_MODES = ['omit', 'marker'] as const;
 
 const later = <T extends z.ZodType>(schema: T) => schema.nullish();
-const laterBlock = later(z.undefined({ error: LATER }));
 const laterList = later(z.tuple([], { error: LATER }));
 const laterFunction = later(z.literal('none', { error: LATER }));
 
@@ -82,6 +82,30 @@ const sslMode = z.preprocess(
   z.enum(SSL_MODES, { error: `must be true, false or one of: ${SSL_MODES.join(', ')}` }),
 );
 
+/** What to do when the slot cannot show changes any more. */
+export const ON_LOSS = ['refuse', 'repair'] as const;
+
+/** Another server of the same database: its primary, or a standby. What is not given is as for the database. */
+export const serverSchema = z.strictObject({
+  hostname: text.min(1, 'must not be empty').describe('Host name, address, or directory of a Unix socket.'),
+  port: numberIn(1, 65_535).nullish().describe('Default 5432.'),
+  database: identifier.nullish().describe('Default: that of the database.'),
+  username: identifier.nullish().describe('Default: that of the database.'),
+  password: text.nullish().describe('Default: that of the database.').meta({ secret: true }),
+  ssl: sslMode.nullish().describe('Default as for the database.'),
+});
+
+export const backfillSchema = z.strictObject({
+  connections: numberIn(1, 16).nullish().describe('Sessions that read at the same time, over all sinks. Default 2.'),
+  rows_per_second: numberIn(1, 10_000_000).nullish().describe('Over all sinks. Default: as fast as it goes.'),
+  active_sessions_max: numberIn(1, 10_000)
+    .nullish()
+    .describe('Backfills wait while more sessions of the server than this execute something. Default: no matter.'),
+  replay_lag_max_seconds: numberIn(1, 86_400)
+    .nullish()
+    .describe('Backfills wait while a standby of the server is further behind. Default: no matter.'),
+});
+
 export const databaseSchema = z.strictObject({
   name: name.describe('What sinks call this database. Unique in the file.'),
   url: text
@@ -103,7 +127,17 @@ export const databaseSchema = z.strictObject({
     .describe('PEM file of the authority that signed the server certificate.'),
   ipv6: flag.nullish().describe('Taken for compatibility: both address families are always tried.'),
   pool_size: numberIn(1, 1000).nullish().describe('Connections for queries. Default 10.'),
-  slot: z.strictObject({ name: slotName, create_if_not_exists: flag.nullish() }).nullish(),
+  slot: z
+    .strictObject({
+      name: slotName,
+      create_if_not_exists: flag.nullish(),
+      on_loss: z
+        .enum(ON_LOSS, { error: `must be one of: ${ON_LOSS.join(', ')}` })
+        .nullish()
+        .describe('When changes are lost: refuse, or repair by comparing the tables with what was captured.'),
+      failover: flag.nullish().describe('Have the slot copied to standbys. Postgres 17 and later.'),
+    })
+    .nullish(),
   slot_name: slotName.nullish().describe('Older form of slot.name.'),
   publication: z
     .strictObject({ name: identifier, create_if_not_exists: flag.nullish(), init_sql: text.nullish() })
@@ -113,9 +147,20 @@ export const databaseSchema = z.strictObject({
     .strictObject({ timeout_ms: numberIn(0, 86_400_000).nullish(), interval_ms: numberIn(1, 3_600_000).nullish() })
     .nullish()
     .describe('How long to wait at start for a database that is not up yet. Default 30000 and 3000.'),
+  replication_lag_high_mb: numberIn(1, 1_000_000_000)
+    .nullish()
+    .describe('WAL that is not captured yet, in MB, beyond which health says replication_lag_high. Default 2500.'),
+  backfill: backfillSchema.nullish().describe('How hard backfills may read.'),
   annotations: annotations.nullish(),
   use_local_tunnel: later(z.literal(false, { error: LATER })),
-  primary: laterBlock,
+  primary: serverSchema
+    .nullish()
+    .describe('When the database is a standby: its primary, to make the publication and speed up making the slot.'),
+  standbys: z
+    .array(serverSchema, { error: 'must be a list of servers' })
+    .max(16, 'must be at most 16 servers')
+    .nullish()
+    .describe('Servers that may be promoted, to be asked whether a failover is safe.'),
 });
 
 const schemaNames = z.array(identifier, { error: 'must be a list of schemas' }).min(1, emptyList('schema'));
@@ -151,6 +196,24 @@ function isEndpoint(value: string): boolean {
   return url !== null && /^https?:$/.test(url.protocol) && url.host !== '' && url.username === '' && url.search === '';
 }
 
+/** In a list: the tables to read, whole or from a value of a column on. */
+const initialTable = z.strictObject({
+  table: tableName,
+  type: z.enum(['full', 'partial'], { error: 'must be full or partial' }).nullish(),
+  sort_column: identifier.nullish(),
+  start_position: z
+    .union([text, z.number(), z.boolean(), z.date()], { error: 'must be a value of the column' })
+    .transform((value) => (value instanceof Date ? value.toISOString() : String(value)))
+    .nullish(),
+});
+
+const initialBackfill = z.preprocess(
+  (value) => (value === 'true' ? true : value === 'false' ? false : value),
+  z.union([z.boolean(), z.array(initialTable)], {
+    error: ({ input }) => (Array.isArray(input) ? undefined : 'must be true, false or a list of tables'),
+  }),
+);
+
 export const sinkSchema = z.strictObject({
   name: name.describe('Unique in the file. The position of the sink is kept under this name.'),
   database: name.describe('The name of one of the databases.'),
@@ -170,18 +233,33 @@ export const sinkSchema = z.strictObject({
     .array(z.enum(ACTIONS, { error: `must be one of: ${ACTIONS.join(', ')}` }), {
       error: `must be a list of: ${ACTIONS.join(', ')}`,
     })
-    .min(1, `must name at least one of: ${ACTIONS.join(', ')}`)
     .nullish()
-    .describe('Default: all. Rows of a backfill (action read) always pass.'),
-  initial_backfill: z
-    .preprocess(
-      (value) => (value === 'true' ? true : value === 'false' ? false : value),
-      z.boolean({
-        error: ({ input }) => (Array.isArray(input) ? `as a list ${LATER}; true or false is` : 'must be true or false'),
-      }),
+    .describe('Default: insert, update, delete. Rows of a backfill (action read) always pass.'),
+  logical_messages: z
+    .union(
+      [
+        flag,
+        z
+          .array(text.min(1, 'must not be empty').max(255, 'must be at most 255 characters'))
+          .min(1, 'must name at least one prefix; true takes every prefix'),
+      ],
+      { error: 'must be true, false or a list of prefixes' },
     )
     .nullish()
-    .describe('Only taken when the sink is new. Default false.'),
+    .describe('Deliver what pg_logical_emit_message writes: all, or the prefixes listed. Default false.'),
+  schema_changes: flag
+    .nullish()
+    .describe("Deliver a table's shape before its first change and whenever it is another. Default false."),
+  unchanged_toast: z
+    .enum(UNCHANGED_TOAST_MODES, { error: `must be one of: ${UNCHANGED_TOAST_MODES.join(', ')}` })
+    .nullish()
+    .describe("Large values that an update left alone: left out, or Sequin's marker in their place. Default omit."),
+  fill_unchanged: flag
+    .nullish()
+    .describe('Fill in large values that an update left alone, from what the log has seen before. Default false.'),
+  initial_backfill: initialBackfill
+    .nullish()
+    .describe('Rows that are there, once per table: true, false, or a list of tables. Default false.'),
   batch_size: numberIn(1, 1000).nullish(),
   annotations: annotations.nullish().describe('Delivered with every message as metadata.consumer.annotations.'),
   destination: z.discriminatedUnion('type', [s2DestinationSchema], {

@@ -67,11 +67,13 @@ test('the shop example gets every default', () => {
         username: 'postgres',
         password: 'hunter2',
         ssl: 'verify-full',
-        slot: { name: 'millrace', createIfNotExists: true },
+        slot: { name: 'millrace', createIfNotExists: true, onLoss: 'refuse' },
         publication: { name: 'millrace', createIfNotExists: true },
         poolSize: 10,
+        replicationLagHighBytes: 2_500_000_000,
         annotations: {},
         awaitDatabase: { timeoutMs: 30_000, intervalMs: 3000 },
+        standbys: [],
       },
     ],
     sinks: [
@@ -81,6 +83,8 @@ test('the shop example gets every default', () => {
         status: 'active',
         source: { includeTables: [{ schema: 'public', name: 'products' }] },
         actions: ['insert', 'update', 'delete'],
+        contents: { logicalMessages: [], schemaChanges: false, unchanged: 'omit' },
+        fillUnchanged: false,
         initialBackfill: false,
         annotations: {},
         destination: { type: 's2', basin: 'shop-streams', stream: 'products' },
@@ -112,7 +116,11 @@ sinks:
       include_schemas: [public, sales]
       exclude_tables: [audit, sales.log, '"odd.schema"."odd ""table"""']
       include_tables: null
-    actions: [delete, insert, delete]
+    actions: [delete, insert, delete, truncate]
+    logical_messages: [outbox, audit, outbox]
+    schema_changes: true
+    unchanged_toast: marker
+    fill_unchanged: true
     initial_backfill: true
     batch_size: 50
     annotations: { a: 1 }
@@ -154,7 +162,9 @@ sinks:
         { schema: 'odd.schema', name: 'odd "table"' },
       ],
     },
-    actions: ['delete', 'insert'],
+    actions: ['delete', 'insert', 'truncate'],
+    contents: { logicalMessages: ['outbox', 'audit'], schemaChanges: true, unchanged: 'marker' },
+    fillUnchanged: true,
     initialBackfill: true,
     batchSize: 50,
     annotations: { a: 1 },
@@ -204,7 +214,7 @@ bogus: 1
       "7: databases[0].slot.create_if_not_exists: must be true or false",
       "11: sinks[0].database: is not the name of one of the databases (did you mean "main"?)",
       "12: sinks[0].tabel: unknown key (did you mean "table"?)",
-      "13: sinks[0].actions[1]: must be one of: insert, update, delete",
+      "13: sinks[0].actions[1]: must be one of: insert, update, delete, truncate",
       "14: sinks[0].filter: is not supported by this version of Millrace yet",
       "15: sinks[0].destination.type: kafka is not supported by this version of Millrace yet; this version has: s2",
       "16: sinks[1].database: is required",
@@ -581,4 +591,32 @@ test('a file that cannot be read is config_unreadable and says why', async () =>
   } finally {
     rmSync(dir, { recursive: true });
   }
+});
+
+test('a slot can be repaired and copied to standbys, and the servers beside the database inherit what they leave out', () => {
+  const text = (rest: string) => `
+databases:
+  - name: a
+    url: postgres://joe:secret@db.example.com/shop?sslmode=require
+    publication_name: p
+${rest}
+sinks: [{ name: k, database: a, destination: { type: s2, basin: shop-streams, stream: x } }]`;
+  const servers = `
+    slot: { name: s, on_loss: repair, failover: true }
+    standbys: [{ hostname: one.example.com }, { hostname: two.example.com, port: 6000, username: ann, password: b, ssl: false }]`;
+  const [database] = loadConfig(text(servers), { file: 'f', env: {} }).databases;
+  const common = { database: 'shop', username: 'joe', password: 'secret', ssl: 'require' };
+  expect(database).toMatchObject({
+    slot: { name: 's', createIfNotExists: false, onLoss: 'repair', failover: true },
+    standbys: [
+      { ...common, hostname: 'one.example.com', port: 5432 },
+      { ...common, hostname: 'two.example.com', port: 6000, username: 'ann', password: 'b', ssl: 'disable' },
+    ],
+  });
+  const standby = `
+    slot: { name: s, failover: true, on_loss: ignore }
+    primary: { hostname: one.example.com }`;
+  expect(() => loadConfig(text(standby), { file: 'f', env: {} })).toThrow(
+    /slot\.on_loss: must be one of: refuse, repair[^]*slot\.failover: cannot stand next to primary|slot\.failover: cannot stand next to primary[^]*slot\.on_loss: must be one of/,
+  );
 });

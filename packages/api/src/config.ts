@@ -5,7 +5,15 @@ import { MillraceError } from '@millrace/core/error';
 import type * as z from 'zod';
 import { checkConfig, meant } from './config-checks.ts';
 import { formatPath, type Path, type Problem, parseConfigDocument } from './config-document.ts';
-import { type ConfigFile, configSchema, type DatabaseFile, type SinkFile, type SSL_MODES } from './config-schema.ts';
+import {
+  type ACTIONS,
+  type ConfigFile,
+  configSchema,
+  type DatabaseFile,
+  type SinkFile,
+  type SSL_MODES,
+  type UNCHANGED_TOAST_MODES,
+} from './config-schema.ts';
 import { nearest } from './nearest.ts';
 
 /** The configuration the engine works from, with every default filled in. Made only here, from the YAML file. */
@@ -32,12 +40,40 @@ export interface DatabaseConfig {
   readonly ssl: SslMode;
   /** PEM text, read from the file that `ssl_root_cert` names. Absent: the authorities Node trusts. */
   readonly sslRootCert?: string;
-  readonly slot: { readonly name: string; readonly createIfNotExists: boolean };
+  readonly slot: {
+    readonly name: string;
+    readonly createIfNotExists: boolean;
+    readonly onLoss: 'refuse' | 'repair';
+    /** Absent: as the slot is. */
+    readonly failover?: boolean;
+  };
   readonly publication: { readonly name: string; readonly createIfNotExists: boolean; readonly initSql?: string };
   readonly poolSize: number;
+  /** WAL that is not captured yet; beyond it health says replication_lag_high. */
+  readonly replicationLagHighBytes: number;
+  readonly backfill: {
+    readonly connections: number;
+    readonly rowsPerSecondMax: number | null;
+    readonly activeSessionsMax: number | null;
+    readonly replayLagMaxSeconds: number | null;
+  };
   readonly annotations: Readonly<Record<string, unknown>>;
   /** How long to wait at start for a database that is not up yet. */
   readonly awaitDatabase: { readonly timeoutMs: number; readonly intervalMs: number };
+  /** Of a standby: where what a standby cannot do is done. */
+  readonly primary?: ServerConfig;
+  /** Servers that may be promoted. */
+  readonly standbys: readonly ServerConfig[];
+}
+
+/** Another server with the same database. */
+export interface ServerConfig {
+  readonly hostname: string;
+  readonly port: number;
+  readonly database: string;
+  readonly username: string;
+  readonly password: string;
+  readonly ssl: SslMode;
 }
 
 export interface TableName {
@@ -53,7 +89,23 @@ export interface SourceConfig {
   readonly excludeTables?: readonly TableName[];
 }
 
-export type SinkAction = 'insert' | 'update' | 'delete';
+export type SinkAction = (typeof ACTIONS)[number];
+
+/** What a sink's messages hold beyond changes of rows. */
+export interface SinkContents {
+  readonly logicalMessages: 'all' | readonly string[];
+  readonly schemaChanges: boolean;
+  readonly unchanged: (typeof UNCHANGED_TOAST_MODES)[number];
+}
+
+export const ROWS_ONLY: SinkContents = { logicalMessages: [], schemaChanges: false, unchanged: 'omit' };
+
+/** One table of an `initial_backfill` that is a list. Without a sort column the whole of it. */
+export interface InitialTableConfig {
+  readonly table: TableName;
+  readonly sortColumn?: string;
+  readonly startPosition?: string;
+}
 
 export interface SinkConfig {
   readonly name: string;
@@ -62,7 +114,9 @@ export interface SinkConfig {
   readonly status: 'active' | 'paused' | 'disabled';
   readonly source: SourceConfig;
   readonly actions: readonly SinkAction[];
-  readonly initialBackfill: boolean;
+  readonly contents: SinkContents;
+  readonly fillUnchanged: boolean;
+  readonly initialBackfill: boolean | readonly InitialTableConfig[];
   readonly annotations: Readonly<Record<string, unknown>>;
   readonly batchSize?: number;
   readonly destination: S2DestinationConfig;
@@ -218,6 +272,8 @@ function resolveDatabase(
     slot: {
       name: database.slot?.name ?? database.slot_name ?? '',
       createIfNotExists: database.slot?.create_if_not_exists ?? false,
+      onLoss: database.slot?.on_loss ?? 'refuse',
+      ...(database.slot?.failover == null ? {} : { failover: database.slot.failover }),
     },
     publication: {
       name: publication?.name ?? database.publication_name ?? '',
@@ -225,8 +281,33 @@ function resolveDatabase(
       ...(publication?.init_sql == null ? {} : { initSql: publication.init_sql }),
     },
     poolSize: database.pool_size ?? 10,
+    replicationLagHighBytes: (database.replication_lag_high_mb ?? 2_500) * 1_000_000,
+    backfill: {
+      connections: database.backfill?.connections ?? 2,
+      rowsPerSecondMax: database.backfill?.rows_per_second ?? null,
+      activeSessionsMax: database.backfill?.active_sessions_max ?? null,
+      replayLagMaxSeconds: database.backfill?.replay_lag_max_seconds ?? null,
+    },
     annotations: database.annotations ?? {},
     awaitDatabase: { timeoutMs: awaited?.timeout_ms ?? 30_000, intervalMs: awaited?.interval_ms ?? 3000 },
+    ...(database.primary == null ? {} : { primary: otherServer(database.primary, server, database.ssl) }),
+    standbys: (database.standbys ?? []).map((standby) => otherServer(standby, server, database.ssl)),
+  };
+}
+
+/** `ssl` is what the database says; the default depends on the host, as it does there. */
+function otherServer(
+  other: NonNullable<DatabaseFile['primary']>,
+  server: Server,
+  ssl: SslMode | null | undefined,
+): ServerConfig {
+  return {
+    hostname: other.hostname,
+    port: other.port ?? 5432,
+    database: other.database ?? server.database,
+    username: other.username ?? server.username,
+    password: other.password ?? server.password,
+    ssl: other.ssl ?? ssl ?? server.ssl ?? (isThisMachine(other.hostname) ? 'disable' : 'verify-full'),
   };
 }
 
@@ -322,7 +403,13 @@ function resolveSink(sink: SinkFile): SinkConfig {
     status: sink.status ?? 'active',
     source: resolveSource(sink),
     actions: sink.actions == null ? ['insert', 'update', 'delete'] : [...new Set(sink.actions)],
-    initialBackfill: sink.initial_backfill ?? false,
+    contents: {
+      logicalMessages: prefixesOf(sink.logical_messages),
+      schemaChanges: sink.schema_changes ?? false,
+      unchanged: sink.unchanged_toast ?? 'omit',
+    },
+    fillUnchanged: sink.fill_unchanged ?? false,
+    initialBackfill: resolveInitialBackfill(sink.initial_backfill ?? false),
     annotations: sink.annotations ?? {},
     ...(sink.batch_size == null ? {} : { batchSize: sink.batch_size }),
     destination: {
@@ -333,6 +420,20 @@ function resolveSink(sink: SinkFile): SinkConfig {
       ...(destination.endpoint == null ? {} : { endpoint: destination.endpoint }),
     },
   };
+}
+
+function prefixesOf(given: SinkFile['logical_messages']): SinkContents['logicalMessages'] {
+  if (given === true) return 'all';
+  return given == null || given === false ? [] : [...new Set(given)];
+}
+
+function resolveInitialBackfill(initial: NonNullable<SinkFile['initial_backfill']>): SinkConfig['initialBackfill'] {
+  if (typeof initial === 'boolean') return initial;
+  return initial.map(({ table, sort_column, start_position }) => ({
+    table: parseTableName(table),
+    ...(sort_column == null ? {} : { sortColumn: sort_column }),
+    ...(start_position == null ? {} : { startPosition: start_position }),
+  }));
 }
 
 function resolveSource({ source, table, schema }: SinkFile): SourceConfig {

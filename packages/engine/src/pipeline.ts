@@ -11,20 +11,28 @@
  * 4. backfill/    reads the tables as they are and merges the rows where no newer change can be overtaken.
  * 5. deliver/     writes batches, and moves the sink's cursor once they are durable there (I4).
  */
-import { PgConnection } from '@millrace/postgres/connection';
+import { ORDINAL_END } from '@millrace/core/position';
 import type { StateTable, Stream } from '@millrace/stream-store/store';
-import { Backfill } from './backfill/backfill.ts';
 import { BackfillFeed } from './backfill/backfill-feed.ts';
+import { BackfillManager } from './backfill/backfill-manager.ts';
+import { type BackfillLimits, BackfillSource, DEFAULT_BACKFILL_LIMITS } from './backfill/backfill-source.ts';
+import { backfillStore } from './backfill/backfill-store.ts';
+import type { BackfillView } from './backfill/backfill-view.ts';
 import { type Capture, type CaptureState, startCapture } from './capture/capture.ts';
-import { type SourceConfig, SourceState } from './capture/source.ts';
+import type { SourceConfig } from './capture/source.ts';
+import type { SourceNotice } from './capture/source-notice.ts';
+import { SourceState } from './capture/source-state.ts';
 import { ChangeLog } from './change-log/change-log.ts';
+import type { ContentNotice } from './decode/message-contents.ts';
 import { MessageEncoder } from './decode/message-encoder.ts';
 import { MessageSource } from './decode/message-source.ts';
+import { ReadEncoder } from './decode/read-encoder.ts';
 import { SchemaHistory } from './decode/schema-history.ts';
 import { cursorStore, newCursor } from './deliver/cursor-store.ts';
 import { type Delivery, type DeliveryState, startDelivery } from './deliver/delivery.ts';
 import type { OpenFeed } from './deliver/feed.ts';
 import { startTrimming } from './health/trimming.ts';
+import { settingsPin } from './settings-pin.ts';
 import type { SinkSpec } from './sink-spec.ts';
 import { SourceCatalog } from './source-catalog.ts';
 
@@ -37,50 +45,114 @@ export interface PipelineOptions {
   /** The log forgets its oldest part beyond this, even if a sink has not read it. */
   readonly logBytesMax: number;
   readonly awaitMs: number;
+  /** A directory for transactions in progress; absent: Postgres keeps them until they commit. */
+  readonly spoolDir?: string | undefined;
+  /** Gives up starting. Does not end a pipeline that has started. */
+  readonly signal?: AbortSignal | undefined;
   readonly onCapture?: (state: CaptureState) => void;
+  /** Slot made, taken over or repaired, server failed over: once each, for the log and for health. */
+  readonly onNotice?: ((notice: SourceNotice) => void) | undefined;
   readonly onSink?: (sink: string, state: DeliveryState) => void;
-  /** `rows` more of `table` were handed to the sink; `done`: those were the last. */
-  readonly onBackfill?: (sink: string, table: string, rows: number, done: boolean) => void;
+  /** Something of the source that this sink's messages do not show, or not as one might think; see there. */
+  readonly onContentNotice?: ((sink: string, notice: ContentNotice) => void) | undefined;
+  readonly backfillLimits?: BackfillLimits | undefined;
+  /** Free bytes of the disk under the log; absent: not known. */
+  readonly diskBytesLeft?: (() => Promise<number | null>) | undefined;
+  /** A backfill has come to be, or is in another state. */
+  readonly onBackfill?: ((sink: string, backfill: BackfillView) => void) | undefined;
 }
 
 export interface Pipeline {
   readonly capture: Capture;
   readonly log: ChangeLog;
   readonly deliveries: readonly Delivery[];
+  /** By sink; of those that are not disabled. */
+  readonly backfills: ReadonlyMap<string, BackfillManager>;
   /** Rejects when the pipeline cannot go on without a person. */
   readonly done: Promise<void>;
   stop(): Promise<void>;
 }
 
 export async function startPipeline(options: PipelineOptions): Promise<Pipeline> {
-  const { source, sinks, logStream, state, logBytesMax, awaitMs, onCapture, onSink, onBackfill } = options;
-  const key = `source/${source.name}`;
+  const { sinks, logStream, state, logBytesMax, awaitMs, onCapture, onSink, onBackfill } = options;
+  const key = `source/${options.source.name}`;
+  const pin = settingsPin(state, `${key}/settings`);
+  const source = { ...options.source, connection: { ...options.source.connection, pin } };
 
   const log = await ChangeLog.open(logStream, state, key);
   const cursors = new Map(sinks.map((spec) => [spec, cursorStore(state, `sink/${spec.name}/cursor`)]));
   // Before capture begins: a new sink gets all that is captured from now on, whatever ends this process before it runs.
   for (const [spec, cursor] of cursors) {
-    if (spec.status === 'disabled') await cursor.forget();
-    else if (cursor.load() === null) await cursor.save(newCursor(log.durableLsn));
+    if (spec.status === 'disabled') {
+      await cursor.forget();
+      await state.delete(`sink/${spec.name}/backfills`);
+    } else if (cursor.load() === null) await cursor.save(newCursor(log.durableLsn), false);
   }
   const sourceState = new SourceState(state, `${key}/identity`);
-  const capture = startCapture({ source, state: sourceState, log, awaitMs, ...(onCapture && { onState: onCapture }) });
-  await capture.started;
-
   const catalog = new SourceCatalog(source.connection);
-  const schemas = new SchemaHistory(state, `${key}/schema`, (relation) => catalog.describeRelation(relation));
+  const schemas = new SchemaHistory(state, `${key}/schema`, (relation, xid) => catalog.describeRelation(relation, xid));
+  const capture = startCapture({
+    source,
+    state: sourceState,
+    log,
+    awaitMs,
+    spoolDir: options.spoolDir,
+    onNotice: options.onNotice,
+    onRelation: (message, next, xid) => schemas.announced(message, next, xid),
+    ...(onCapture && { onState: onCapture }),
+  });
+  const giveUp = () => void capture.stop();
+  options.signal?.addEventListener('abort', giveUp, { once: true });
+  try {
+    await capture.started;
+    options.signal?.throwIfAborted();
+  } catch (error) {
+    await capture.stop();
+    await Promise.all([schemas.close(), catalog.close()]);
+    log.close();
+    throw error;
+  } finally {
+    options.signal?.removeEventListener('abort', giveUp);
+  }
 
   try {
     for (const spec of sinks) await catalog.requireTables(source.publication.name, spec.tables);
   } catch (error) {
     await capture.stop();
-    await catalog.close();
+    await Promise.all([schemas.close(), catalog.close()]);
+    log.close();
     throw error;
   }
+  const backfillSource = new BackfillSource({
+    connection: source.connection,
+    publication: source.publication.name,
+    slot: source.slot.name,
+    limits: options.backfillLimits ?? DEFAULT_BACKFILL_LIMITS,
+    logBytesLeft: async () => logBytesMax - (await log.bytesFrom(log.stream.firstSeqNum)),
+    diskBytesLeft: options.diskBytesLeft ?? (async () => null),
+  });
+  const backfills = new Map(
+    sinks
+      .filter((spec) => spec.status !== 'disabled')
+      .map((spec) => [
+        spec.name,
+        new BackfillManager({
+          sink: spec.name,
+          store: backfillStore(state, `sink/${spec.name}/backfills`),
+          source: backfillSource,
+          initial: spec.initialBackfill,
+          initialId: spec.backfillId,
+          takes: spec.takes,
+          takesUpdates: spec.actions.update,
+          onChange: (view) => onBackfill?.(spec.name, view),
+        }),
+      ]),
+  );
   const deliveries = sinks
     .filter((spec) => spec.status !== 'disabled')
     .map((spec) =>
       startDelivery({
+        keepsMark: (id) => backfills.get(spec.name)!.keepsMark(id),
         name: spec.name,
         sink: spec.sink,
         paused: spec.status === 'paused',
@@ -94,27 +166,28 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
   /** A sink's changes from its cursor on, and the rows of its backfill between them until that is complete. */
   function openFeed(spec: SinkSpec): OpenFeed {
     return async (cursor, signal) => {
-      const encoder = new MessageEncoder({ schemas, origin: spec.origin, takes: spec.takes, actions: spec.actions });
-      const changes = await MessageSource.open(log, schemas, encoder, cursor.position);
-      if (!spec.initialBackfill) {
-        return { fill: (batch) => changes.fill(batch), changed: (stop) => log.changed(stop), close: async () => {} };
-      }
-      const stop = new AbortController();
-      signal.addEventListener('abort', () => stop.abort(), { once: true });
-      const backfill = new Backfill(
-        {
-          id: (table) => spec.backfillId(table.schema, table.name),
-          tables: () => catalog.backfillTables(source.publication.name, spec.takes),
-          connect: (abort) => PgConnection.connect(source.connection, abort),
-          write: (batch, table, row, about) => encoder.read(batch, table, row, about),
-          poke: () => capture.poke(),
-          onProgress: (table, rows, done) => onBackfill?.(spec.name, `${table.schema}.${table.name}`, rows, done),
-        },
-        cursor.backfills,
-        stop.signal,
-      );
-      encoder.watch = backfill;
-      return new BackfillFeed(changes, backfill, (abort) => log.changed(abort), stop);
+      const encoder = new MessageEncoder({
+        schemas,
+        origin: spec.origin,
+        takes: spec.takes,
+        actions: spec.actions,
+        contents: spec.contents,
+        marks: cursor.backfills,
+        onNotice: (notice) => options.onContentNotice?.(spec.name, notice),
+      });
+      const changes = await MessageSource.open(log, schemas, encoder, cursor.position, signal);
+      const manager = backfills.get(spec.name)!;
+      const reads = new ReadEncoder(spec.origin);
+      const { position } = cursor;
+      manager.attach({
+        marks: cursor.backfills,
+        write: (batch, table, bytes, columns, index, about) => reads.read(batch, table, bytes, columns, index, about),
+        partialLsn: position.ordinal >= 0 && position.ordinal < ORDINAL_END ? position.lsn : null,
+        inTransaction: () => changes.inTransaction,
+        poke: () => capture.poke(),
+      });
+      encoder.watch = manager;
+      return new BackfillFeed(changes, manager, (abort) => log.changed(abort));
     };
   }
 
@@ -122,12 +195,15 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
     capture,
     log,
     deliveries,
+    backfills,
     done: Promise.race([capture.done, trimming.done, ...deliveries.map((delivery) => delivery.done)]),
     async stop() {
       await Promise.all(deliveries.map((delivery) => delivery.stop()));
       await capture.stop();
       await trimming.stop();
-      await catalog.close();
+      await backfillSource.close();
+      await Promise.all([schemas.close(), catalog.close()]);
+      log.close();
     },
   };
 }

@@ -1,4 +1,6 @@
 import type { Sink } from '@millrace/sinks/sink';
+import type { InitialBackfill } from './backfill/backfill-manager.ts';
+import type { MessageContents } from './decode/message-contents.ts';
 import type { MessageOrigin } from './decode/message-plan.ts';
 
 /** One configured sink, resolved: what it takes, what its messages say of themselves, and where they go. */
@@ -11,8 +13,16 @@ export interface SinkSpec {
   readonly takes: (schema: string, table: string) => boolean;
   /** Tables it names one by one: they have to exist and be published. */
   readonly tables: readonly { readonly schema: string; readonly name: string }[];
-  readonly actions: { readonly insert: boolean; readonly update: boolean; readonly delete: boolean };
-  readonly initialBackfill: boolean;
+  readonly actions: {
+    readonly insert: boolean;
+    readonly update: boolean;
+    readonly delete: boolean;
+    readonly truncate: boolean;
+  };
+  readonly contents: MessageContents;
+  /** Values that an update left alone are filled in from the row index. */
+  readonly fillUnchanged: boolean;
+  readonly initialBackfill: InitialBackfill;
   /** Stable over restarts, unique over sinks and tables. */
   readonly backfillId: (schema: string, table: string) => string;
 }

@@ -1,5 +1,6 @@
 /** Questions to the source's catalog, over one connection that is opened when needed and again when it was lost. */
 import { MillraceError } from '@millrace/core/error';
+import { pause } from '@millrace/core/pause';
 import {
   describeTable,
   describeTableByName,
@@ -9,63 +10,69 @@ import {
 } from '@millrace/postgres/catalog';
 import { type ConnectionConfig, PgConnection, quoteIdentifier, quoteLiteral } from '@millrace/postgres/connection';
 import type { Relation } from '@millrace/postgres/pgoutput';
-import type { BackfillTable } from './backfill/table-reader.ts';
+import type { TypeDescription } from '@millrace/postgres/value-json';
+import { parseSnapshot, sees } from './backfill/snapshot.ts';
+import type { DescribedRelation } from './decode/schema-history.ts';
 import type { TableSchema } from './table-schema.ts';
+
+const VISIBLE_PAUSE_MS = 5;
+const VISIBLE_TIMEOUT_MS = 10_000;
 
 export class SourceCatalog {
   readonly #config: ConnectionConfig;
   #connection: Promise<PgConnection> | null = null;
+  readonly #closing = new AbortController();
 
   constructor(config: ConnectionConfig) {
     this.#config = config;
   }
 
   /** What decoding rows of this relation needs. A table that is gone by now is described from what was announced. */
-  async describeRelation(relation: Relation): Promise<TableSchema> {
+  async describeRelation(relation: Relation, xid = 0): Promise<DescribedRelation> {
     const connection = await this.#connected();
+    if (xid !== 0) await this.#seen(connection, xid);
     const types = await describeTypes(
       connection,
       relation.columns.map((column) => column.typeOid),
     );
+    const typeTexts = await formatTypes(connection, relation);
     const table = await describeTable(connection, relation.oid);
-    const announcedKey = relation.columns.filter((column) => column.isKey).map((column) => column.name);
-    // Under full identity every column is announced as key, so only the catalog knows the primary key.
-    const fallbackKey = relation.replicaIdentity === 'f' ? [] : announcedKey;
-    const names = new Set(relation.columns.map((column) => column.name));
-    const known = table?.primaryKey.filter((name) => names.has(name)) ?? [];
-    return {
+    const identity = relation.columns.filter((column) => column.isKey).map((column) => column.name);
+    const partition =
+      table !== null && table.root.oid !== table.oid ? { schema: table.schema, name: table.name } : null;
+    const schema: TableSchema = {
       oid: relation.oid,
-      schema: table?.root.schema ?? (relation.schema === '' ? 'pg_catalog' : relation.schema),
-      name: table?.root.name ?? relation.name,
-      columns: relation.columns.map((column) => ({
-        name: column.name,
-        type: types.get(column.typeOid) ?? {
-          oid: column.typeOid,
-          name: 'unknown',
-          schema: 'pg_catalog',
-          kind: 'base' as const,
-        },
-      })),
-      primaryKey: known.length > 0 ? known : fallbackKey,
+      // A partition carries the name of its root; a table of its own the name it had when it was announced.
+      schema: partition === null ? relation.schema : table!.root.schema,
+      name: partition === null ? relation.name : table!.root.name,
+      columns: relation.columns.map((column, i) => {
+        const now = table?.columns.find(({ name, type }) => name === column.name && type.oid === column.typeOid);
+        return {
+          name: column.name,
+          type: types.get(column.typeOid) ?? unknownType(column.typeOid),
+          ...(typeTexts[i] && { typeText: typeTexts[i] }),
+          ...(now && { number: now.number, nullable: !now.notNull }),
+        };
+      }),
+      primaryKey: primaryKeyOf(relation, identity, table),
+      replicaIdentity: relation.replicaIdentity,
+      identity,
+      ...(partition && { partition }),
     };
+    return { schema, gone: table === null };
   }
 
-  /** The published tables that `takes` accepts, ready to be read. pg_table_keyless names those without a primary key. */
-  async backfillTables(
-    publication: string,
-    takes: (schema: string, table: string) => boolean,
-  ): Promise<BackfillTable[]> {
-    const connection = await this.#connected();
-    const tables: BackfillTable[] = [];
-    for (const found of await listPublishedTables(connection, publication)) {
-      const table = await describeTable(connection, found.oid);
-      if (table === null || !takes(table.root.schema, table.root.name)) continue;
-      // A partition is read through its root, whose name messages carry; the root is described in its place.
-      const target = table.root.oid === table.oid ? table : await describeTable(connection, table.root.oid);
-      if (target === null || tables.some((other) => other.schema.oid === target.oid)) continue;
-      tables.push(await this.#backfillTable(connection, publication, found, target));
+  /**
+   * Waits until queries see a transaction of the stream. Its commit is sent once it is in the WAL; it becomes visible a
+   * moment later, or much later where commits wait for a synchronous standby: then the catalog is asked as it is.
+   */
+  async #seen(connection: PgConnection, xid: number): Promise<void> {
+    const deadline = performance.now() + VISIBLE_TIMEOUT_MS;
+    while (performance.now() < deadline && !this.#closing.signal.aborted) {
+      const { rows } = await connection.query('SELECT pg_catalog.pg_current_snapshot()::text');
+      if (sees(parseSnapshot(rows[0]![0]!, 0n), xid)) return;
+      await pause(VISIBLE_PAUSE_MS, this.#closing.signal);
     }
-    return tables;
   }
 
   /** Throws pg_table_missing or pg_table_unpublished for the first table that cannot be captured. */
@@ -92,41 +99,15 @@ export class SourceCatalog {
     }
   }
 
-  async #backfillTable(
-    connection: PgConnection,
-    publication: string,
-    published: { readonly schema: string; readonly name: string },
-    table: TableDescription,
-  ): Promise<BackfillTable> {
-    if (table.primaryKey.length === 0) {
-      throw new MillraceError('pg_table_keyless', {
-        detail: `"${table.schema}"."${table.name}" cannot be backfilled without one.`,
-        hint: `ALTER TABLE "${table.schema}"."${table.name}" ADD PRIMARY KEY (...); or set initial_backfill: false.`,
-      });
-    }
-    const listed = await publishedColumns(connection, publication, published);
-    const columns = table.columns.filter((column) => (listed === null ? !column.generated : listed.has(column.name)));
-    const keyTypes = await columnTypes(connection, table);
-    return {
-      schema: {
-        oid: table.oid,
-        schema: table.schema,
-        name: table.name,
-        columns: columns.map(({ name, type }) => ({ name, type })),
-        primaryKey: table.primaryKey,
-      },
-      withDescendants: table.kind === 'partitioned',
-      keyTypes: table.primaryKey.map((name) => keyTypes.get(name)!),
-    };
-  }
-
   async close(): Promise<void> {
+    this.#closing.abort();
     const connection = await this.#connection?.catch(() => null);
     this.#connection = null;
     await connection?.close();
   }
 
   #connected(): Promise<PgConnection> {
+    if (this.#closing.signal.aborted) return Promise.reject(new MillraceError('storage_closed'));
     if (this.#connection === null) {
       const opening = PgConnection.connect(this.#config);
       this.#connection = opening;
@@ -137,21 +118,6 @@ export class SourceCatalog {
     }
     return this.#connection;
   }
-}
-
-/** The columns a publication lists for a table, or null where it publishes all. Postgres 15 and later have lists. */
-async function publishedColumns(
-  connection: PgConnection,
-  publication: string,
-  table: { readonly schema: string; readonly name: string },
-): Promise<ReadonlySet<string> | null> {
-  if (connection.serverVersion < 150_000) return null;
-  const { rows } = await connection.query(
-    `SELECT pg_catalog.to_json(attnames) FROM pg_catalog.pg_publication_tables
-      WHERE pubname = ${quoteLiteral(publication)} AND schemaname = ${quoteLiteral(table.schema)} AND tablename = ${quoteLiteral(table.name)}`,
-  );
-  const json = rows[0]?.[0];
-  return json === undefined || json === null ? null : new Set(JSON.parse(json) as string[]);
 }
 
 /** A publication without publish_via_partition_root lists the leaves of a partitioned table, not the table. */
@@ -165,10 +131,38 @@ async function coversPartition(connection: PgConnection, publication: string, ro
   return rows[0]?.[0] === 't';
 }
 
-async function columnTypes(connection: PgConnection, table: TableDescription): Promise<Map<string, string>> {
+/** The announcement is of its position, the catalog of now: it is asked only for what was not announced. */
+function primaryKeyOf(
+  relation: Relation,
+  identity: readonly string[],
+  table: TableDescription | null,
+): readonly string[] {
+  const announced = new Set(relation.columns.map((column) => column.name));
+  const known = table?.primaryKey.every((name) => announced.has(name)) ? table.primaryKey : [];
+  switch (relation.replicaIdentity) {
+    case 'd': {
+      // The key itself, but in the order of the table's columns.
+      const same = known.length === identity.length && known.every((name) => identity.includes(name));
+      return same ? known : identity;
+    }
+    case 'f': // Every column is announced as a part of it.
+      return known;
+    default:
+      return known.length > 0 ? known : identity;
+  }
+}
+
+/** The types of the announced columns as SQL spells them; '' for one that is gone. */
+async function formatTypes(connection: PgConnection, { columns }: Relation): Promise<string[]> {
+  if (columns.length === 0) return [];
+  const list = columns.map(({ typeOid, typmod }, i) => `(${i}, ${typeOid}, ${typmod})`).join(', ');
   const { rows } = await connection.query(
-    `SELECT attname, pg_catalog.format_type(atttypid, NULL) FROM pg_catalog.pg_attribute
-      WHERE attrelid = ${table.oid} AND attnum > 0 AND NOT attisdropped`,
+    `SELECT COALESCE((SELECT pg_catalog.format_type(t.oid, c.typmod) FROM pg_catalog.pg_type AS t WHERE t.oid = c.type::oid), '')
+       FROM (VALUES ${list}) AS c (place, type, typmod) ORDER BY c.place`,
   );
-  return new Map(rows.map(([name, type]) => [name!, type!]));
+  return rows.map(([text]) => text ?? '');
+}
+
+function unknownType(oid: number): TypeDescription {
+  return { oid, name: 'unknown', schema: 'pg_catalog', kind: 'base' };
 }

@@ -7,6 +7,8 @@ export interface ColumnSchema {
   readonly type: TypeDescription;
   /** As SQL spells it with its modifier, `numeric(10,2)`; absent where only the announcement is known. */
   readonly typeText?: string;
+  /** attnum: stays with a column that is renamed. Absent where only the announcement is known. */
+  readonly number?: number;
   /** Absent where only the announcement is known. */
   readonly nullable?: boolean;
 }
@@ -14,6 +16,8 @@ export interface ColumnSchema {
 export interface TableSchema {
   /** As announced by RELATION: of the partition when changes are published by partition. */
   readonly oid: number;
+  /** From 1; absent in what a backfill reads. See SchemaHistory. */
+  readonly version?: number;
   /** Topmost partitioned ancestor, or the table itself: the name messages carry. */
   readonly schema: string;
   readonly name: string;

@@ -90,9 +90,12 @@ async function scan(log: ChangeLog, after: Position): Promise<Shown[]> {
       show(end - start - 12, ordinal);
       return true;
     },
-    truncate: (_bytes, _start, _end, ordinal) => show(TRUNCATE, ordinal),
+    truncate(_bytes, _start, _end, ordinal) {
+      show(TRUNCATE, ordinal);
+      return true;
+    },
     // Shown again where an annotation could matter, so not counted.
-    message() {},
+    message: () => true,
     commit() {},
   };
   const scanner = new ChangeScanner(log, visitor, after);

@@ -11,7 +11,8 @@ import { join } from 'node:path';
 import { startPostgres } from '@millrace/embedded-postgres/launcher';
 import { type ConnectionConfig, PgConnection } from '../src/connection.ts';
 import { AdaptivePacing, type ReadPacing } from '../src/read-pacing.ts';
-import { dropSlot, type ReplicationStream, startReplication } from '../src/replication.ts';
+import { type ReplicationStream, startReplication } from '../src/replication.ts';
+import { dropSlot } from '../src/slot.ts';
 
 const ROWS = Number(process.argv[2] ?? 300_000);
 const REPETITIONS = Number(process.argv[3] ?? 5);

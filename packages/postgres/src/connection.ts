@@ -15,6 +15,7 @@ import {
   queryError,
   startupError,
 } from './server-error.ts';
+import { PINNED_SETTINGS, type PinnedSettings, SESSION_SETTINGS, type SettingsPin } from './session-settings.ts';
 import { addressOf, type SslMode, Transport } from './transport.ts';
 
 export interface ConnectionConfig {
@@ -31,6 +32,8 @@ export interface ConnectionConfig {
   readonly applicationName?: string | undefined;
   /** A logical replication session: takes replication commands and SQL. */
   readonly replication?: boolean | undefined;
+  /** Settings that all sessions of one source have in common; see session-settings.ts. */
+  readonly pin?: SettingsPin | undefined;
 }
 
 export interface Column {
@@ -63,20 +66,6 @@ export const REPLICATION_RECEIVE_BYTES = 4 * 1024 * 1024;
 /** Nothing sent before the session is ready comes near this. What does is no Postgres server. */
 const STARTUP_FRAME_BYTES_MAX = 64 * 1024;
 const SERVER_VERSION_MIN = 13_00_00;
-
-/**
- * What decides the text form of values. Streamed and backfilled rows must give the same bytes (I10), so every session
- * gets the same. `lc_monetary` stays the server's own.
- */
-const SESSION_SETTINGS: readonly (readonly [string, string])[] = [
-  ['client_encoding', 'UTF8'],
-  ['DateStyle', 'ISO'],
-  ['IntervalStyle', 'postgres'],
-  ['TimeZone', 'UTC'],
-  ['extra_float_digits', '3'],
-  ['bytea_output', 'hex'],
-  ['standard_conforming_strings', 'on'],
-];
 
 const TERMINATE = Buffer.from([0x58, 0, 0, 0, 4]);
 
@@ -245,6 +234,13 @@ export class PgConnection {
         hint: 'Postgres 13 or later is needed.',
       });
     }
+    if (this.config.pin?.settings === null) await this.#keepSettings(this.config.pin);
+  }
+
+  async #keepSettings(pin: SettingsPin): Promise<void> {
+    const columns = PINNED_SETTINGS.map((name) => `pg_catalog.current_setting(${quoteLiteral(name)})`).join(', ');
+    const [row] = (await this.query(`SELECT ${columns}`)).rows;
+    await pin.keep(Object.fromEntries(PINNED_SETTINGS.map((name, i) => [name, row?.[i] ?? ''])) as PinnedSettings);
   }
 
   #run(
@@ -523,6 +519,7 @@ function startupMessage(config: ConnectionConfig): Buffer {
     ['database', config.database],
     ['application_name', config.applicationName ?? 'millrace'],
     ...SESSION_SETTINGS,
+    ...Object.entries(config.pin?.settings ?? {}),
   ];
   if (config.replication) pairs.push(['replication', 'database']);
   const body = Buffer.from(`${pairs.map(([name, value]) => `${name}\0${value}\0`).join('')}\0`);

@@ -159,6 +159,14 @@ export function decodeTruncate(buffer: Buffer, start: number, end: number): Trun
   return { oids, cascade: (flags & 1) !== 0, restartIdentity: (flags & 2) !== 0 };
 }
 
+/** How many relations a TRUNCATE names, without making anything of it. */
+export function truncatedRelations(buffer: Buffer, start: number, end: number): number {
+  if (end - start < 6) throw malformed();
+  const count = u32(buffer, start + 1);
+  if (end - start !== 6 + count * 4) throw malformed();
+  return count;
+}
+
 export function decodeMessage(buffer: Buffer, start: number, end: number): LogicalMessage {
   const cursor = new Cursor(buffer, start, end, MESSAGE);
   const transactional = (cursor.u8() & 1) !== 0;

@@ -1,40 +1,17 @@
 /**
- * Replication slots, and the stream of changes from one.
+ * The stream of changes from a replication slot (slot.ts).
  * HOT PATH: ReplicationSession.consume, once per message.
  * Source: "Streaming Replication Protocol" and "Logical Streaming Replication Protocol" in the Postgres manual.
  */
 import { assert } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
-import { formatLsn, type Lsn, parseLsn } from '@millrace/core/lsn';
-import { checkWalLevel } from './catalog.ts';
+import { formatLsn, type Lsn } from '@millrace/core/lsn';
 import { type CopyBothSession, type PgConnection, quoteIdentifier, quoteLiteral } from './connection.ts';
 import { AdaptivePacing, NoPacing, type ReadPacing } from './read-pacing.ts';
 import { FRAME_BYTES_MAX } from './receive-buffer.ts';
 import { PgServerError, parseErrorResponse, queryError } from './server-error.ts';
+import { readSlot, slotInUse, slotInvalidated } from './slot.ts';
 import type { Transport } from './transport.ts';
-
-export interface SystemIdentity {
-  readonly systemId: string;
-  readonly timeline: number;
-  readonly walFlushLsn: Lsn;
-  readonly database: string;
-}
-
-export interface SlotInfo {
-  readonly name: string;
-  readonly plugin: string | null;
-  readonly database: string | null;
-  readonly temporary: boolean;
-  readonly active: boolean;
-  readonly activePid: number | null;
-  readonly restartLsn: Lsn | null;
-  readonly confirmedFlushLsn: Lsn | null;
-  /** `reserved`, `extended`, `unreserved` or `lost`. */
-  readonly walStatus: string | null;
-  /** Postgres 17 and later. */
-  readonly invalidationReason: string | null;
-  readonly catalogXmin: string | null;
-}
 
 export interface ReplicationHandler {
   /** One pgoutput message. The bytes are valid only during the call. HOT PATH. */
@@ -54,8 +31,13 @@ export interface ReplicationOptions {
   readonly startLsn: Lsn;
   /** How often to tell Postgres that we live. Lowered to fit the server's wal_sender_timeout. */
   readonly statusIntervalMs?: number;
-  /** Silence before pg_timeout. A reply is asked for after half of it. */
+  /**
+   * Silence before pg_timeout; a reply is asked for after half of it. Absent: TIMEOUT_FACTOR times wal_sender_timeout.
+   * Where that is 0 nothing times out: it says that this server may be silent for as long as it likes.
+   */
   readonly timeoutMs?: number;
+  /** Large transactions are sent while they are in progress (streamed-messages.ts). Postgres 14 and later. */
+  readonly streaming?: boolean;
   readonly pacing?: ReadPacing;
 }
 
@@ -76,6 +58,10 @@ export interface ReplicationStream {
   /** Stops reading, while status updates go on. At most one receive buffer of messages still comes. */
   pause(): void;
   resume(): void;
+  /** Called within message(): that message is the last until release(). Nothing is read, status updates go on. */
+  hold(): void;
+  /** Hands on what waits, and reads on. */
+  release(): void;
   /** Ends the stream and closes its connection. What was confirmed is sent first. */
   stop(): Promise<void>;
   readonly stats: ReplicationStats;
@@ -84,112 +70,21 @@ export interface ReplicationStream {
 /** Nothing ever wakes it: a wait on it is a sleep. */
 const NAP = new Int32Array(new SharedArrayBuffer(4));
 const STATUS_INTERVAL_MS = 10_000;
-const TIMEOUT_MS = 60_000;
+/** The server speaks or asks after half of its timeout, so twice that is silence. */
+const TIMEOUT_FACTOR = 1.5;
+const TIMEOUT_MS_MIN = 1_000;
+/** Where nothing times out, an answer is asked for as if it were after this. */
+const ASK_UNTIMED_MS = 60_000;
+const PROTOCOL_VERSION = 1;
+/** The first that has streaming. Later ones add two-phase commit and parallel apply, which nothing here needs. */
+const STREAMING_PROTOCOL_VERSION = 2;
 const CONFIRM_DELAY_MS = 2;
 /** With this much unsent the server is not reading: further status updates would only pile up. */
 const UNSENT_BYTES_MAX = 64 * 1024;
 const STOP_TIMEOUT_MS = 3_000;
-const LOCK_TIMEOUT_MS = 10_000;
-/** After the lock timeout, how long until the creation is cancelled from outside. */
-const CANCEL_GRACE_MS = 1_000;
-const DROP_WAIT_MS = 10_000;
-const DROP_POLL_MS = 50;
-
 const COPY_DONE = Buffer.from([0x63, 0, 0, 0, 4]);
 /** Microseconds from 1970-01-01 to 2000-01-01. */
 const POSTGRES_EPOCH_MICROS = 946_684_800_000_000n;
-
-export async function identifySystem(connection: PgConnection): Promise<SystemIdentity> {
-  assert(connection.config.replication === true, 'IDENTIFY_SYSTEM needs a replication connection');
-  const [row] = (await connection.query('IDENTIFY_SYSTEM')).rows;
-  const [systemId, timeline, lsn, database] = row ?? [];
-  const walFlushLsn = parseLsn(lsn ?? '');
-  if (!systemId || walFlushLsn === null) {
-    throw new MillraceError('pg_protocol', { detail: 'The answer to IDENTIFY_SYSTEM cannot be read.' });
-  }
-  return { systemId, timeline: Number(timeline), walFlushLsn, database: database ?? connection.config.database };
-}
-
-/**
- * Creates a permanent logical slot for pgoutput. It waits for the transactions that are open, at most `lockTimeoutMs`,
- * and leaves no slot behind when it fails. An exported snapshot lives until the next command on `connection`.
- */
-export async function createSlot(
-  connection: PgConnection,
-  name: string,
-  options: { readonly snapshot?: 'export' | 'nothing'; readonly lockTimeoutMs?: number } = {},
-): Promise<{ consistentPoint: Lsn; snapshotName: string | null }> {
-  assert(connection.config.replication === true, 'creating a slot needs a replication connection');
-  const lockTimeoutMs = options.lockTimeoutMs ?? LOCK_TIMEOUT_MS;
-  await checkWalLevel(connection);
-  await connection.query(`SET lock_timeout = ${Math.max(1, Math.ceil(lockTimeoutMs))}`);
-  // lock_timeout bounds the wait for one old transaction, this the wait for all of them.
-  const cancel = setTimeout(() => {
-    connection.cancel().catch(() => {});
-  }, lockTimeoutMs + CANCEL_GRACE_MS);
-  const giveUp = setTimeout(() => connection.close(), lockTimeoutMs + 10 * CANCEL_GRACE_MS);
-  try {
-    const snapshot = options.snapshot === 'export' ? 'EXPORT_SNAPSHOT' : 'NOEXPORT_SNAPSHOT';
-    const result = await connection.query(
-      `CREATE_REPLICATION_SLOT ${quoteIdentifier(name)} LOGICAL pgoutput ${snapshot}`,
-    );
-    const consistentPoint = parseLsn(result.rows[0]?.[1] ?? '');
-    if (consistentPoint === null) {
-      throw new MillraceError('pg_protocol', { detail: 'The answer to CREATE_REPLICATION_SLOT cannot be read.' });
-    }
-    return { consistentPoint, snapshotName: result.rows[0]?.[2] || null };
-  } catch (error) {
-    throw creationError(error, name, lockTimeoutMs);
-  } finally {
-    clearTimeout(cancel);
-    clearTimeout(giveUp);
-  }
-}
-
-export async function readSlot(connection: PgConnection, name: string): Promise<SlotInfo | null> {
-  // As JSON, because the columns differ from version to version.
-  const { rows } = await connection.query(
-    `SELECT pg_catalog.to_jsonb(s) FROM pg_catalog.pg_replication_slots AS s WHERE slot_name = ${quoteLiteral(name)}`,
-  );
-  const json = rows[0]?.[0];
-  if (json === undefined || json === null) return null;
-  const slot = JSON.parse(json) as Record<string, unknown>;
-  const text = (key: string) => (slot[key] === undefined || slot[key] === null ? null : String(slot[key]));
-  return {
-    name,
-    plugin: text('plugin'),
-    database: text('database'),
-    temporary: slot.temporary === true,
-    active: slot.active === true,
-    activePid: typeof slot.active_pid === 'number' ? slot.active_pid : null,
-    restartLsn: parseLsn(text('restart_lsn') ?? ''),
-    confirmedFlushLsn: parseLsn(text('confirmed_flush_lsn') ?? ''),
-    walStatus: text('wal_status'),
-    invalidationReason: text('invalidation_reason'),
-    catalogXmin: text('catalog_xmin'),
-  };
-}
-
-/** Returns false when there is no such slot. With `wait`, gives an active slot some seconds to become free. */
-export async function dropSlot(
-  connection: PgConnection,
-  name: string,
-  { wait = false }: { readonly wait?: boolean } = {},
-): Promise<boolean> {
-  const deadline = performance.now() + (wait ? DROP_WAIT_MS : 0);
-  for (;;) {
-    try {
-      await connection.query(`SELECT pg_catalog.pg_drop_replication_slot(${quoteLiteral(name)})`);
-      return true;
-    } catch (error) {
-      if (!(error instanceof PgServerError)) throw error;
-      if (error.sqlState === '42704') return false;
-      if (error.sqlState !== '55006') throw error;
-      if (performance.now() >= deadline) throw inUse(name, error);
-    }
-    await new Promise((resolve) => setTimeout(resolve, DROP_POLL_MS));
-  }
-}
 
 /**
  * Starts streaming on `connection`, which from here on belongs to the stream. The handler is called only after the
@@ -211,10 +106,12 @@ export async function startReplication(
   const names = quoteLiteral(options.publications.map(quoteIdentifier).join(','));
   // Logical messages came with Postgres 14.
   const messages = connection.serverVersion >= 14_00_00 ? `, messages 'true'` : '';
+  const streaming = options.streaming === true && connection.serverVersion >= 14_00_00;
+  const version = streaming ? `'${STREAMING_PROTOCOL_VERSION}', streaming 'on'` : `'${PROTOCOL_VERSION}'`;
   try {
     await connection.copyBoth(
       `START_REPLICATION SLOT ${quoteIdentifier(options.slot)} LOGICAL ${formatLsn(options.startLsn)} ` +
-        `(proto_version '1', publication_names ${names}${messages})`,
+        `(proto_version ${version}, publication_names ${names}${messages})`,
       session,
     );
   } catch (error) {
@@ -230,6 +127,7 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
   readonly #handler: ReplicationHandler;
   readonly #statusIntervalMs: number;
   readonly #timeoutMs: number;
+  readonly #askMs: number;
   #pacing: ReadPacing;
   #transport: Transport | null = null;
   #confirmed: Lsn = 0n;
@@ -246,6 +144,8 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
   #pauseTimer: NodeJS.Timeout | null = null;
   /** Until the caller has the stream. */
   #held = true;
+  /** By the caller, in the middle of what was read. */
+  #holding = false;
   #stopping = false;
   #ended = false;
   #stopped: (() => void) | null = null;
@@ -271,11 +171,13 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
     this.#connection = connection;
     this.#handler = handler;
     this.#pacing = options.pacing ?? new AdaptivePacing();
-    this.#timeoutMs = options.timeoutMs ?? TIMEOUT_MS;
+    const patience = options.timeoutMs ?? Math.max(TIMEOUT_MS_MIN, TIMEOUT_FACTOR * walSenderTimeoutMs);
+    this.#timeoutMs = walSenderTimeoutMs > 0 ? patience : Number.POSITIVE_INFINITY;
+    this.#askMs = (walSenderTimeoutMs > 0 ? patience : (options.timeoutMs ?? ASK_UNTIMED_MS)) / 2;
     const interval = options.statusIntervalMs ?? STATUS_INTERVAL_MS;
     // A paused reader does not see the server ask, so it must speak often enough unasked.
     this.#statusIntervalMs = walSenderTimeoutMs > 0 ? Math.min(interval, walSenderTimeoutMs / 3) : interval;
-    this.#tickMs = Math.max(10, Math.min(this.#statusIntervalMs, this.#timeoutMs / 8) / 2);
+    this.#tickMs = Math.max(10, Math.min(this.#statusIntervalMs, this.#askMs / 4) / 2);
   }
 
   get stats(): ReplicationStats {
@@ -310,13 +212,13 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
     }
     if (this.#stopping) return;
     this.#lastRead = performance.now();
-    if (!this.#paused) this.#transport!.resume();
+    this.#readOn();
     this.#transport!.redeliver();
   }
 
   /** HOT PATH. */
   consume(buffer: Buffer, start: number, end: number): number {
-    if (this.#held) return start;
+    if (this.#held || this.#holding) return start;
     const handler = this.#handler;
     let at = start;
     while (end - at >= 5) {
@@ -326,6 +228,11 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
       if (next > end) break;
       if (buffer[at] !== 0x64) {
         this.#control(buffer[at]!, buffer, at + 5, next);
+        if (this.#failure !== null) {
+          // It is over: nothing behind this is handed on.
+          at = end;
+          break;
+        }
       } else if (buffer[at + 5] === 0x77) {
         // w: XLogData. WAL start, WAL end and server time (8 bytes each) precede the message.
         if (size < 30) throw malformed();
@@ -333,6 +240,10 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
           if (this.#keepalivePending) this.#flushKeepalive();
           this.#messages++;
           handler.message(buffer, at + 30, next);
+          if (this.#holding) {
+            at = next;
+            break;
+          }
         }
       } else if (buffer[at + 5] === 0x6b) {
         // k: keepalive. WAL end, server time, and whether it wants a reply.
@@ -400,13 +311,35 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
     if (!this.#paused || this.#ended || this.#stopping) return;
     this.#paused = false;
     this.#lastRead = performance.now();
-    if (this.#pauseTimer === null && !this.#held) this.#transport!.resume();
+    this.#readOn();
+  }
+
+  hold(): void {
+    if (this.#ended || this.#stopping) return;
+    this.#holding = true;
+    this.#transport!.pause();
+  }
+
+  release(): void {
+    if (!this.#holding) return;
+    this.#holding = false;
+    if (this.#ended || this.#stopping) return;
+    this.#lastRead = performance.now();
+    // What waits may hold again, so it is handed on before anything is read.
+    this.#transport!.redeliver();
+    this.#readOn();
+  }
+
+  #readOn(): void {
+    if (this.#paused || this.#held || this.#holding || this.#pauseTimer !== null) return;
+    if (!this.#ended && !this.#stopping) this.#transport!.resume();
   }
 
   async stop(): Promise<void> {
     if (this.#ended) return;
     if (!this.#stopping) {
       this.#held = false;
+      this.#holding = false;
       this.#sendStatus(false);
       this.#stopping = true;
       if (this.#pauseTimer !== null) clearTimeout(this.#pauseTimer);
@@ -443,7 +376,7 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
     this.#transport!.pause();
     this.#pauseTimer = setTimeout(() => {
       this.#pauseTimer = null;
-      if (!this.#paused) this.#transport!.resume();
+      this.#readOn();
     }, pauseMs);
   }
 
@@ -458,9 +391,18 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
       }
       case 0x63: // c: CopyDone. Unasked for when the server shuts down.
       case 0x43: // C: CommandComplete
-      case 0x4e: // N: notice
       case 0x53: // S: parameter
         return;
+      case 0x4e: {
+        // N: notice. Since Postgres 18 a missing publication is only a warning, and its tables' changes are left out of
+        // the stream: what follows must neither be handed on nor acknowledged.
+        const notice = parseErrorResponse(buffer, start, end);
+        if (notice.severity === 'WARNING' && notice.sqlState === '55000') {
+          this.#failure ??= publicationGone(queryError(notice));
+          this.#transport!.destroy(this.#failure);
+        }
+        return;
+      }
       case 0x5a: // Z: ready for commands again
         if (this.#stopping) this.#stopped?.();
         else this.#transport!.destroy();
@@ -476,7 +418,7 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
     const late = now - this.#lastTick > 4 * this.#tickMs;
     this.#lastTick = now;
     if (now - this.#lastStatus >= this.#statusIntervalMs - this.#tickMs / 2) this.#sendStatus(false);
-    if (this.#paused || late) {
+    if (this.#paused || this.#holding || late) {
       this.#lastRead = now;
       return;
     }
@@ -484,7 +426,7 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
     if (silentMs >= this.#timeoutMs) {
       this.#failure ??= new MillraceError('pg_timeout', { detail: `Nothing came for ${Math.round(silentMs)} ms.` });
       this.#transport!.destroy(this.#failure);
-    } else if (silentMs >= this.#timeoutMs / 2 && !this.#replyAsked) {
+    } else if (silentMs >= this.#askMs && !this.#replyAsked) {
       this.#replyAsked = true;
       this.#sendStatus(true);
     }
@@ -532,33 +474,6 @@ export function publicationMissing(detail: string | undefined, name: string, cau
   });
 }
 
-function creationError(error: unknown, name: string, lockTimeoutMs: number): unknown {
-  if (!(error instanceof PgServerError)) return error;
-  switch (error.sqlState) {
-    case '53400':
-      return new MillraceError('pg_no_free_slots', {
-        hint:
-          'Drop slots that nobody needs (they also hold back WAL):\n' +
-          '  SELECT slot_name, active, restart_lsn FROM pg_replication_slots;\n' +
-          "  SELECT pg_drop_replication_slot('...');\n" +
-          'or allow more and restart Postgres:\n  ALTER SYSTEM SET max_replication_slots = 20;',
-        cause: error,
-      });
-    case '55P03':
-    case '57014':
-      return new MillraceError('pg_slot_creation_timeout', {
-        detail: `"${name}" was not ready within ${lockTimeoutMs} ms; no slot was left behind.`,
-        hint:
-          'A slot can only begin when the transactions open at that time have ended. Find them, end them, try again:\n' +
-          '  SELECT pid, state, xact_start FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start;\n' +
-          '  SELECT gid, prepared FROM pg_prepared_xacts;\n  SELECT pg_terminate_backend(<pid>);',
-        cause: error,
-      });
-    default:
-      return error;
-  }
-}
-
 async function startError(error: unknown, connection: PgConnection, slot: string): Promise<unknown> {
   if (!(error instanceof PgServerError)) return error;
   switch (error.sqlState) {
@@ -569,15 +484,15 @@ async function startError(error: unknown, connection: PgConnection, slot: string
         cause: error,
       });
     case '55006':
-      return inUse(slot, error);
+      return slotInUse(slot, error);
     case '55000': {
       // Several states share this SQLSTATE; the catalog tells them apart.
       const info = await readSlot(connection, slot);
       const lost = info?.walStatus === 'lost' || (info?.invalidationReason ?? null) !== null;
-      return lost ? invalidated(error, slot, info?.invalidationReason ?? null) : error;
+      return lost ? slotInvalidated(error, slot, info?.invalidationReason ?? null) : error;
     }
     case '58P01':
-      return invalidated(error, slot, null);
+      return slotInvalidated(error, slot, null);
     default:
       return error;
   }
@@ -587,11 +502,7 @@ async function startError(error: unknown, connection: PgConnection, slot: string
 function streamError(error: PgServerError): MillraceError {
   switch (error.sqlState) {
     case '42704':
-      return new MillraceError('pg_publication_missing', {
-        detail: error.detail,
-        hint: 'The publication must have existed when the slot was created, and since. Create it, then create the slot anew.',
-        cause: error,
-      });
+      return publicationGone(error);
     case '58P01':
       return new MillraceError('pg_slot_invalidated', { detail: error.detail, cause: error });
     default:
@@ -599,22 +510,11 @@ function streamError(error: PgServerError): MillraceError {
   }
 }
 
-function invalidated(error: PgServerError, slot: string, reason: string | null): MillraceError {
-  return new MillraceError('pg_slot_invalidated', {
-    detail: `"${slot}"${reason === null ? '' : ` (${reason})`}.`,
-    hint:
-      `The changes since its last confirmed LSN are gone. Drop it, let a new one be made, and run a backfill:\n` +
-      `  SELECT pg_drop_replication_slot(${quoteLiteral(slot)});\n` +
-      `To keep it from happening again raise max_slot_wal_keep_size and idle_replication_slot_timeout.`,
-    cause: error,
-  });
-}
-
-function inUse(slot: string, error: PgServerError): MillraceError {
-  return new MillraceError('pg_slot_in_use', {
-    detail: `"${slot}".`,
-    hint: `Who reads it:\n  SELECT a.pid, a.application_name, a.client_addr FROM pg_stat_activity AS a JOIN pg_replication_slots AS s ON s.active_pid = a.pid WHERE s.slot_name = ${quoteLiteral(slot)};`,
-    cause: error,
+function publicationGone(cause: PgServerError): MillraceError {
+  return new MillraceError('pg_publication_missing', {
+    detail: cause.detail,
+    hint: 'The publication must have existed when the slot was created, and since. Create it, then create the slot anew.',
+    cause,
   });
 }
 

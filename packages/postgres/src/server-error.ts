@@ -76,6 +76,16 @@ export function startupError(
         : new PgServerError('pg_too_many_connections', response, {
             hint: 'Close idle connections, or raise max_connections (needs a restart).\nWho uses them: SELECT usename, application_name, count(*) FROM pg_stat_activity GROUP BY 1, 2 ORDER BY 3 DESC;',
           });
+    case '0A000':
+      // MULE_INTERNAL, to which no conversion leads.
+      return notUtf8(response, `The encoding of database "${database}" cannot be converted to UTF-8.`);
+    case '22023':
+      return new PgServerError('pg_setting_refused', response, {
+        detail: `${response.message} (SQLSTATE 22023).`,
+        hint:
+          'The setting is as the first session with this source found it. If it is lc_monetary, install that locale on ' +
+          'the server, as it was on the one before.',
+      });
     case '42501':
       if (replication) return replicationDenied(response, user);
       return new PgServerError('pg_privilege', response, {
@@ -106,12 +116,30 @@ export function queryError(response: ErrorResponse): PgServerError {
       return new PgServerError('pg_privilege', response);
     case '42P01':
       return new PgServerError('pg_table_missing', response);
+    case '22021':
+    case '22P05':
+      return notUtf8(response, undefined);
     case '53300':
       return new PgServerError('pg_too_many_connections', response);
     default:
       if (response.sqlState.startsWith('08')) return new PgServerError('pg_connection_lost', response);
       return new PgServerError(response.severity === 'ERROR' ? 'pg_query_failed' : 'pg_connection_lost', response);
   }
+}
+
+/** Bytes that are no text in the database's encoding, or that UTF-8 has no character for. The server sends none of the row. */
+function notUtf8(response: ErrorResponse, detail: string | undefined): PgServerError {
+  return new PgServerError('pg_encoding', response, {
+    detail,
+    hint:
+      'A database in SQL_ASCII takes any bytes, and some other encodings have bytes that stand for no character. Which ' +
+      'rows have them:\n' +
+      '  CREATE FUNCTION pg_temp.is_utf8(text) RETURNS boolean LANGUAGE plpgsql AS\n' +
+      "  $$ BEGIN PERFORM convert_to($1, 'UTF8'); RETURN true; EXCEPTION WHEN OTHERS THEN RETURN false; END $$;\n" +
+      '  SELECT ctid FROM <table> WHERE NOT pg_temp.is_utf8(<column>);\n' +
+      'Correct them, or move the data to a database in UTF8. A change that holds such bytes stays in the WAL: to go on ' +
+      'after it, drop the slot and start with an empty data directory and initial_backfill: true.',
+  });
 }
 
 /** Classes 22 (data) and 23 (integrity) quote values in their texts (I11). */

@@ -27,15 +27,8 @@ import {
   VALUE_NULL,
   VALUE_UNCHANGED,
 } from '../src/pgoutput.ts';
-import {
-  createSlot,
-  dropSlot,
-  identifySystem,
-  type ReplicationOptions,
-  type ReplicationStream,
-  readSlot,
-  startReplication,
-} from '../src/replication.ts';
+import { type ReplicationOptions, type ReplicationStream, startReplication } from '../src/replication.ts';
+import { createSlot, dropSlot, identifySystem, readSlot } from '../src/slot.ts';
 
 const WAL_SENDER_TIMEOUT_MS = 1000;
 const SLOTS_MAX = 4;
@@ -155,6 +148,12 @@ async function read(
   return reader;
 }
 
+/** Postgres 14 also sends transactions that changed nothing published. */
+const withoutEmpty = (messages: readonly Buffer[]) =>
+  messages.filter((message, i) => {
+    const next = messages[i + 1]?.[0];
+    return !(message[0] === BEGIN && next === COMMIT) && !(message[0] === COMMIT && messages[i - 1]?.[0] === BEGIN);
+  });
 const kinds = (messages: readonly Buffer[]) => String.fromCharCode(...messages.map((message) => message[0]!));
 const count = (messages: readonly Buffer[], kind: number) => messages.filter((message) => message[0] === kind).length;
 
@@ -210,8 +209,9 @@ describe('the stream', () => {
     await sql.query(`UPDATE item SET name = 'eins' WHERE id = 1; DELETE FROM item WHERE id = 20`);
     await sql.query(`SELECT pg_logical_emit_message(false, 'loose', 'words')`);
     await sql.query('TRUNCATE item RESTART IDENTITY CASCADE');
-    const { messages, until } = await read();
-    await until(() => count(messages, TRUNCATE) === 1 && messages.at(-1)![0] === COMMIT);
+    const reader = await read();
+    await reader.until(() => count(reader.messages, TRUNCATE) === 1 && reader.messages.at(-1)![0] === COMMIT);
+    const messages = withoutEmpty(reader.messages);
 
     expect(kinds(messages)).toBe('BRIIIMUUDCBRUDCMBRTC');
     const begin = decodeBegin(messages[0]!, 0, messages[0]!.length);
@@ -404,7 +404,7 @@ describe('the stream', () => {
     const written = await currentLsn();
     reader.stream.requestKeepalive();
     await reader.until(() => (reader.keepalives.at(-1) ?? 0n) >= written);
-    expect(reader.messages).toEqual([]);
+    expect(withoutEmpty(reader.messages)).toEqual([]);
   });
 });
 

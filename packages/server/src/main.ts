@@ -2,10 +2,14 @@
  * The one composition root: store, HTTP and pipelines, built by plain calls. Everything that is configured arrives here
  * as a value; everything that runs is stopped here.
  */
+import { rm, statfs } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import type { Config, DatabaseConfig, SinkConfig } from '@millrace/api/config';
 import type { ResourceSpec } from '@millrace/api/resource-spec';
-import type { SourceConfig } from '@millrace/engine/capture/source';
+import { describeBackfill } from '@millrace/engine/backfill/backfill-report';
 import type { DeliveryState } from '@millrace/engine/deliver/delivery';
+import type { HealthTiming } from '@millrace/engine/health/health-timing';
+import type { NoticeBoard } from '@millrace/engine/health/notice-board';
 import { type Pipeline, startPipeline } from '@millrace/engine/pipeline';
 import type { SinkSpec } from '@millrace/engine/sink-spec';
 import { localS2Sink } from '@millrace/sinks/s2-local';
@@ -14,10 +18,18 @@ import type { Sink } from '@millrace/sinks/sink';
 import { type HttpServer, type HttpServerOptions, startHttpServer } from '@millrace/stream-store/http/server';
 import { type LocalStore, type LocalStoreOptions, openLocalStore } from '@millrace/stream-store/local-store';
 import type { StateTable, StreamStore } from '@millrace/stream-store/store';
+import { CHANGE_LOG_BYTES_MAX } from './change-log-bound.ts';
+import { contentReporter } from './content-reporter.ts';
+import { type DatabaseSupervisor, superviseDatabase } from './database-supervisor.ts';
+import { engineMetrics } from './engine-metrics.ts';
 import { intentStore } from './intent-store.ts';
+import { createManagement, type Management } from './management/management.ts';
+import { pinContentNotice, pinSourceNotice } from './pipeline-notices.ts';
 import { provisionResources } from './resource-provisioning.ts';
+import { sourceOf } from './source-of.ts';
 import { stableId } from './stable-id.ts';
 import { tableFilter } from './table-filter.ts';
+import { watchDatabase } from './watch-database.ts';
 
 export interface ServerOptions {
   /** A function is called once the store serves: for a configuration that needs a basin or token made first. */
@@ -29,6 +41,8 @@ export interface ServerOptions {
   readonly log: (line: string) => void;
   /** Beyond this the change log forgets what slow sinks have not read. */
   readonly changeLogBytesMax?: number | undefined;
+  /** When silence becomes a finding; for tests. */
+  readonly healthTiming?: Partial<HealthTiming> | undefined;
   /** Called when the data directory is new, once it is known where the store is: nothing shows the token again. */
   readonly onRootToken?: ((token: string, url: string) => void) | undefined;
   /** Basins and streams to ensure before anything else runs. */
@@ -44,13 +58,16 @@ export interface Server {
   readonly firstRootToken: string | null;
   readonly store: LocalStore;
   readonly http: HttpServer;
+  /** One per configured database, in the order of the configuration. */
+  readonly databases: readonly DatabaseSupervisor[];
+  /** Of the databases that run now. */
   readonly pipelines: readonly Pipeline[];
+  readonly management: Management;
   /** Rejects when the process cannot go on. */
   readonly done: Promise<void>;
   stop(): Promise<void>;
 }
 
-export const CHANGE_LOG_BYTES_MAX = 16 * 2 ** 30;
 const STOP_GRACE_MS = 2_000;
 
 export async function startServer(options: ServerOptions): Promise<Server> {
@@ -64,9 +81,24 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     const showToken = (url: string) => {
       if (store.firstRootToken !== null) options.onRootToken?.(store.firstRootToken, url);
     };
+    const databases: DatabaseSupervisor[] = [];
+    let configured = false;
+    const management = await createManagement(
+      { store, databases: () => databases, isConfigured: () => configured, log },
+      options.http?.auth ?? 'required',
+    );
+    stops.push(() => management.close());
     const serve = async () => {
       if (options.resources !== undefined) await provisionResources(store, options.resources, log);
-      return await startHttpServer({ ...options.http, store, host, port, log });
+      return await startHttpServer({
+        ...options.http,
+        store,
+        host,
+        port,
+        log,
+        beside: management.surface,
+        moreMetrics: () => engineMetrics(databases),
+      });
     };
     const http = await serve().catch((error: unknown) => {
       // The data directory is made, and the next start will not show the token.
@@ -77,17 +109,44 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     stops.push(() => http.close({ graceMs: STOP_GRACE_MS }));
     const config = typeof options.config === 'function' ? await options.config(store, http.url) : options.config;
     await forgetRemovedSinks(store.state, config);
-    const pipelines: Pipeline[] = [];
+    // Transactions in progress are sent again; also those of a database that is no longer configured.
+    const spool = join(dataDir, 'spool');
+    await rm(spool, { recursive: true, force: true });
     for (const database of config.databases) {
       const sinks = config.sinks.filter((sink) => sink.database === database.name);
-      const pipeline = await openPipeline({ store, database, sinks, changeLogBytesMax, log });
-      stops.push(() => pipeline.stop());
-      pipelines.push(pipeline);
+      const supervisor = superviseDatabase({
+        config: database,
+        sinks,
+        // A person waits for the only one and is told at once what is wrong. One of several is reported and tried again.
+        firstFailureEnds: config.databases.length === 1,
+        start: (signal, notices) =>
+          openPipeline({ store, database, sinks, spool, changeLogBytesMax, log, signal, notices }),
+        watch: (supervised) =>
+          watchDatabase({ database, sinks, changeLogBytesMax, supervised, timing: options.healthTiming }),
+        log,
+      });
+      databases.push(supervisor);
     }
+    configured = true;
+    // All at once: one that hangs must not hold up the end of the others.
+    if (databases.length > 0) stops.push(() => Promise.all(databases.map((one) => one.stop())).then(() => {}));
+    if (databases.length === 1) await databases[0]!.firstStart;
     const storeFailed = store.failed.then((error) => Promise.reject(error));
-    const done = Promise.race([storeFailed, ...pipelines.map((pipeline) => pipeline.done)]);
+    const done = Promise.race([storeFailed, ...databases.map(({ fatal }) => fatal)]);
     done.catch(() => {});
-    return { url: http.url, firstRootToken: store.firstRootToken, store, http, pipelines, done, stop };
+    return {
+      url: http.url,
+      firstRootToken: store.firstRootToken,
+      store,
+      http,
+      databases,
+      get pipelines() {
+        return databases.flatMap(({ pipeline }) => pipeline ?? []);
+      },
+      management,
+      done,
+      stop,
+    };
   } catch (error) {
     await stop();
     throw error;
@@ -98,12 +157,25 @@ interface PipelineParts {
   readonly store: LocalStore;
   readonly database: DatabaseConfig;
   readonly sinks: readonly SinkConfig[];
+  readonly spool: string;
   readonly changeLogBytesMax: number;
   readonly log: (line: string) => void;
+  readonly signal: AbortSignal;
+  readonly notices: NoticeBoard;
 }
 
-async function openPipeline({ store, database, sinks, changeLogBytesMax, log }: PipelineParts): Promise<Pipeline> {
+async function openPipeline({
+  store,
+  database,
+  sinks,
+  spool,
+  changeLogBytesMax,
+  log,
+  signal,
+  notices,
+}: PipelineParts): Promise<Pipeline> {
   const logName = `changes/${database.name}`;
+  const report = contentReporter(log);
   return await startPipeline({
     source: sourceOf(database),
     sinks: sinks.map((sink) => specOf(sink, database, store)),
@@ -111,14 +183,33 @@ async function openPipeline({ store, database, sinks, changeLogBytesMax, log }: 
     state: store.state,
     logBytesMax: changeLogBytesMax,
     awaitMs: database.awaitDatabase.timeoutMs,
+    spoolDir: join(spool, stableId('database', database.name)),
+    signal,
     onCapture(state) {
       if (state.kind === 'streaming') log(`${database.name}: streaming from slot "${database.slot.name}"`);
       else if (state.kind === 'connecting' && state.error !== null)
         log(`${database.name}: ${state.error.message} Retrying.`);
     },
+    onNotice(notice) {
+      log(`${database.name}: ${notice.text}`);
+      pinSourceNotice(notices, notice);
+    },
     onSink: sinkReporter(log),
-    onBackfill: (sink, table, rows, done) =>
-      log(`${sink}: backfilled ${rows} rows of ${table}${done ? ', complete' : ''}`),
+    onContentNotice(sink, notice) {
+      report(sink, notice);
+      pinContentNotice(notices, sink, notice);
+    },
+    onBackfill: (sink, backfill) => log(`${sink}: ${describeBackfill(backfill)}`),
+    backfillLimits: {
+      connections: database.backfill.connections,
+      rowsPerSecondMax: database.backfill.rowsPerSecondMax,
+      activeBackendsMax: database.backfill.activeSessionsMax,
+      replayLagMaxSeconds: database.backfill.replayLagMaxSeconds,
+    },
+    diskBytesLeft: async () => {
+      const { bavail, bsize } = await statfs(dirname(spool));
+      return bavail * bsize;
+    },
   });
 }
 
@@ -130,24 +221,6 @@ function sinkReporter(log: (line: string) => void): (sink: string, state: Delive
     if (state.kind === 'starting' || last.get(sink) === text) return;
     last.set(sink, text);
     log(`${sink}: ${text}`);
-  };
-}
-
-function sourceOf(database: DatabaseConfig): SourceConfig {
-  return {
-    name: database.name,
-    connection: {
-      host: database.hostname,
-      port: database.port,
-      database: database.database,
-      user: database.username,
-      password: database.password,
-      ssl: database.ssl,
-      applicationName: 'millrace',
-      ...(database.sslRootCert !== undefined && { sslRootCert: database.sslRootCert }),
-    },
-    slot: database.slot,
-    publication: database.publication,
   };
 }
 
@@ -169,7 +242,14 @@ function specOf(sink: SinkConfig, database: DatabaseConfig, store: LocalStore): 
     },
     takes: tableFilter(sink.source),
     tables: sink.source.includeTables ?? [],
-    actions: { insert: actions.has('insert'), update: actions.has('update'), delete: actions.has('delete') },
+    actions: {
+      insert: actions.has('insert'),
+      update: actions.has('update'),
+      delete: actions.has('delete'),
+      truncate: actions.has('truncate'),
+    },
+    contents: sink.contents,
+    fillUnchanged: sink.fillUnchanged,
     initialBackfill: sink.initialBackfill,
     backfillId: (schema, table) => stableId('backfill', sink.name, schema, table),
   };

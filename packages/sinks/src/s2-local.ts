@@ -70,6 +70,8 @@ export function localS2Sink(options: LocalS2Options): Sink {
       timestamp = stream.tail.timestamp;
       const place = (saved?.destination ?? null) as Place | null;
       if (place !== null && place.id === stream.id) return await forward(stream, name, saved, place.seqNum);
+      // Killed before a place was on record: all there is of the sink came after `saved`.
+      if (saved !== null && place === null) return await forward(stream, name, saved, stream.firstSeqNum);
       return (await backward(stream, name)) ?? saved;
     },
 

@@ -1,11 +1,13 @@
 /**
- * Vitest's global setup: keeps the Postgres that all workers of a run share. Workers ask for its address over a
- * loopback port; the first who asks makes it start, so a run without a database pays nothing.
+ * Vitest's global setup: keeps the Postgres that all workers of a run share, one per major that is asked for. Workers
+ * send a major over a loopback port and get an address; the first who asks makes that server start, so a run without
+ * a database pays nothing.
  */
 import { readdirSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { assert } from '@millrace/core/assert';
 import { explain } from '@millrace/core/error';
 import { processMark } from '@millrace/embedded-postgres/process-table';
@@ -18,13 +20,20 @@ import {
 } from './postgres.ts';
 
 export async function setup(): Promise<() => Promise<void>> {
+  // Every project of a run calls this; they share the servers of the first.
+  if (process.env[BROKER_VARIABLE] !== undefined) return async () => {};
   removeLeftovers();
-  let starting: Promise<OwnPostgres> | null = null;
+  const servers = new Map<number, Promise<OwnPostgres>>();
+  const serverOf = (major: number): Promise<OwnPostgres> => {
+    const starting = servers.get(major) ?? startOwnPostgres(SHARED_SETTINGS, major);
+    servers.set(major, starting);
+    return starting;
+  };
 
-  const broker = createServer(async (socket) => {
+  const broker = createServer({ allowHalfOpen: true }, async (socket) => {
     socket.on('error', () => {});
-    starting ??= startOwnPostgres(SHARED_SETTINGS);
-    const answer = await starting.then(
+    const major = Number(await text(socket).catch(() => ''));
+    const answer = await serverOf(major).then(
       ({ server: { host, port, user, password, socketDir } }): ServerAddress => ({
         host,
         port,
@@ -43,7 +52,8 @@ export async function setup(): Promise<() => Promise<void>> {
 
   return async () => {
     broker.close();
-    await (await starting?.catch(() => null))?.remove();
+    delete process.env[BROKER_VARIABLE];
+    for (const starting of servers.values()) await (await starting.catch(() => null))?.remove();
   };
 }
 

@@ -11,7 +11,7 @@ import { type AuditEntry, type AuditRow, keyText, NOBODY, readAudit, type TableS
 const PROBLEMS_PER_KIND_MAX = 8;
 const SHOWN_CHARACTERS_MAX = 120;
 
-/** What stands for an out-of-line value that an update left alone. */
+/** What stands for an out-of-line value that an update left alone, at a sink with `unchanged_toast: marker`. */
 export const UNCHANGED_MARKER = 'unchanged_toast';
 
 export type Row = Readonly<Record<string, unknown>>;
@@ -25,6 +25,8 @@ export interface StreamMessage {
     readonly table_name: string;
     readonly commit_lsn: number | bigint | string;
     readonly commit_idx: number;
+    /** Columns whose values an update left alone: they are not in the record. */
+    readonly unchanged_columns?: readonly string[];
   };
 }
 
@@ -162,7 +164,7 @@ export function createOracle(options: OracleOptions): Oracle {
     if (action === 'update') checkVersion(shape, record, prior, where);
 
     rows.delete(oldKey);
-    if (action !== 'delete') rows.set(key, withUnchanged(record, prior));
+    if (action !== 'delete') rows.set(key, withUnchanged(message, prior));
     note(shape, message, key, oldKey, transaction);
   }
 
@@ -287,13 +289,10 @@ function keyOf(shape: TableShape, row: Row): string {
   return keyText(shape.key.map((column) => row[column]));
 }
 
-function withUnchanged(record: Row, prior: Row | undefined): Row {
-  if (prior === undefined || !Object.values(record).includes(UNCHANGED_MARKER)) return record;
-  const entries = Object.entries(record).map(([name, value]) => [
-    name,
-    value === UNCHANGED_MARKER ? prior[name] : value,
-  ]);
-  return Object.fromEntries(entries) as Row;
+function withUnchanged({ record, metadata }: StreamMessage, prior: Row | undefined): Row {
+  const left = metadata.unchanged_columns ?? Object.keys(record).filter((name) => record[name] === UNCHANGED_MARKER);
+  if (prior === undefined || left.length === 0) return record;
+  return { ...record, ...Object.fromEntries(left.map((name) => [name, prior[name]])) };
 }
 
 function shown(text: string | undefined): string {

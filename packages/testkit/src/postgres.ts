@@ -1,6 +1,6 @@
 /**
- * Databases for tests, in a real Postgres. All workers of a test run share one server, which starts when the first
- * test asks (global-setup.ts); each test takes a database of its own. A test that stops, kills or configures the
+ * Databases for tests, in a real Postgres. All workers of a test run share one server per major, which starts when the
+ * first test asks (global-setup.ts); each test takes a database of its own. A test that stops, kills or configures the
  * server starts its own.
  */
 import { randomBytes } from 'node:crypto';
@@ -12,6 +12,7 @@ import { text } from 'node:stream/consumers';
 import { assert } from '@millrace/core/assert';
 import { type EmbeddedPostgres, startPostgres } from '@millrace/embedded-postgres/launcher';
 import pg from 'pg';
+import { chosenMajor, majorFolder } from './postgres-majors.ts';
 
 /** Where global-setup.ts answers with a ServerAddress; set in the environment of every worker. */
 export const BROKER_VARIABLE = 'MILLRACE_TEST_POSTGRES_BROKER';
@@ -57,28 +58,37 @@ export interface TestDatabase {
   drop(): Promise<void>;
 }
 
+export interface DatabaseOptions {
+  /** `LATIN1`, `EUC_JP`, `SQL_ASCII`, ...; absent: UTF8. */
+  readonly encoding?: string;
+}
+
 export interface OwnPostgres {
   readonly server: EmbeddedPostgres;
-  createDatabase(): Promise<TestDatabase>;
+  createDatabase(options?: DatabaseOptions): Promise<TestDatabase>;
   /** Stops the server and removes what it wrote. */
   remove(): Promise<void>;
 }
 
 /** A fresh, empty database in the shared server. */
-export async function createDatabase(): Promise<TestDatabase> {
-  return createDatabaseIn(await sharedServer());
+export async function createDatabase(options: DatabaseOptions = {}): Promise<TestDatabase> {
+  return createDatabaseIn(await sharedServer(), options);
 }
 
-/** A server for one test alone. Durable unless `settings` say otherwise: a killed server has to recover what it promised. */
+/**
+ * A server for one test alone, of the run's major unless the test names one (postgres-majors.ts). Durable unless
+ * `settings` say otherwise: a killed server has to recover what it promised.
+ */
 export async function startOwnPostgres(
   settings: Readonly<Record<string, string>> = {},
-  packageName?: string,
+  major: number = chosenMajor(),
+  environment: Readonly<Record<string, string>> = {},
 ): Promise<OwnPostgres> {
-  const dir = testDirectory('postgres');
-  const server = await startPostgres({ dir, settings, ...(packageName === undefined ? {} : { packageName }) });
+  const packageFolder = await majorFolder(major);
+  const server = await startPostgres({ dir: testDirectory('postgres'), settings, packageFolder, environment });
   return {
     server,
-    createDatabase: () => createDatabaseIn(server),
+    createDatabase: (options) => createDatabaseIn(server, options),
     remove: () => server.remove(),
   };
 }
@@ -88,9 +98,22 @@ export function testDirectory(purpose: string): string {
   return mkdtempSync(join(tmpdir(), `millrace-test-${process.pid}-${purpose}-`));
 }
 
-export async function createDatabaseIn(server: ServerAddress): Promise<TestDatabase> {
+export async function createDatabaseIn(
+  server: ServerAddress,
+  { encoding = 'UTF8' }: DatabaseOptions = {},
+): Promise<TestDatabase> {
   const name = `test_${randomBytes(6).toString('hex')}`;
-  await asAdmin(server, (admin) => admin.query(`CREATE DATABASE ${name} TEMPLATE template0`));
+  // The server was made with the C locale, which goes with every encoding.
+  await asAdmin(server, (admin) => admin.query(`CREATE DATABASE ${name} TEMPLATE template0 ENCODING '${encoding}'`));
+  return openDatabase(server, name, () => asAdmin(server, (admin) => dropDatabase(admin, name)));
+}
+
+/** A database that is there already: of a copy of its server, say. `drop` then only lets go of it. */
+export function openDatabase(
+  server: ServerAddress,
+  name: string,
+  onDrop: () => Promise<void> = async () => {},
+): TestDatabase {
   const { host, port, user, password } = server;
   const config = { host, port, user, password, database: name };
   const pool = new pg.Pool({ ...config, max: POOL_MAX, allowExitOnIdle: true });
@@ -109,7 +132,7 @@ export async function createDatabaseIn(server: ServerAddress): Promise<TestDatab
       if (dropped) return;
       dropped = true;
       await pool.end();
-      await asAdmin(server, (admin) => dropDatabase(admin, name));
+      await onDrop();
     },
   };
 }
@@ -140,7 +163,8 @@ async function asAdmin(server: ServerAddress, work: (admin: pg.Client) => Promis
 async function sharedServer(): Promise<ServerAddress> {
   const port = process.env[BROKER_VARIABLE];
   assert(port !== undefined, 'the shared Postgres is there only in a vitest run with global-setup.ts');
-  const answer = JSON.parse(await text(connect(Number(port), '127.0.0.1'))) as ServerAddress | { failed: string };
+  const broker = connect(Number(port), '127.0.0.1').end(`${chosenMajor()}\n`);
+  const answer = JSON.parse(await text(broker)) as ServerAddress | { failed: string };
   if ('failed' in answer) throw new Error(answer.failed);
   return answer;
 }

@@ -45,7 +45,7 @@ export async function drainSlot(database: TestDatabase): Promise<StreamMessage[]
       for (const column of parsed.columns) (column as { parser: (text: string) => unknown }).parser = (text) => text;
     } else if (parsed.tag === 'insert' || parsed.tag === 'update' || parsed.tag === 'delete') {
       messages.push(messageOf(parsed, lsn, idx++, types));
-    } else if (parsed.tag === 'truncate') idx++;
+    } else if (parsed.tag === 'truncate') idx += parsed.relations.length;
   }
   return messages;
 }

@@ -2,7 +2,7 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Config } from '@millrace/api/config';
+import { type Config, loadConfig } from '@millrace/api/config';
 import { type EmbeddedPostgres, startPostgres } from '@millrace/embedded-postgres/launcher';
 import { type Server, startServer } from '@millrace/server/main';
 import type { AccessTokenScope } from '@millrace/stream-store/model';
@@ -202,8 +202,9 @@ async function issueAnew(store: StreamStore, id: string, scope: AccessTokenScope
   return store.issueAccessToken({ id, expiresAt: null, autoPrefixStreams: false, scope });
 }
 
+/** As a configuration file would say it, so that every default is the product's own. */
 function configOf(postgres: EmbeddedPostgres, url: string, accessToken: string): Config {
-  return {
+  const file = {
     databases: [
       {
         name: 'shop',
@@ -212,27 +213,22 @@ function configOf(postgres: EmbeddedPostgres, url: string, accessToken: string):
         database: postgres.database,
         username: postgres.user,
         password: postgres.password,
-        ssl: 'disable',
-        slot: { name: 'millrace_demo', createIfNotExists: true },
-        publication: { name: 'millrace_demo', createIfNotExists: true },
-        poolSize: 2,
-        annotations: {},
-        awaitDatabase: { timeoutMs: 10_000, intervalMs: 100 },
+        slot: { name: 'millrace_demo', create_if_not_exists: true },
+        publication: { name: 'millrace_demo', create_if_not_exists: true },
+        await_database: { timeout_ms: 10_000, interval_ms: 100 },
       },
     ],
     sinks: [
       {
         name: 'products',
         database: 'shop',
-        status: 'active',
-        source: { includeTables: [{ schema: 'public', name: 'products' }] },
-        actions: ['insert', 'update', 'delete'],
-        initialBackfill: true,
-        annotations: {},
-        destination: { type: 's2', basin: BASIN, stream: STREAM, accessToken, endpoint: url },
+        source: { include_tables: ['public.products'] },
+        initial_backfill: true,
+        destination: { type: 's2', basin: BASIN, stream: STREAM, access_token: accessToken, endpoint: url },
       },
     ],
   };
+  return loadConfig(JSON.stringify(file), { file: 'demo', env: {} });
 }
 
 function explainConnections({ postgres, server, token }: Scene): void {

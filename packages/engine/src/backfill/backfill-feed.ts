@@ -1,8 +1,8 @@
-/** Merges a backfill's rows into a sink's changes, chunk by chunk, where change-window.ts allows it. */
+/** Merges the rows of a sink's backfills into its changes, chunk by chunk, where change-window.ts allows it. */
 import type { Lsn } from '@millrace/core/lsn';
 import type { Position } from '@millrace/core/position';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
-import { BACKFILL_DONE, type Backfill } from './backfill.ts';
+import type { BackfillManager } from './backfill-manager.ts';
 
 /** The changes themselves, from the log. */
 export interface ChangeFeed {
@@ -14,47 +14,45 @@ export interface ChangeFeed {
 
 export class BackfillFeed {
   readonly #changes: ChangeFeed;
-  readonly #backfill: Backfill;
+  readonly #backfills: BackfillManager;
   readonly #logChanged: (signal: AbortSignal) => Promise<void>;
-  readonly #stop: AbortController;
 
-  constructor(
-    changes: ChangeFeed,
-    backfill: Backfill,
-    logChanged: (signal: AbortSignal) => Promise<void>,
-    stop: AbortController,
-  ) {
+  /** The backfills are attached, and are detached by `close`. */
+  constructor(changes: ChangeFeed, backfills: BackfillManager, logChanged: (signal: AbortSignal) => Promise<void>) {
     this.#changes = changes;
-    this.#backfill = backfill;
+    this.#backfills = backfills;
     this.#logChanged = logChanged;
-    this.#stop = stop;
   }
 
   async fill(batch: MessageBatch): Promise<'full' | 'idle'> {
-    if (this.#fillFromBackfill(batch)) return 'full';
+    if (this.#fillFromBackfills(batch)) return 'full';
     const result = await this.#changes.fill(batch);
-    if (result === 'full' || this.#backfill.done) return result;
+    if (result === 'full' || this.#backfills.idle) return result;
     if (!batch.empty) return 'full'; // What the log has comes first; the rows go into a batch of their own.
-    return this.#fillFromBackfill(batch) ? 'full' : 'idle';
+    return this.#fillFromBackfills(batch) ? 'full' : 'idle';
   }
 
-  #fillFromBackfill(batch: MessageBatch): boolean {
+  #fillFromBackfills(batch: MessageBatch): boolean {
     const { position, progress } = this.#changes;
     batch.through = position;
-    const finished = this.#backfill.inChunk ? undefined : this.#backfill.takeFinished();
-    if (finished !== undefined) {
-      batch.mark = { backfill: finished, key: BACKFILL_DONE };
-      return true;
-    }
-    return this.#backfill.fill(batch, position, progress);
+    return this.#backfills.fill(batch, position, progress);
   }
 
   async changed(signal: AbortSignal): Promise<void> {
-    await Promise.race([this.#logChanged(signal), this.#backfill.changedNext()]);
+    // Both waits end with this one: what lives as long as the sink would gather them.
+    const over = new AbortController();
+    const end = () => over.abort();
+    signal.addEventListener('abort', end, { once: true });
+    if (signal.aborted) end();
+    try {
+      await Promise.race([this.#logChanged(over.signal), this.#backfills.changedNext(over.signal)]);
+    } finally {
+      signal.removeEventListener('abort', end);
+      end();
+    }
   }
 
   async close(): Promise<void> {
-    this.#stop.abort();
-    await this.#backfill.closed();
+    await this.#backfills.detach();
   }
 }

@@ -3,120 +3,125 @@
  * handed on when every transaction the snapshot sees has been delivered. A row is stale when a transaction that the
  * snapshot does *not* see has changed its key and was delivered meanwhile: its newer version is already in the stream.
  *
- * The window opens before the snapshot is taken and holds the keys changed since, by transaction. A transaction that was
- * delivered before the window opened and is still in progress in the snapshot (its commit is in the WAL but not yet
- * visible) would escape it, so such a snapshot is refused and another one taken: `admits`.
- * Source: "pg_snapshot Components" in the Postgres manual.
+ * One window serves all chunks of a table that are under way. It opens before the first of them is read and holds, by
+ * transaction, the keys that delivered changes have touched since. A transaction leaves it when every chunk under way
+ * sees it: then all later ones do. What was delivered *before* it opened is the business of unsettled.ts.
  */
 import type { Lsn } from '@millrace/core/lsn';
+import { type Snapshot, visibility } from './snapshot.ts';
 
-const EPOCH = 1n << 32n;
-
-export interface Snapshot {
-  /** Lower 32 bits of the oldest id in progress: all before it are seen. */
-  readonly xminLow: number;
-  /** First transaction id not yet assigned when the snapshot was taken: it and later ones are not seen. */
-  readonly xmax: bigint;
-  /** In progress then, so not seen. */
-  readonly inProgress: ReadonlySet<bigint>;
-  /** Every transaction that is seen has committed before this position. */
-  readonly lsn: Lsn;
-}
-
-/** Text of a pg_snapshot: `xmin:xmax:xip,xip`. */
-export function parseSnapshot(text: string, lsn: Lsn): Snapshot {
-  const [xmin, xmax, list] = text.split(':');
-  const inProgress = (list ?? '').split(',').filter((id) => id !== '');
-  const xminLow = Number(BigInt(xmin!) & (EPOCH - 1n));
-  return { xminLow, xmax: BigInt(xmax!), inProgress: new Set(inProgress.map(BigInt)), lsn };
-}
-
-/** Whether the snapshot sees transaction `xid`, which the replication stream names by its lower 32 bits. */
-export function sees(snapshot: Snapshot, xid: number): boolean {
-  // Most ids lie before the oldest one in progress; this spares them the arithmetic below.
-  if (((xid - snapshot.xminLow) | 0) < 0) return true;
-  const full = widen(xid, snapshot.xmax);
-  return full < snapshot.xmax && !snapshot.inProgress.has(full);
-}
-
-/** The 64-bit id nearest to `near` with these lower 32 bits. */
-export function widen(xid: number, near: bigint): bigint {
-  const same = (near & ~(EPOCH - 1n)) | BigInt(xid);
-  if (same > near + EPOCH / 2n) return same - EPOCH;
-  if (same < near - EPOCH / 2n) return same + EPOCH;
-  return same;
-}
-
-/** Keys one window can hold; a chunk that would need more is read again, smaller. */
+/** Keys, and bytes of them, that a window holds. Beyond it whole transactions are held as "any row". */
 export const WINDOW_KEYS_MAX = 1_000_000;
-/** Delivered transactions remembered; far more than can be between commit and visibility at once. */
-const RECENT_MAX = 65_536;
+export const WINDOW_KEY_BYTES_MAX = 64 << 20;
+/** Below this a window is not worth tidying. */
+const PRUNE_KEYS_MIN = 10_000;
+
+interface Touched {
+  readonly lsn: Lsn;
+  readonly keys: Set<string>;
+  bytes: number;
+  /** It changed rows whose keys are not known. */
+  any: boolean;
+  /** It emptied the table. */
+  emptied: boolean;
+}
+
+/**
+ * `none`: no row is stale. `all`: every row is. `again`: it cannot be told, read the chunk again in another snapshot.
+ * A function: whether the row with this key is, `'perhaps'` where only another snapshot can tell.
+ */
+export type Staleness = 'none' | 'all' | 'again' | ((key: string) => boolean | 'perhaps');
 
 export class ChangeWindow {
-  /** When each recently delivered transaction was first met, in the order of meeting. */
-  readonly #recent = new Map<number, number>();
-  #met = 0;
-  #openedAt = 0;
-  #keys = new Map<number, Set<string>>();
-  #emptied = new Set<number>();
-  #size = 0;
-  #broken = false;
+  readonly #transactions = new Map<number, Touched>();
+  #lsn: Lsn = 0n;
+  #keys = 0;
+  #bytes = 0;
 
-  /** A chunk is about to be read. */
-  open(): void {
-    this.#openedAt = this.#met;
-    this.#keys = new Map();
-    this.#emptied = new Set();
-    this.#size = 0;
-    this.#broken = false;
+  /** The transaction whose changes follow. */
+  begun(lsn: Lsn): void {
+    this.#lsn = lsn;
   }
 
-  /** The chunk cannot be decided: read it again. Too many keys changed meanwhile, or one that is not known. */
-  get broken(): boolean {
-    return this.#broken;
-  }
-
-  /** Every delivered transaction that changed a table of the backfill, also one whose turn has not come. */
-  delivered(xid: number): void {
-    if (this.#recent.has(xid)) return;
-    this.#recent.set(xid, this.#met++);
-    if (this.#recent.size > RECENT_MAX) this.#recent.delete(this.#recent.keys().next().value!);
-  }
-
-  /** A row of the table being read was changed. null: its key is not known. */
+  /** A row was changed. null: its key is not known. */
   changed(xid: number, key: string | null): void {
-    if (key === null || this.#size >= WINDOW_KEYS_MAX) {
-      this.#broken = true;
+    const touched = this.#touched(xid);
+    if (touched.any) return;
+    if (key === null || this.#keys >= WINDOW_KEYS_MAX || this.#bytes >= WINDOW_KEY_BYTES_MAX) {
+      this.#forget(touched);
+      touched.any = true;
       return;
     }
-    let keys = this.#keys.get(xid);
-    if (keys === undefined) {
-      keys = new Set();
-      this.#keys.set(xid, keys);
-    }
+    const { keys } = touched;
+    const before = keys.size;
     keys.add(key);
-    this.#size++;
+    if (keys.size === before) return;
+    touched.bytes += key.length;
+    this.#bytes += key.length;
+    this.#keys++;
   }
 
-  /** The table being read was emptied. */
+  /** The table was emptied. */
   emptied(xid: number): void {
-    this.#emptied.add(xid);
+    this.#touched(xid).emptied = true;
   }
 
-  /** False: the snapshot does not see a transaction that was delivered before the window opened. Take another. */
-  admits(snapshot: Snapshot): boolean {
-    for (const [xid, met] of this.#recent) {
-      if (met >= this.#openedAt) return true; // In order of meeting: the rest came later as well.
-      if (!sees(snapshot, xid)) return false;
-    }
-    return true;
+  holds(xid: number): boolean {
+    return this.#transactions.has(xid);
   }
 
-  /** Says of each key whether a delivered transaction that the snapshot does not see has changed it. */
-  staleness(snapshot: Snapshot): (key: string) => boolean {
-    for (const xid of this.#emptied) if (!sees(snapshot, xid)) return () => true;
+  get keys(): number {
+    return this.#keys;
+  }
+
+  get transactions(): number {
+    return this.#transactions.size;
+  }
+
+  staleness(snapshot: Snapshot): Staleness {
     const unseen: Set<string>[] = [];
-    for (const [xid, keys] of this.#keys) if (!sees(snapshot, xid)) unseen.push(keys);
-    return (key) => unseen.some((keys) => keys.has(key));
+    const unknown: Set<string>[] = [];
+    let again = false;
+    for (const [xid, touched] of this.#transactions) {
+      const seen = visibility(snapshot, xid, touched.lsn);
+      if (seen === 'seen') continue;
+      if (touched.emptied && seen === 'unseen') return 'all';
+      if (touched.any || touched.emptied) again = true;
+      else if (seen === 'unseen') unseen.push(touched.keys);
+      else unknown.push(touched.keys);
+    }
+    if (again) return 'again';
+    if (unseen.length === 0 && unknown.length === 0) return 'none';
+    return (key) => {
+      for (const keys of unseen) if (keys.has(key)) return true;
+      for (const keys of unknown) if (keys.has(key)) return 'perhaps';
+      return false;
+    };
+  }
+
+  /** Forgets what all of these see; they are the snapshots of every chunk under way, or ones from before theirs. */
+  prune(underWay: readonly Snapshot[]): void {
+    if (this.#keys < PRUNE_KEYS_MIN && this.#transactions.size < PRUNE_KEYS_MIN) return;
+    for (const [xid, touched] of this.#transactions) {
+      if (underWay.some((snapshot) => visibility(snapshot, xid, touched.lsn) !== 'seen')) continue;
+      this.#forget(touched);
+      this.#transactions.delete(xid);
+    }
+  }
+
+  #touched(xid: number): Touched {
+    let touched = this.#transactions.get(xid);
+    if (touched === undefined) {
+      touched = { lsn: this.#lsn, keys: new Set(), bytes: 0, any: false, emptied: false };
+      this.#transactions.set(xid, touched);
+    }
+    return touched;
+  }
+
+  #forget(touched: Touched): void {
+    this.#keys -= touched.keys.size;
+    this.#bytes -= touched.bytes;
+    touched.keys.clear();
+    touched.bytes = 0;
   }
 }

@@ -1,71 +1,102 @@
 /**
- * Reads a table chunk by chunk in key order, each chunk in a snapshot of its own, as the text the replication stream
- * would send (I10). Nothing is written to the source.
+ * Reads one chunk: rows, the snapshot they were seen in, and the WAL position at that time. Nothing is written to the
+ * source. HOT PATH (the row callback).
  */
 import { MillraceError } from '@millrace/core/error';
-import { type Lsn, parseLsn } from '@millrace/core/lsn';
-import { type PgConnection, quoteIdentifier, quoteLiteral } from '@millrace/postgres/connection';
-import type { TableSchema } from '../table-schema.ts';
-import { parseSnapshot, type Snapshot } from './change-window.ts';
+import { parseLsn } from '@millrace/core/lsn';
+import { type PgConnection, quoteLiteral } from '@millrace/postgres/connection';
+import type { ChunkQuery, RowRange } from './chunk-query.ts';
+import type { RowChunk } from './row-chunk.ts';
+import { parseSnapshot } from './snapshot.ts';
+import { FINGERPRINT, type TablePlan } from './table-plan.ts';
 
-export interface BackfillTable {
-  readonly schema: TableSchema;
-  /** False for a table with inheritance children, whose rows are published as theirs. */
-  readonly withDescendants: boolean;
-  /** SQL types of the key columns, in key order: `integer`, `public.mood`. */
-  readonly keyTypes: readonly string[];
+/** A chunk is in memory until it is delivered. One row is always taken, whatever its size. */
+export const CHUNK_BYTES_MAX = 32 << 20;
+
+/**
+ * For every session that reads. With `row_security` off a policy that would hide rows is an error instead. The planner
+ * is kept to reading ranges of pages, or an index, in order: a chunk that scanned and sorted the table would not end.
+ */
+export const READER_SETTINGS = `SET row_security = off; SET statement_timeout = 0; SET lock_timeout = '30s';
+  SET idle_in_transaction_session_timeout = 0; SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off;
+  SET max_parallel_workers_per_gather = 0; SET synchronize_seqscans = off; SET cursor_tuple_fraction = 1`;
+
+/** The table is not as it was planned: it was altered, renamed, emptied or written anew. */
+export class TableChanged extends Error {
+  override readonly name = 'TableChanged';
 }
 
-/** Rows as DataRow payloads back to back: int16 columns, then (int32 size or -1, bytes) per column. */
-export interface Chunk {
-  readonly snapshot: Snapshot;
-  readonly rows: readonly Buffer[];
-  /** The table has no row after these. */
-  readonly last: boolean;
-  /** When it was read, microseconds since the epoch. */
-  readonly readAtMicros: bigint;
-}
+const HEAD_COLUMNS = 8;
 
-export const CHUNK_ROWS_MIN = 100;
-export const CHUNK_ROWS_MAX = 10_000;
-/** A chunk is kept in memory until it is delivered. */
-const CHUNK_BYTES_TARGET = 8 << 20;
-const CHUNK_TARGET_MS = 200;
-
-const POSITION = `CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END`;
-
-/** Reads the rows after `afterKey` (null: from the start). */
+/**
+ * Fills `chunk` with at most `rowsMax` rows of the range, in one round trip. Throws TableChanged. Resolves with false
+ * when the session must not be used again: a request to cancel is on its way to it.
+ *
+ * The lock comes before the snapshot: a rewrite (ALTER TABLE, VACUUM FULL) or TRUNCATE between the two would show an
+ * older snapshot an empty table. The position is read after the snapshot is taken, so what it sees lies before.
+ */
 export async function readChunk(
   connection: PgConnection,
-  table: BackfillTable,
-  afterKey: readonly string[] | null,
+  plan: TablePlan,
+  query: ChunkQuery,
+  range: RowRange,
   rowsMax: number,
-): Promise<Chunk> {
-  await connection.query('BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY');
+  chunk: RowChunk,
+): Promise<boolean> {
+  const { unit } = query;
+  const standby = await replayed(connection);
+  const relation = `${quoteLiteral(unit.relation)}::pg_catalog.regclass`;
+  const sql = `BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = ${plan.searchPath};
+    LOCK TABLE ${query.from} IN ACCESS SHARE MODE;
+    SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text,
+      CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END,
+      CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL ELSE pg_catalog.pg_current_wal_flush_lsn() END,
+      (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint, ${relation}::pg_catalog.oid,
+      COALESCE(pg_catalog.pg_relation_filenode(${relation})::pg_catalog.text, ''), ${FINGERPRINT.replace('$', relation)},
+      pg_catalog.current_setting('transaction_isolation');
+    ${query.chunk(range, rowsMax)}; COMMIT`;
+  chunk.clear();
+  let head: (string | null)[] | null = null;
+  let full = false;
   try {
-    // The position is read after the snapshot is taken, so every transaction it sees lies before.
-    const { rows: head } = await connection.query(
-      `SELECT pg_catalog.pg_current_snapshot()::text, (${POSITION})::text, (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint::text`,
-    );
-    const [snapshot, position, micros] = head[0] ?? [];
-    const lsn = parseLsn(position ?? '');
-    if (!snapshot || lsn === null) throw new MillraceError('pg_protocol', { detail: 'A snapshot cannot be read.' });
-    const rows: Buffer[] = [];
-    await connection.queryRows(selectAfter(table, afterKey, rowsMax), (bytes, start, end) => {
-      rows.push(Buffer.from(bytes.subarray(start, end)));
+    await connection.queryRows(sql, (bytes, start, end) => {
+      if (head === null) {
+        head = headOf(bytes, start, end);
+        return;
+      }
+      if (full) return;
+      if (chunk.count > 0 && chunk.length + (end - start) > CHUNK_BYTES_MAX) {
+        full = true;
+        // What is left of the answer would only be thrown away; when the request comes late, it is.
+        connection.cancel().catch(() => {});
+        return;
+      }
+      chunk.add(bytes, start, end);
     });
-    await connection.query('COMMIT');
-    await flushTo(connection, position!);
-    return {
-      snapshot: parseSnapshot(snapshot, lsn satisfies Lsn),
-      rows,
-      last: rows.length < rowsMax,
-      readAtMicros: BigInt(micros!),
-    };
   } catch (error) {
     await connection.query('ROLLBACK').catch(() => {});
-    throw error;
+    if (!full) throw error;
   }
+  const [snapshot, position, flushed, micros, oid, file, fingerprint] = head ?? [];
+  const lsn = parseLsn(position ?? '');
+  if (!snapshot || lsn === null) throw new MillraceError('pg_protocol', { detail: 'A snapshot cannot be read.' });
+  if (Number(oid) !== unit.oid || fingerprint !== unit.fingerprint || file !== unit.file) throw new TableChanged();
+  chunk.snapshot = parseSnapshot(snapshot, lsn, standby);
+  chunk.readAtMicros = BigInt(micros!);
+  chunk.cut = full || chunk.count === rowsMax;
+  if (!full && flushed !== null && parseLsn(flushed!)! < lsn) await flushTo(connection, position!);
+  return !full;
+}
+
+/** On a standby: what was replayed before the snapshot, asked before it is taken. */
+async function replayed(connection: PgConnection): Promise<bigint | null> {
+  if (!connection.parameters.has('in_hot_standby')) {
+    // Before Postgres 14 the server does not say so by itself; slots on a standby came with 16.
+    return null;
+  }
+  if (connection.parameters.get('in_hot_standby') !== 'on') return null;
+  const { rows } = await connection.query('SELECT pg_catalog.pg_last_wal_replay_lsn()');
+  return parseLsn(rows[0]?.[0] ?? '');
 }
 
 /**
@@ -74,32 +105,21 @@ export async function readChunk(
  */
 async function flushTo(connection: PgConnection, position: string): Promise<void> {
   const lsn = quoteLiteral(position);
-  const { rows } = await connection.query(
-    `SELECT NOT pg_catalog.pg_is_in_recovery() AND pg_catalog.pg_current_wal_flush_lsn() < ${lsn}::pg_lsn`,
-  );
+  const { rows } = await connection.query(`SELECT pg_catalog.pg_current_wal_flush_lsn() < ${lsn}::pg_lsn`);
   if (rows[0]?.[0] !== 't') return;
   await connection.query(
     `SET synchronous_commit = local; SELECT pg_catalog.pg_logical_emit_message(true, 'millrace.flush', '')`,
   );
 }
 
-function selectAfter(
-  { schema, keyTypes, withDescendants }: BackfillTable,
-  afterKey: readonly string[] | null,
-  rows: number,
-) {
-  const columns = schema.columns.map((column) => quoteIdentifier(column.name)).join(', ');
-  const key = schema.primaryKey.map(quoteIdentifier).join(', ');
-  const from = `${withDescendants ? '' : 'ONLY '}${quoteIdentifier(schema.schema)}.${quoteIdentifier(schema.name)}`;
-  const after = afterKey?.map((text, i) => `${quoteLiteral(text)}::${keyTypes[i]}`).join(', ');
-  const where = after === undefined ? '' : ` WHERE (${key}) > (${after})`;
-  return `SELECT ${columns} FROM ${from}${where} ORDER BY ${key} LIMIT ${rows}`;
-}
-
-/** Rows for the next chunk: towards a fixed reading time, within the memory a chunk may take. */
-export function nextChunkRows(rows: number, chunk: Chunk, tookMs: number): number {
-  const bytes = chunk.rows.reduce((sum, row) => sum + row.length, 0);
-  const byTime = tookMs < CHUNK_TARGET_MS / 2 ? rows * 2 : tookMs > CHUNK_TARGET_MS * 2 ? rows / 2 : rows;
-  const byBytes = bytes === 0 ? CHUNK_ROWS_MAX : (CHUNK_BYTES_TARGET * chunk.rows.length) / bytes;
-  return Math.round(Math.min(CHUNK_ROWS_MAX, Math.max(1, Math.min(byTime, byBytes))));
+function headOf(bytes: Buffer, start: number, end: number): (string | null)[] {
+  const head: (string | null)[] = [];
+  let at = start + 2;
+  for (let i = 0; i < HEAD_COLUMNS && at + 4 <= end; i++) {
+    const size = bytes.readInt32BE(at);
+    at += 4;
+    head.push(size < 0 ? null : bytes.toString('utf8', at, at + size));
+    at += Math.max(0, size);
+  }
+  return head;
 }

@@ -1,207 +1,252 @@
 /**
- * What the engine knows of its source, and the checks before anything is captured: it is the same server, the same
- * slot, and nobody moved the slot. Each refusal says what to do, with the SQL.
+ * Opens the source: publication and slot made where that is wanted, the slot free for us, and streaming from the end of
+ * the log on known to leave no gap. What leaves one is refused, or repaired where the configuration asks for it.
  */
 import { MillraceError } from '@millrace/core/error';
-import { formatLsn, type Lsn, maxLsn } from '@millrace/core/lsn';
-import { createPublication, readPublication } from '@millrace/postgres/catalog';
-import { type ConnectionConfig, PgConnection } from '@millrace/postgres/connection';
-import {
-  createSlot,
-  identifySystem,
-  publicationMissing,
-  readSlot,
-  type SlotInfo,
-} from '@millrace/postgres/replication';
-import type { StateTable } from '@millrace/stream-store/store';
+import { type Lsn, maxLsn } from '@millrace/core/lsn';
+import { type ConnectionConfig, PgConnection, quoteLiteral } from '@millrace/postgres/connection';
+import { identifySystem, readSlot, type SlotInfo, setSlotFailover } from '@millrace/postgres/slot';
+import type { ChangeLog } from '../change-log/change-log.ts';
+import type { LogWriterEvents } from '../change-log/log-writer.ts';
+import { lastTransaction, sendsAgain } from './resend-check.ts';
+import { type Admission, type AdmissionFacts, admit, type ServerFacts } from './slot-admission.ts';
+import { describeCreation, ensurePublication, makeSlot, requireFailover } from './slot-creation.ts';
+import { freeSlot } from './slot-holder.ts';
+import { type CompareWithSource, repairLoss } from './slot-repair.ts';
+import type { SourceNotice } from './source-notice.ts';
+import type { SourceState } from './source-state.ts';
+import { readTimelineEnd } from './timeline.ts';
 
 export interface SourceConfig {
   /** The database's name in the configuration. */
   readonly name: string;
   readonly connection: ConnectionConfig;
-  readonly slot: { readonly name: string; readonly createIfNotExists: boolean };
+  readonly slot: {
+    readonly name: string;
+    readonly createIfNotExists: boolean;
+    /** What to do when changes cannot be had from the slot any more. Default refuse. */
+    readonly onLoss?: 'refuse' | 'repair' | undefined;
+    /** Whether the slot is to be copied to standbys. Absent: as it is. */
+    readonly failover?: boolean | undefined;
+  };
   readonly publication: {
     readonly name: string;
     readonly createIfNotExists: boolean;
     readonly initSql?: string | undefined;
   };
+  /** Where `connection` is with a standby: its primary, for what a standby cannot do itself. */
+  readonly primary?: ConnectionConfig | undefined;
+  /** Those that may be promoted, to be asked whether they are ready. */
+  readonly standbys?: readonly ConnectionConfig[] | undefined;
 }
 
-/** Kept in the state table: which slot of which server the change log comes from, and how far it was acknowledged. */
-export interface SourceIdentity {
-  readonly systemId: string;
-  readonly timeline: number;
-  readonly slot: string;
-  readonly acknowledged: Lsn;
-  /** Records that were durable in the change log when this was written. */
-  readonly logRecords: number;
+export interface OpenOptions {
+  readonly signal: AbortSignal;
+  /** Needed for slot.on_loss: repair; without it every loss is refused. */
+  readonly compare?: CompareWithSource | undefined;
+  /** Told of each RELATION a repair writes; see LogWriterEvents. */
+  readonly relation?: LogWriterEvents['relation'] | undefined;
+  readonly notify?: ((notice: SourceNotice) => void) | undefined;
+  readonly now?: (() => number) | undefined;
 }
 
-/** The change log as far as it is durable. */
-export interface LogEnd {
-  readonly endLsn: Lsn;
-  readonly durableSeq: number;
+export interface OpenSource {
+  readonly connection: PgConnection;
+  readonly startLsn: Lsn;
+  /**
+   * Writes down whose changes these are. To be called once streaming has begun, so that one who finds the slot taken
+   * claims nothing, and before anything is taken from the stream.
+   */
+  settle(): Promise<void>;
 }
 
-export class SourceState {
-  readonly #state: StateTable;
-  readonly #key: string;
-  #identity: SourceIdentity | null;
+const STANDBY_VERSION_MIN = 16_00_00;
 
-  constructor(state: StateTable, key: string) {
-    this.#state = state;
-    this.#key = key;
-    const stored = state.get(key);
-    this.#identity = stored === undefined ? null : parseIdentity(stored);
-  }
-
-  get identity(): SourceIdentity | null {
-    return this.#identity;
-  }
-
-  async save(identity: SourceIdentity): Promise<void> {
-    this.#identity = identity;
-    const json = { ...identity, acknowledged: String(identity.acknowledged) };
-    await this.#state.put(this.#key, Buffer.from(JSON.stringify(json)));
-  }
-}
-
-function parseIdentity(bytes: Uint8Array): SourceIdentity {
-  const json = JSON.parse(Buffer.from(bytes).toString()) as Omit<SourceIdentity, 'acknowledged' | 'logRecords'> & {
-    acknowledged: string;
-    /** Absent in what an earlier version wrote. */
-    logRecords?: number;
-  };
-  return { ...json, acknowledged: BigInt(json.acknowledged), logRecords: json.logRecords ?? 0 };
-}
-
-/**
- * Opens the replication connection, creates publication and slot where that is wanted, and checks that streaming from
- * the end of the log on leaves no gap. The caller owns the connection.
- */
+/** The caller owns the connection. Called with no transaction open in the log. */
 export async function openSource(
   config: SourceConfig,
   state: SourceState,
-  log: LogEnd,
-  signal: AbortSignal,
-): Promise<{ connection: PgConnection; startLsn: Lsn }> {
+  log: ChangeLog,
+  { signal, compare, relation, notify = () => {}, now = Date.now }: OpenOptions,
+): Promise<OpenSource> {
   checkLog(state, log);
-  const connection = await PgConnection.connect({ ...config.connection, replication: true }, signal);
+  const repairs = config.slot.onLoss === 'repair' && compare !== undefined;
+  if (!repairs && state.repairs.attempts.length > 0) await state.saveRepairs({ ...state.repairs, attempts: [] });
+  const applicationName = await state.applicationName(config.name);
+  const connection = await PgConnection.connect({ ...config.connection, applicationName, replication: true }, signal);
+  const onAbort = () => void connection.close();
+  signal.addEventListener('abort', onAbort, { once: true });
   try {
-    await ensurePublication(config);
-    const system = await identifySystem(connection);
-    const slot = await ensureSlot(connection, config, state, log.endLsn);
-    const startLsn = await admit(config, state, { ...system, slot }, log);
-    return { connection, startLsn };
+    let facts = await gather(connection, config, state, log);
+    await ensurePublication(connection, config, facts.server.inRecovery, signal);
+    let admission = admit(facts);
+    if (admission.kind === 'create') {
+      await create(connection, config, state, facts.server, notify);
+      facts = await gather(connection, config, state, log);
+      admission = admit(facts);
+    }
+    if (facts.slot !== null) facts = { ...facts, slot: await freeSlot(connection, facts.slot, signal, notify) };
+    // Whoever held the slot may have moved it until he ended.
+    admission = admit(facts);
+    if (admission.kind === 'stream') {
+      facts = { ...facts, sentAgain: await askAgain(connection.config, config, state, log, facts.slot!, signal) };
+      admission = admit(facts);
+    }
+    if (admission.kind === 'refuse' && admission.loss !== null && repairs) {
+      const { server, slot } = facts;
+      const context = { config, state, log, server, slot, applicationName, compare, relation, signal, notify, now };
+      await repairLoss(admission.loss, admission.error, context);
+      facts = await gather(connection, config, state, log);
+      admission = admit(facts);
+    }
+    return { connection, ...(await admitted(connection, config, state, log, facts, admission, notify)) };
   } catch (error) {
     await connection.close();
     throw error;
+  } finally {
+    signal.removeEventListener('abort', onAbort);
   }
 }
 
+async function gather(
+  connection: PgConnection,
+  config: SourceConfig,
+  state: SourceState,
+  log: ChangeLog,
+): Promise<AdmissionFacts> {
+  const system = await identifySystem(connection);
+  const { identity, intent } = state;
+  const { rows } = await connection.query(
+    `SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('server_version')`,
+  );
+  const inRecovery = rows[0]?.[0] === 't';
+  if (inRecovery && connection.serverVersion < STANDBY_VERSION_MIN) {
+    throw new MillraceError('pg_version_unsupported', {
+      detail: `It is a standby of Postgres ${rows[0]?.[1]}, which cannot decode changes.`,
+      hint: 'Capture from a standby needs Postgres 16 or later; point the configuration to the primary.',
+    });
+  }
+  const slotName = config.slot.name;
+  const moved = identity !== null && identity.systemId === system.systemId && identity.timeline !== system.timeline;
+  return {
+    slotName,
+    database: config.connection.database,
+    server: { systemId: system.systemId, timeline: system.timeline, walEnd: system.walFlushLsn, inRecovery },
+    slot: await readSlot(connection, slotName),
+    identity,
+    intent,
+    logEnd: log.endLsn,
+    sentAgain: null,
+    timelineEnd: moved ? await readTimelineEnd(connection, identity.timeline, system.timeline) : null,
+  };
+}
+
+async function create(
+  connection: PgConnection,
+  config: SourceConfig,
+  state: SourceState,
+  server: ServerFacts,
+  notify: (notice: SourceNotice) => void,
+): Promise<void> {
+  const { name, createIfNotExists, failover = false } = config.slot;
+  if (!createIfNotExists) {
+    throw new MillraceError('pg_slot_missing', {
+      detail: `There is no slot "${name}".`,
+      hint: `Set slot.create_if_not_exists: true, or run:\n  SELECT pg_create_logical_replication_slot(${quoteLiteral(name)}, 'pgoutput');`,
+    });
+  }
+  if (failover) requireFailover(connection);
+  const { systemId, walEnd, inRecovery } = server;
+  const slot = { name, systemId, after: walEnd, inRecovery, failover };
+  const { consistentPoint } = await makeSlot(connection, slot, config, state);
+  notify({ kind: 'slot_created', text: describeCreation(name, consistentPoint) });
+}
+
+async function admitted(
+  connection: PgConnection,
+  config: SourceConfig,
+  state: SourceState,
+  log: ChangeLog,
+  facts: AdmissionFacts,
+  admission: Admission,
+  notify: (notice: SourceNotice) => void,
+): Promise<{ startLsn: Lsn; settle(): Promise<void> }> {
+  if (admission.kind === 'refuse') throw admission.error;
+  const { slot, server } = facts;
+  if (admission.kind === 'create' || slot === null) {
+    throw new MillraceError('pg_slot_missing', { detail: `Slot "${facts.slotName}" vanished.` });
+  }
+  for (const notice of admission.notices) notify(notice);
+  await alignFailover(connection, config, slot, server, notify);
+  const { from } = admission;
+  return {
+    startLsn: from,
+    async settle() {
+      await state.save({
+        systemId: server.systemId,
+        timeline: server.timeline,
+        slot: slot.name,
+        publication: config.publication.name,
+        acknowledged: maxLsn(from, followed(facts)),
+        logRecords: log.durableSeq,
+        slotConfirmed: slot.confirmedFlushLsn ?? 0n,
+      });
+      await state.forgetIntent();
+    },
+  };
+}
+
+/** What was acknowledged before, as far as it holds on the timeline the server is on now. */
+function followed({ identity, server, timelineEnd }: AdmissionFacts): Lsn {
+  if (identity === null || identity.systemId !== server.systemId) return 0n;
+  if (identity.timeline === server.timeline || timelineEnd === null) return identity.acknowledged;
+  return identity.acknowledged < timelineEnd ? identity.acknowledged : timelineEnd;
+}
+
+/** Null where the slot cannot be asked: it stands beyond the last transaction, or that one came from a repair. */
+async function askAgain(
+  replication: ConnectionConfig,
+  config: SourceConfig,
+  { identity, repairs }: SourceState,
+  log: ChangeLog,
+  slot: SlotInfo,
+  signal: AbortSignal,
+): Promise<boolean | null> {
+  // Another publication may leave out what that transaction changed.
+  if (identity?.publication !== config.publication.name || log.committedLsn === repairs.appended) return null;
+  if ((slot.confirmedFlushLsn ?? 0n) > log.committedLsn) return null;
+  const last = await lastTransaction(log);
+  if (last === null) return null;
+  const connection = await PgConnection.connect(replication, signal);
+  try {
+    return await sendsAgain(connection, slot.name, config.publication.name, last, signal);
+  } finally {
+    await connection.close();
+  }
+}
+
+async function alignFailover(
+  connection: PgConnection,
+  { slot: { failover } }: SourceConfig,
+  slot: SlotInfo,
+  { inRecovery }: ServerFacts,
+  notify: (notice: SourceNotice) => void,
+): Promise<void> {
+  // A standby's own slots are not copied anywhere.
+  if (failover === undefined || failover === slot.failover || inRecovery) return;
+  if (failover) requireFailover(connection);
+  await setSlotFailover(connection, slot.name, failover);
+  const now = failover ? 'is copied to standbys from now on' : 'is no longer copied to standbys';
+  notify({ kind: 'slot_failover', text: `slot "${slot.name}" ${now}` });
+}
+
 /** A disk that was lost and a bucket that had not everything, or a data directory put together from two copies. */
-function checkLog({ identity }: SourceState, { durableSeq }: LogEnd): void {
+function checkLog({ identity }: SourceState, { durableSeq }: ChangeLog): void {
   if (identity === null || durableSeq >= identity.logRecords) return;
   throw new MillraceError('log_lost', {
     detail: `It holds ${durableSeq} records and held ${identity.logRecords}; slot "${identity.slot}" will not send them again.`,
     hint:
       'If the gap is acceptable, give the database, its slot and its sinks other names in the configuration, with ' +
       'initial_backfill: true: they start afresh. Otherwise restore the whole data directory from one copy.',
-  });
-}
-
-async function ensurePublication({ connection, publication }: SourceConfig): Promise<void> {
-  const sql = await PgConnection.connect(connection);
-  try {
-    if ((await readPublication(sql, publication.name)) !== null) return;
-    if (!publication.createIfNotExists) throw publicationMissing(undefined, publication.name);
-    if (publication.initSql !== undefined) await sql.query(publication.initSql);
-    else await createPublication(sql, publication.name, null);
-  } finally {
-    await sql.close();
-  }
-}
-
-async function ensureSlot(
-  connection: PgConnection,
-  { slot: { name, createIfNotExists } }: SourceConfig,
-  state: SourceState,
-  logEnd: Lsn,
-): Promise<SlotInfo> {
-  const found = await readSlot(connection, name);
-  if (found !== null) return found;
-  // Creating it anew would start at "now" and lose what happened since.
-  if (state.identity !== null || logEnd > 0n) {
-    throw new MillraceError('pg_slot_missing', {
-      detail: `Slot "${name}" was there before; changes since ${formatLsn(logEnd)} cannot be captured from a new one.`,
-      hint:
-        'If the gap is acceptable, start with an empty data directory and initial_backfill: true. ' +
-        'Otherwise restore the server or standby that still has the slot.',
-    });
-  }
-  if (!createIfNotExists) {
-    throw new MillraceError('pg_slot_missing', {
-      detail: `There is no slot "${name}".`,
-      hint: `Set slot.create_if_not_exists: true, or run:\n  SELECT pg_create_logical_replication_slot('${name}', 'pgoutput');`,
-    });
-  }
-  await createSlot(connection, name);
-  const created = await readSlot(connection, name);
-  if (created === null) throw new MillraceError('pg_slot_missing', { detail: `Slot "${name}" vanished.` });
-  return created;
-}
-
-interface Seen {
-  readonly systemId: string;
-  readonly timeline: number;
-  readonly slot: SlotInfo;
-}
-
-/** Returns the LSN to stream from, once the identity is on record. */
-async function admit(config: SourceConfig, state: SourceState, seen: Seen, log: LogEnd): Promise<Lsn> {
-  const logEnd = log.endLsn;
-  const { slot } = seen;
-  if (slot.plugin !== 'pgoutput' || slot.database !== config.connection.database) {
-    throw new MillraceError('pg_slot_changed', {
-      detail: `Slot "${slot.name}" is for plugin ${slot.plugin} in database ${slot.database}.`,
-      hint: `Use another slot name, or drop it: SELECT pg_drop_replication_slot('${slot.name}');`,
-    });
-  }
-  if (slot.walStatus === 'lost') {
-    throw new MillraceError('pg_slot_invalidated', {
-      detail: `Slot "${slot.name}" (${slot.invalidationReason ?? 'wal_removed'}).`,
-      hint:
-        `Drop it (SELECT pg_drop_replication_slot('${slot.name}');), start with an empty data directory and ` +
-        'initial_backfill: true. To keep it from happening, raise max_slot_wal_keep_size.',
-    });
-  }
-  const before = state.identity;
-  const confirmed = slot.confirmedFlushLsn ?? 0n;
-  if (before !== null) {
-    if (before.systemId !== seen.systemId) throw systemChanged('system identifier', before.systemId, seen.systemId);
-    if (before.timeline !== seen.timeline) throw systemChanged('timeline', before.timeline, seen.timeline);
-    const held = maxLsn(before.acknowledged, logEnd);
-    // Also for a slot of another name: what lies between was captured by neither.
-    if (confirmed > held) {
-      throw new MillraceError('pg_slot_changed', {
-        detail:
-          `Slot "${slot.name}" stands at ${formatLsn(confirmed)}, but only changes up to ${formatLsn(held)} were captured. ` +
-          'It was recreated or advanced by somebody else; the changes in between are not in it.',
-        hint: 'If the gap is acceptable, start with an empty data directory and initial_backfill: true.',
-      });
-    }
-  }
-  const acknowledged = maxLsn(before?.acknowledged ?? confirmed, logEnd);
-  const { systemId, timeline } = seen;
-  await state.save({ systemId, timeline, slot: slot.name, acknowledged, logRecords: log.durableSeq });
-  return acknowledged;
-}
-
-function systemChanged(what: string, before: string | number, now: string | number): MillraceError {
-  return new MillraceError('pg_system_changed', {
-    detail: `Its ${what} is ${now}; the change log comes from ${before}.`,
-    hint:
-      'The server was replaced, restored or failed over, and may lack changes that were captured, or have others. ' +
-      'Point the configuration back to the former server, or start with an empty data directory and initial_backfill: true.',
   });
 }

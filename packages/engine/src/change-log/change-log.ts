@@ -12,6 +12,7 @@ import { type Lsn, maxLsn } from '@millrace/core/lsn';
 import { RecordCursor, writeSequencedHead } from '@millrace/stream-store/record-codec';
 import type { StateTable, Stream } from '@millrace/stream-store/store';
 import { CHUNK_FRONT_BYTES, type ChunkHeader, FLAG_ENDS_OPEN, readChunkHeader } from './chunk.ts';
+import { commitTimeIn, commitTimeMs } from './commit-time.ts';
 
 /** A run of records that holds the beginning of a transaction the source sent again; see FLAG_VOIDS. */
 export interface VoidRange {
@@ -45,9 +46,14 @@ export class ChangeLog {
   durableLsn: Lsn;
   /** Every transaction that committed before this WAL position is in the log and durable. */
   progress: Lsn;
+  /** Transactions appended since it was opened, and when the source committed the last of them; see commitTimeMs. */
+  commits = 0;
+  #commitTimeHi = 0;
+  #commitTimeLo = 0;
   #waiters = new Set<() => void>();
   #timestamp: bigint;
   readonly #head = new ByteWriter(CHUNK_FRONT_BYTES * 2);
+  readonly #closing = new AbortController();
 
   private constructor(stream: Stream, state: StateTable, voidsKey: string, voids: VoidRange[], last: Tail | null) {
     this.stream = stream;
@@ -80,9 +86,14 @@ export class ChangeLog {
     return log;
   }
 
-  /** As a follower the log's readers get its newest chunks from memory. Ends when the store closes. */
+  /** Its records stay; whoever reads or writes it has ended. */
+  close(): void {
+    this.#closing.abort();
+  }
+
+  /** As a follower the log's readers get its newest chunks from memory. Ends with the log, and when the store closes. */
   async #follow(): Promise<void> {
-    const { signal } = new AbortController();
+    const { signal } = this.#closing;
     while ((await this.stream.waitBeyond(this.stream.tail.seqNum, signal)) === 'records');
   }
 
@@ -119,6 +130,38 @@ export class ChangeLog {
     this.durableSeq = seq + 1;
     this.durableLsn = committedLsn;
     this.#notify();
+  }
+
+  /** Told by the writer of each COMMIT, with its time in microseconds since 2000 in two halves. HOT PATH. */
+  countCommit(timeHi: number, timeLo: number): void {
+    this.commits++;
+    this.#commitTimeHi = timeHi;
+    this.#commitTimeLo = timeLo;
+  }
+
+  /** By the clock of the source; null before the first commit. */
+  get commitTimeMs(): number | null {
+    return this.commits === 0 ? null : commitTimeMs(this.#commitTimeHi, this.#commitTimeLo);
+  }
+
+  /** Bytes that it holds, and that may be forgotten once every sink has read them. */
+  async heldBytes(): Promise<number> {
+    return await this.bytesFrom(this.stream.firstSeqNum);
+  }
+
+  /**
+   * When the source committed what the log holds at `lsn`, or, within a keyframe, shortly before or after it; null where
+   * the log has nothing to go by. Reads one record.
+   */
+  async commitTimeNear(lsn: Lsn): Promise<number | null> {
+    if (this.stream.firstSeqNum >= this.durableSeq) return null;
+    const seq = Math.min(await this.stream.findTimestamp(lsn), this.durableSeq - 1);
+    const slice = await this.stream.read(Math.max(seq, this.stream.firstSeqNum), READ_LIMITS);
+    if (slice === null) return null;
+    const cursor = new RecordCursor(slice.records);
+    if (!cursor.next()) return null;
+    const bytes = Buffer.from(slice.records.buffer, slice.records.byteOffset, slice.records.byteLength);
+    return commitTimeIn(bytes, cursor.bodyStart, cursor.bodyEnd, lsn);
   }
 
   /** Told by the writer: everything before `lsn` is here and durable, even where nothing was to be logged. */

@@ -6,20 +6,31 @@
  * inside a transaction unless the transaction is larger than a chunk.
  */
 import { assert } from '@millrace/core/assert';
+import { type Clock, systemClock } from '@millrace/core/clock';
 import { MillraceError } from '@millrace/core/error';
 import { type Lsn, maxLsn } from '@millrace/core/lsn';
+import { ORDINAL_END, type Position } from '@millrace/core/position';
+import {
+  BEGIN,
+  COMMIT,
+  DELETE,
+  INSERT,
+  MESSAGE,
+  RELATION,
+  TRUNCATE,
+  TYPE,
+  truncatedRelations,
+  UPDATE,
+} from '@millrace/postgres/pgoutput';
+import {
+  encodeBegin,
+  encodeCommit,
+  STREAM_ABORT,
+  STREAM_COMMIT,
+  STREAM_START,
+} from '@millrace/postgres/streamed-messages';
 import type { ChangeLog } from './change-log.ts';
 import { ChunkWriter, FLAG_ENDS_OPEN, FLAG_MORE, FLAG_REST, FLAG_STARTS_OPEN, FLAG_VOIDS } from './chunk.ts';
-
-const BEGIN = 0x42; // B
-const COMMIT = 0x43; // C
-const DELETE = 0x44; // D
-const INSERT = 0x49; // I
-const MESSAGE = 0x4d; // M
-const RELATION = 0x52; // R
-const TRUNCATE = 0x54; // T
-const UPDATE = 0x55; // U
-const TYPE = 0x59; // Y
 
 /** A keyframe repeats every RELATION in force; it comes when this much follows the last one, or 8 times its own size. */
 const KEYFRAME_INTERVAL_BYTES = 1 << 20;
@@ -33,6 +44,13 @@ const GATHER_MS = 3;
 const CHUNK_EAGER_BYTES = 512 * 1024;
 
 const ANNOTATIONS_PREFIX = Buffer.from('sequin:transaction_annotations.');
+/** What this program writes into the source for itself: of these only schema changes are of use to anybody else. */
+const OWN_PREFIX = Buffer.from('millrace.');
+const SCHEMA_PREFIX = Buffer.from('millrace.ddl\0');
+const HEARTBEAT_PREFIX = Buffer.from('millrace.heartbeat\0');
+
+/** Milliseconds from 1970-01-01 to 2000-01-01. */
+const POSTGRES_EPOCH_MS = 946_684_800_000;
 
 export interface LogWriterEvents {
   /** Everything up to `lsn` is durable in the log: Postgres may forget it. Never goes back. */
@@ -40,6 +58,16 @@ export interface LogWriterEvents {
   /** True: stop reading the socket; false: go on. */
   pressure(on: boolean): void;
   failed(error: unknown): void;
+  /** A RELATION was written, with the position of the change that comes next, and its transaction or 0. Must not throw. */
+  relation?(message: Buffer, next: Position, xid: number): void;
+  /** A message of protocol version 2 about a transaction in progress: STREAM_START, STREAM_COMMIT or STREAM_ABORT. */
+  streamed?(buffer: Buffer, start: number, end: number): void;
+}
+
+/** The latest RELATION or TYPE message of an object, and its place among all of the connection. */
+export interface Announced {
+  readonly bytes: Buffer;
+  place: number;
 }
 
 export class LogWriter {
@@ -67,8 +95,9 @@ export class LogWriter {
   /** Keepalive position that holds once everything written so far is durable. */
   #progress: Lsn;
 
-  readonly #relations = new Map<number, Buffer>();
-  readonly #types = new Map<number, Buffer>();
+  readonly #relations = new Map<number, Announced>();
+  readonly #types = new Map<number, Announced>();
+  #announcements = 0;
   #relationBytes = 0;
   #keyframeSeq = -1;
   #bytesSinceKeyframe = 0;
@@ -83,10 +112,12 @@ export class LogWriter {
   #burstBytes = 0;
   #gather: NodeJS.Timeout | null = null;
   readonly #appends = new Set<Promise<void>>();
+  readonly #clock: Clock;
 
-  constructor(log: ChangeLog, events: LogWriterEvents) {
+  constructor(log: ChangeLog, events: LogWriterEvents, clock: Clock = systemClock) {
     this.#log = log;
     this.#events = events;
+    this.#clock = clock;
     this.#endLsn = log.endLsn;
     this.#progress = log.endLsn;
     this.#setCommitted(log.committedLsn);
@@ -99,8 +130,11 @@ export class LogWriter {
       case INSERT:
       case UPDATE:
       case DELETE:
+        this.#change(buffer, start, end, 1);
+        return;
       case TRUNCATE:
-        this.#change(buffer, start, end);
+        // Each relation has a position of its own.
+        this.#change(buffer, start, end, truncatedRelations(buffer, start, end));
         return;
       case BEGIN:
         this.#onBegin(buffer, start, end);
@@ -109,17 +143,43 @@ export class LogWriter {
         this.#onCommit(buffer, start, end);
         return;
       case RELATION:
-        this.#onSchema(this.#relations, buffer, start, end);
+        this.#onSchema(this.#relations, buffer, start, end, ++this.#announcements);
         return;
       case TYPE:
-        this.#onSchema(this.#types, buffer, start, end);
+        this.#onSchema(this.#types, buffer, start, end, ++this.#announcements);
         return;
       case MESSAGE:
         this.#onMessage(buffer, start, end);
         return;
+      case STREAM_START:
+      case STREAM_COMMIT:
+      case STREAM_ABORT:
+        if (this.#open || this.#events.streamed === undefined) throw outOfPlace('a stream inside a transaction');
+        this.#events.streamed(buffer, start, end);
+        return;
       default:
         if (this.#open && !this.#dropping) this.#write(buffer, start, end); // ORIGIN and what later protocols bring
     }
+  }
+
+  /** Whether the log holds the transaction with this commit LSN, or is about to. */
+  holds(commitLsn: Lsn): boolean {
+    return commitLsn <= this.#committed();
+  }
+
+  /** A place for an announcement that is kept back: in the order in which they came from the server. */
+  nextPlace(): number {
+    return ++this.#announcements;
+  }
+
+  /** The RELATION or TYPE that rows now written would be read by. */
+  announced(kind: number, oid: number): Announced | undefined {
+    return (kind === TYPE ? this.#types : this.#relations).get(oid);
+  }
+
+  /** A RELATION or TYPE that was kept back: it counts from where it came, not from now. */
+  announce(buffer: Buffer, start: number, end: number, place: number): void {
+    this.#onSchema(buffer[start] === TYPE ? this.#types : this.#relations, buffer, start, end, place);
   }
 
   /** The server has sent everything up to `walEnd`. */
@@ -160,13 +220,13 @@ export class LogWriter {
     if (!this.#open && !this.#chunk.empty) this.#flush(0);
   }
 
-  #change(buffer: Buffer, start: number, end: number): void {
+  #change(buffer: Buffer, start: number, end: number, positions: number): void {
     if (!this.#open) throw outOfPlace('a change outside a transaction');
     if (!this.#dropping) {
       this.#write(buffer, start, end);
       this.#chunk.countChange();
     }
-    this.#ordinal++;
+    this.#ordinal += positions;
   }
 
   #onBegin(buffer: Buffer, start: number, end: number): void {
@@ -198,26 +258,61 @@ export class LogWriter {
     this.#committedHi = this.#finalHi;
     this.#committedLo = this.#finalLo;
     this.#endLsn = buffer.readBigUInt64BE(start + 10);
+    this.#log.countCommit(buffer.readUInt32BE(start + 18), buffer.readUInt32BE(start + 22));
     if (this.#endLsn > this.#progress) this.#progress = this.#endLsn;
   }
 
-  #onSchema(known: Map<number, Buffer>, buffer: Buffer, start: number, end: number): void {
+  #onSchema(known: Map<number, Announced>, buffer: Buffer, start: number, end: number, place: number): void {
     if (end - start < 6) throw outOfPlace('a cut RELATION or TYPE');
     const oid = buffer.readUInt32BE(start + 1);
     const before = known.get(oid);
-    if (before !== undefined) this.#relationBytes -= before.length;
-    known.set(oid, Buffer.from(buffer.subarray(start, end)));
+    if (before !== undefined) this.#relationBytes -= before.bytes.length;
+    const bytes = Buffer.from(buffer.subarray(start, end));
+    known.set(oid, { bytes, place });
+    if (known === this.#relations) this.#announceRelation(bytes);
     this.#relationBytes += end - start;
     // Also inside a transaction that is dropped: the server announces a relation once per connection.
     this.#write(buffer, start, end);
   }
 
+  #announceRelation(message: Buffer): void {
+    const { relation } = this.#events;
+    if (relation === undefined) return;
+    const own = this.#open && !this.#dropping;
+    const next = own
+      ? { lsn: this.#final(), ordinal: this.#ordinal }
+      : { lsn: this.#committed(), ordinal: ORDINAL_END };
+    relation(message, next, own ? this.#begin!.readUInt32BE(17) : 0);
+  }
+
   #onMessage(buffer: Buffer, start: number, end: number): void {
-    // Non-transactional messages arrive between transactions and have no place in commit order.
-    const transactional = (buffer[start + 1]! & 1) === 1;
-    if (!this.#open || !transactional) return;
-    if (isAnnotation(buffer, start, end)) this.#annotations = Buffer.from(buffer.subarray(start, end));
-    this.#change(buffer, start, end);
+    if (end - start < 11) throw outOfPlace('a cut logical message');
+    if (hasPrefix(buffer, start, end, HEARTBEAT_PREFIX)) return;
+    if ((buffer[start + 1]! & 1) === 0) {
+      this.#loose(buffer, start, end);
+      return;
+    }
+    if (hasPrefix(buffer, start, end, ANNOTATIONS_PREFIX)) this.#annotations = Buffer.from(buffer.subarray(start, end));
+    this.#change(buffer, start, end, 1);
+  }
+
+  /**
+   * A logical message outside of transactions gets one of its own. Postgres names the end of its record, where the commit
+   * record of another transaction may begin: the position before is inside the record and so nobody else's. It is sent
+   * again until the record's end is acknowledged.
+   */
+  #loose(buffer: Buffer, start: number, end: number): void {
+    if (this.#open) throw outOfPlace('a message without a transaction inside one');
+    if (hasPrefix(buffer, start, end, OWN_PREFIX) && !hasPrefix(buffer, start, end, SCHEMA_PREFIX)) return;
+    const endLsn = buffer.readBigUInt64BE(start + 2);
+    if (endLsn === 0n) throw outOfPlace('a logical message without a position');
+    const lsn = endLsn - 1n;
+    const time = BigInt(Math.round(this.#clock.now() - POSTGRES_EPOCH_MS)) * 1000n;
+    const begin = encodeBegin(lsn, time, 0);
+    this.#onBegin(begin, 0, begin.length);
+    this.#change(buffer, start, end, 1);
+    const commit = encodeCommit(lsn, endLsn, time);
+    this.#onCommit(commit, 0, commit.length);
   }
 
   #write(buffer: Buffer, start: number, end: number): void {
@@ -253,8 +348,8 @@ export class LogWriter {
     }
     const interval = Math.max(KEYFRAME_INTERVAL_BYTES, this.#relationBytes * 8);
     if (this.#keyframeSeq < 0 || this.#bytesSinceKeyframe >= interval) {
-      for (const message of this.#types.values()) chunk.preamble(message, 0, message.length);
-      for (const message of this.#relations.values()) chunk.preamble(message, 0, message.length);
+      for (const { bytes } of this.#types.values()) chunk.preamble(bytes, 0, bytes.length);
+      for (const { bytes } of this.#relations.values()) chunk.preamble(bytes, 0, bytes.length);
       this.#keyframeSeq = this.#log.nextSeq;
       this.#bytesSinceKeyframe = 0;
     }
@@ -340,13 +435,10 @@ export class LogWriter {
   }
 }
 
-/** The flags, LSN and prefix of a logical message: `M`, u8, u64, C string. */
-function isAnnotation(buffer: Buffer, start: number, end: number): boolean {
-  const prefix = start + 10;
-  if (end - prefix < ANNOTATIONS_PREFIX.length) return false;
-  return (
-    buffer.compare(ANNOTATIONS_PREFIX, 0, ANNOTATIONS_PREFIX.length, prefix, prefix + ANNOTATIONS_PREFIX.length) === 0
-  );
+/** A logical message is `M`, u8 flags, u64 LSN, the prefix as a C string, u32 size, content. */
+function hasPrefix(buffer: Buffer, start: number, end: number, prefix: Buffer): boolean {
+  const at = start + 10;
+  return end - at >= prefix.length && buffer.compare(prefix, 0, prefix.length, at, at + prefix.length) === 0;
 }
 
 function outOfPlace(what: string): MillraceError {

@@ -16,6 +16,7 @@ import {
   MESSAGE,
   RELATION,
   TRUNCATE,
+  truncatedRelations,
   UPDATE,
 } from '@millrace/postgres/pgoutput';
 import type { ChangeLog } from '../change-log/change-log.ts';
@@ -30,14 +31,18 @@ import {
 import type { LogChunk } from '../change-log/log-reader.ts';
 
 export interface ChangeVisitor {
-  /** A RELATION message; also repeated, unchanged. */
+  /** A RELATION message, also repeated, unchanged: the server sends one again when something about the table may be new. */
   relation(bytes: Buffer, start: number, end: number): void;
   begin(lsn: Lsn, commitTimeMicros: bigint, xid: number): void;
   /** An insert, update or delete. false: the visitor cannot take it yet; scan stops and shows it again next time. */
   row(bytes: Buffer, start: number, end: number, ordinal: number): boolean;
-  truncate(bytes: Buffer, start: number, end: number, ordinal: number): void;
-  /** A transactional logical message. */
-  message(bytes: Buffer, start: number, end: number, ordinal: number): void;
+  /** One relation of a TRUNCATE, the `index`th it names. false: as with row. */
+  truncate(bytes: Buffer, start: number, end: number, ordinal: number, index: number): boolean;
+  /**
+   * A logical message. `fresh`: it is shown for the first time; else the visitor was started after it and has to know
+   * of it all the same, because it may say something of the changes that follow. false: as with row.
+   */
+  message(bytes: Buffer, start: number, end: number, ordinal: number, fresh: boolean): boolean;
   commit(lsn: Lsn): void;
 }
 
@@ -178,24 +183,33 @@ export class ChangeScanner {
         this.#visitor.relation(bytes, start, end);
         return 'done';
       case TRUNCATE:
-        if (this.#shown()) this.#visitor.truncate(bytes, start, end, this.#ordinal);
-        return this.#counted();
-      case MESSAGE:
-        // Annotations hold for later changes of the transaction, so they are shown even where changes are skipped.
-        if (!this.#hidden) this.#visitor.message(bytes, start, end, this.#ordinal);
-        return this.#counted();
+        return this.#truncate(bytes, start, end);
+      case MESSAGE: {
+        const ordinal = this.#ordinal;
+        if (!this.#hidden) {
+          const fresh = ordinal > this.#skipThrough;
+          if (!this.#visitor.message(bytes, start, end, ordinal, fresh)) return 'refused';
+          if (fresh) this.#doneOrdinal = ordinal;
+        }
+        this.#ordinal = ordinal + 1;
+        return 'done';
+      }
       default:
         return 'done';
     }
   }
 
-  #shown(): boolean {
-    return !this.#hidden && this.#ordinal > this.#skipThrough;
-  }
-
-  #counted(): ScanResult {
-    if (this.#shown()) this.#doneOrdinal = this.#ordinal;
-    this.#ordinal++;
+  /** Each relation has an ordinal of its own. Shown again after a refusal, those before are skipped. */
+  #truncate(bytes: Buffer, start: number, end: number): ScanResult {
+    const first = this.#ordinal;
+    const count = truncatedRelations(bytes, start, end);
+    for (let index = 0; index < count && !this.#hidden; index++) {
+      if (first + index <= this.#skipThrough) continue;
+      if (!this.#visitor.truncate(bytes, start, end, first + index, index)) return 'refused';
+      this.#skipThrough = first + index;
+      this.#doneOrdinal = first + index;
+    }
+    this.#ordinal = first + count;
     return 'done';
   }
 

@@ -11,18 +11,34 @@ import {
   decodeMessage,
   decodeTruncate,
   INSERT,
-  OLD_KEY,
-  OLD_ROW,
   RowReader,
   UPDATE,
-  VALUE_NULL,
   VALUE_TEXT,
   VALUE_UNCHANGED,
 } from '@millrace/postgres/pgoutput';
-import { writeJson, writeJsonString } from '@millrace/postgres/value-json';
+import { writeJson } from '@millrace/postgres/value-json';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
+import { type LastValues, rowKey } from '../last-values.ts';
 import type { TableSchema } from '../table-schema.ts';
 import type { ChangeVisitor } from './change-scanner.ts';
+import * as notices from './content-notices.ts';
+import {
+  type EventContext,
+  oneLineJson,
+  parseDdl,
+  writeDdl,
+  writeLogicalMessage,
+  writeSchema,
+  writeTruncate,
+} from './event-messages.ts';
+import {
+  ANNOTATIONS_PREFIX,
+  type ContentNotice,
+  DDL_PREFIX,
+  DEFAULT_CONTENTS,
+  type MessageContents,
+  OWN_PREFIX,
+} from './message-contents.ts';
 import {
   annotationsTail,
   CHANGES_OPEN,
@@ -30,78 +46,120 @@ import {
   type MessageOrigin,
   type MessagePlan,
   NULL,
+  OLD_KEY_OPEN,
   planMessages,
+  planTail,
   planTransaction,
   RECORD_OPEN,
   type TransactionPlan,
+  UNCHANGED_OPEN,
   UNCHANGED_TOAST,
 } from './message-plan.ts';
-import type { SchemaHistory } from './schema-history.ts';
+import {
+  checkShape,
+  fillUnchanged,
+  hasUnchanged,
+  keyChanged,
+  writeChanges,
+  writeDigits,
+  writeKey,
+  writeKeyEnd,
+  writeRecord,
+} from './row-json.ts';
+import type { SchemaHistory, VersionedSchema } from './schema-history.ts';
 
 export interface EncoderOptions {
   readonly schemas: SchemaHistory;
   readonly origin: MessageOrigin;
   /** Which tables the sink takes; by the name messages carry. */
   readonly takes: (schema: string, table: string) => boolean;
-  readonly actions: { readonly insert: boolean; readonly update: boolean; readonly delete: boolean };
+  readonly actions: {
+    readonly insert: boolean;
+    readonly update: boolean;
+    readonly delete: boolean;
+    readonly truncate?: boolean;
+  };
+  readonly contents?: MessageContents;
+  /** Where values come from that were not sent; null: nowhere. */
+  readonly lastValues?: LastValues | null;
+  /** Marks of the sink's cursor: which version of a table it was told of last. */
+  readonly marks?: ReadonlyMap<string, readonly string[]>;
+  readonly onNotice?: (notice: ContentNotice) => void;
 }
 
-/** What a `read` message says besides its row. */
-export interface ReadContext {
-  /** Everything at or before it was delivered before this row. */
-  readonly at: Position;
-  /** In the chunk. */
-  readonly index: number;
-  readonly lsn: Lsn;
-  readonly readAtMicros: bigint;
-  readonly backfill: string;
-  readonly key: readonly string[];
-}
+/** What has to be there before the next message can be made. */
+export type Needed =
+  | { readonly kind: 'schema'; readonly relation: Buffer; readonly at: Position }
+  | { readonly kind: 'values'; readonly lastValues: LastValues; readonly at: Position };
 
-/** Told of each change of a table that is being backfilled, whatever the sink's actions are. */
+/** A mark of this kind in a cursor says which version of a table the sink was told of; others are of backfills. */
+export const SCHEMA_MARK = 'schema/';
+
+/** Told of each change that was delivered, for the backfills of the sink: what it does not take makes no row stale. */
 export interface ChangeWatch {
-  changed(table: TableSchema, xid: number, bytes: Buffer, row: RowReader): void;
+  /** Changes of this transaction follow. */
+  begun(xid: number, lsn: Lsn): void;
+  /** `action`: INSERT, UPDATE or DELETE. */
+  changed(table: TableSchema, xid: number, action: number, bytes: Buffer, row: RowReader): void;
   truncated(table: TableSchema, xid: number): void;
 }
 
-const ANNOTATIONS_SET = 'sequin:transaction_annotations.set';
-const ANNOTATIONS_CLEAR = 'sequin:transaction_annotations.clear';
+const ANNOTATIONS_SET = `${ANNOTATIONS_PREFIX}set`;
+const ANNOTATIONS_CLEAR = `${ANNOTATIONS_PREFIX}clear`;
 const NO_ANNOTATIONS = annotationsTail('null');
-const BASE64 = Buffer.from('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/');
 
 /** A relation the sink does not take. */
 const SKIP = Symbol('skip');
 /** A relation whose schema is not known yet. */
 const UNKNOWN = Symbol('unknown');
+/** The sink has to be told of the table's shape first. */
+const UNTOLD = Symbol('untold');
 type Entry = MessagePlan | typeof SKIP | typeof UNKNOWN;
 
 export class MessageEncoder implements ChangeVisitor {
   readonly #options: EncoderOptions;
+  readonly #contents: MessageContents;
+  readonly #lastValues: LastValues | null;
   readonly #row = new RowReader();
   readonly #relations = new Map<number, Buffer>();
   readonly #plans = new Map<number, Entry>();
+  /** The plan a relation had before it was announced again. */
+  readonly #former = new Map<number, MessagePlan>();
+  readonly #told = new Map<number, number>();
+  readonly #tail: Buffer;
   #lastOid = -1;
-  #lastPlan: Entry = SKIP;
+  #lastPlan: Entry | typeof UNTOLD = SKIP;
   #transaction: TransactionPlan = planTransaction(0n, 0n);
   #annotations: Buffer = NO_ANNOTATIONS;
   #xid = 0;
-
-  #readPlan: MessagePlan | null = null;
+  /** Names of the columns whose values the row being written lacks. */
+  #left: string[] = [];
+  readonly #noted = new WeakSet<MessagePlan>();
 
   batch: MessageBatch | null = null;
-  /** RELATION message whose schema has to be learned before the next row can be taken. */
-  needed: Buffer | null = null;
+  /** What the next row waits for. */
+  needed: Needed | null = null;
   watch: ChangeWatch | null = null;
 
   constructor(options: EncoderOptions) {
     this.#options = options;
+    this.#contents = options.contents ?? DEFAULT_CONTENTS;
+    this.#lastValues = options.lastValues ?? null;
+    this.#tail = planTail(options.origin);
+    for (const [mark, key] of options.marks ?? []) {
+      if (mark.startsWith(SCHEMA_MARK)) this.#told.set(Number(mark.slice(SCHEMA_MARK.length)), Number(key[0]));
+    }
   }
 
   relation(bytes: Buffer, start: number, end: number): void {
     const oid = bytes.readUInt32BE(start + 1);
     const before = this.#relations.get(oid);
-    if (before !== undefined && before.compare(bytes, start, end) === 0) return;
-    this.#relations.set(oid, Buffer.from(bytes.subarray(start, end)));
+    if (before === undefined || before.compare(bytes, start, end) !== 0) {
+      this.#relations.set(oid, Buffer.from(bytes.subarray(start, end)));
+    }
+    // Also where it is the same again: the table may have become a partition, or have another key.
+    const plan = this.#plans.get(oid);
+    if (typeof plan === 'object') this.#former.set(oid, plan);
     this.#plans.delete(oid);
     this.#lastOid = -1;
   }
@@ -110,111 +168,169 @@ export class MessageEncoder implements ChangeVisitor {
     this.#transaction = planTransaction(lsn, commitTimeMicros);
     this.#annotations = NO_ANNOTATIONS;
     this.#xid = xid;
+    this.watch?.begun(xid, lsn);
   }
 
   commit(): void {}
 
-  truncate(bytes: Buffer, start: number, end: number): void {
-    if (this.watch === null) return;
-    for (const oid of decodeTruncate(bytes, start, end).oids) {
-      const message = this.#relations.get(oid);
-      // A relation nobody asked about yet has no change that a backfill could be waiting for.
-      const schema = message === undefined ? undefined : this.#options.schemas.lookup(message);
-      if (schema !== undefined) this.watch.truncated(schema, this.#xid);
+  truncate(bytes: Buffer, start: number, end: number, ordinal: number, index: number): boolean {
+    const { oids, cascade, restartIdentity } = decodeTruncate(bytes, start, end);
+    const plan = this.#entry(oids[index]!, ordinal);
+    if (plan === SKIP) return true;
+    if (plan === UNKNOWN) return false;
+    if (this.#options.actions.truncate === true) {
+      if (this.batch!.full) return false;
+      writeTruncate(this.batch!.body, this.#context(), plan.schema, ordinal, { cascade, restartIdentity });
+      if (!this.batch!.add(this.#transaction.lsn, ordinal)) return false;
+    } else this.#options.onNotice?.(notices.truncateNotDelivered(plan.schema));
+    this.watch?.truncated(plan.schema, this.#xid);
+    return true;
+  }
+
+  message(bytes: Buffer, start: number, end: number, ordinal: number, fresh: boolean): boolean {
+    const { prefix, transactional, contentStart, contentEnd } = decodeMessage(bytes, start, end);
+    const content = bytes.subarray(contentStart, contentEnd);
+    if (prefix.startsWith(ANNOTATIONS_PREFIX)) this.#annotate(prefix, content, fresh);
+    else if (!fresh) return true;
+    else if (prefix === DDL_PREFIX) return this.#ddl(content, ordinal);
+    else if (!prefix.startsWith(OWN_PREFIX) && this.#takesMessage(prefix)) {
+      if (this.batch!.full) return false;
+      writeLogicalMessage(this.batch!.body, this.#context(), ordinal, { prefix, content, transactional });
+      return this.batch!.add(this.#transaction.lsn, ordinal);
+    }
+    return true;
+  }
+
+  #annotate(prefix: string, content: Buffer, fresh: boolean): void {
+    if (prefix === ANNOTATIONS_CLEAR) this.#annotations = NO_ANNOTATIONS;
+    else if (prefix === ANNOTATIONS_SET) {
+      const text = oneLineJson(content.toString());
+      if (text !== null) this.#annotations = annotationsTail(text);
+      else if (fresh) this.#options.onNotice?.(notices.invalidAnnotation());
     }
   }
 
-  message(bytes: Buffer, start: number, end: number): void {
-    const { prefix, contentStart, contentEnd } = decodeMessage(bytes, start, end);
-    if (prefix === ANNOTATIONS_CLEAR) this.#annotations = NO_ANNOTATIONS;
-    else if (prefix === ANNOTATIONS_SET) {
-      const text = oneLineJson(bytes.toString('utf8', contentStart, contentEnd));
-      if (text !== null) this.#annotations = annotationsTail(text);
+  #takesMessage(prefix: string): boolean {
+    const { logicalMessages } = this.#contents;
+    return logicalMessages === 'all' || logicalMessages.includes(prefix);
+  }
+
+  #ddl(content: Buffer, ordinal: number): boolean {
+    if (!this.#contents.schemaChanges) return true;
+    const event = parseDdl(content);
+    if (event === null) {
+      this.#options.onNotice?.(notices.invalidDdl());
+      return true;
     }
+    if (event.table !== null && !this.#options.takes(event.table.schema, event.table.name)) return true;
+    if (this.batch!.full) return false;
+    writeDdl(this.batch!.body, this.#context(), ordinal, event);
+    return this.batch!.add(this.#transaction.lsn, ordinal);
+  }
+
+  #context(): EventContext {
+    return { transaction: this.#transaction, annotations: this.#annotations, tail: this.#tail };
   }
 
   row(bytes: Buffer, start: number, end: number, ordinal: number): boolean {
     const oid = bytes.readUInt32BE(start + 1);
-    if (oid !== this.#lastOid) this.#turnTo(oid);
+    if (oid !== this.#lastOid) this.#turnTo(oid, ordinal);
     const plan = this.#lastPlan;
     if (plan === SKIP) return true;
-    if (plan === UNKNOWN) {
-      this.needed = this.#relations.get(oid)!;
-      return false;
-    }
+    if (plan === UNKNOWN) return false;
     const batch = this.batch!;
     if (batch.full) return false;
+    if (plan === UNTOLD) {
+      this.#tell(batch, oid, ordinal);
+      return false;
+    }
     const row = this.#row;
     row.aim(bytes, start, end);
     const { actions } = this.#options;
+    const action = bytes[start]!;
     let fits = true;
-    switch (bytes[start]) {
+    switch (action) {
       case INSERT:
-        if (actions.insert) fits = this.#insert(batch, plan, bytes, ordinal);
+        if (!actions.insert) return true;
+        fits = this.#insert(batch, plan, bytes, ordinal);
         break;
       case UPDATE:
-        if (actions.update) fits = this.#update(batch, plan, bytes, ordinal);
+        if (!actions.update) return true;
+        fits = this.#update(batch, plan, bytes, ordinal);
         break;
       case DELETE:
-        if (actions.delete) fits = this.#delete(batch, plan, bytes, ordinal);
+        if (!actions.delete) return true;
+        fits = this.#delete(batch, plan, bytes, ordinal);
         break;
     }
-    if (fits && this.watch !== null) this.watch.changed(plan.schema, this.#xid, bytes, row);
+    if (fits && this.watch !== null) this.watch.changed(plan.schema, this.#xid, action, bytes, row);
     return fits;
   }
 
-  /** A row of a backfill; `kinds`, `starts` and `ends` as RowReader's, one per column. false: the batch is full. */
-  read(
-    batch: MessageBatch,
-    schema: TableSchema,
-    row: { readonly bytes: Buffer; readonly kinds: Int32Array; readonly starts: Int32Array; readonly ends: Int32Array },
-    about: ReadContext,
-  ): boolean {
-    if (batch.full) return false;
-    if (this.#readPlan?.schema !== schema) this.#readPlan = planMessages(schema, this.#options.origin);
-    const plan = this.#readPlan;
-    const { bytes, kinds, starts, ends } = row;
-    const out = batch.body;
-    out.bytes(RECORD_OPEN);
-    writeRecord(out, plan, bytes, kinds, starts, ends);
-    out.bytes(plan.readHead);
-    out.bytes(planTransaction(about.lsn, about.readAtMicros).head);
-    writeDigits(out, about.index);
-    out.bytes(KEY_OPEN);
-    out.ascii(Buffer.from([about.backfill, ...about.key].join(':')).toString('base64'));
-    out.bytes(NO_ANNOTATIONS);
-    writeKey(out, plan, bytes, kinds, starts, ends);
-    out.bytes(plan.tail);
-    return batch.add(about.at.lsn, about.at.ordinal);
+  #turnTo(oid: number, ordinal: number): void {
+    const entry = this.#entry(oid, ordinal);
+    const untold = typeof entry === 'object' && this.#contents.schemaChanges && !this.#isTold(entry.schema);
+    this.#lastOid = entry === UNKNOWN || untold ? -1 : oid;
+    this.#lastPlan = untold ? UNTOLD : entry;
   }
 
-  #turnTo(oid: number): void {
+  #isTold(schema: TableSchema): boolean {
+    return this.#told.get(schema.oid) === schema.version;
+  }
+
+  /**
+   * The table's shape, as the last message of its batch: the batch carries the mark by which a restart knows that the
+   * sink was told. Its position is that of the change before, so the row is still to come either way.
+   */
+  #tell(batch: MessageBatch, oid: number, ordinal: number): void {
+    const schema = (this.#plans.get(oid) as MessagePlan).schema as VersionedSchema;
+    const told = this.#told.get(oid);
+    const before = told === undefined ? null : (this.#options.schemas.version(oid, told) ?? null);
+    writeSchema(batch.body, this.#context(), schema, before, ordinal);
+    if (!batch.add(this.#transaction.lsn, ordinal - 1)) return;
+    batch.mark = { backfill: `${SCHEMA_MARK}${oid}`, key: [String(schema.version)] };
+    this.#told.set(oid, schema.version);
+  }
+
+  #entry(oid: number, ordinal: number): Entry {
     let entry = this.#plans.get(oid);
     if (entry === undefined || entry === UNKNOWN) {
-      entry = this.#plan(oid);
+      entry = this.#plan(oid, ordinal);
       this.#plans.set(oid, entry);
     }
-    this.#lastOid = entry === UNKNOWN ? -1 : oid;
-    this.#lastPlan = entry;
+    return entry;
   }
 
-  #plan(oid: number): Entry {
-    const message = this.#relations.get(oid);
-    if (message === undefined) throw new MillraceError('decode_unknown_relation', { detail: `Relation ${oid}.` });
-    const schema = this.#options.schemas.lookup(message);
-    if (schema === undefined) return UNKNOWN;
-    return this.#options.takes(schema.schema, schema.name) ? planMessages(schema, this.#options.origin) : SKIP;
+  #plan(oid: number, ordinal: number): Entry {
+    const relation = this.#relations.get(oid);
+    if (relation === undefined) throw new MillraceError('decode_unknown_relation', { detail: `Relation ${oid}.` });
+    const at = { lsn: this.#transaction.lsn, ordinal };
+    const schema = this.#options.schemas.lookup(relation, at);
+    if (schema === undefined) {
+      this.needed = { kind: 'schema', relation, at };
+      return UNKNOWN;
+    }
+    if (!this.#options.takes(schema.schema, schema.name)) return SKIP;
+    const former = this.#former.get(oid);
+    if (former?.schema === schema) return former;
+    notices.identityNotices(former?.schema, schema, (notice) => this.#options.onNotice?.(notice));
+    return planMessages(schema, this.#options.origin);
   }
 
   #insert(batch: MessageBatch, plan: MessagePlan, bytes: Buffer, ordinal: number): boolean {
     const row = this.#row;
     const out = batch.body;
     checkShape(plan, row.newCount);
+    // A row that comes into a row filter is an insert to us, without the values that its update did not touch.
+    const sparse = hasUnchanged(row);
+    if (sparse && !this.#canFill(ordinal)) return false;
     out.bytes(RECORD_OPEN);
-    writeRecord(out, plan, bytes, row.newKinds, row.newStarts, row.newEnds);
+    if (sparse) this.#sparseRecord(out, plan, bytes, ordinal);
+    else writeRecord(out, plan, bytes, row.newKinds, row.newStarts, row.newEnds);
     out.bytes(plan.insertHead);
     this.#metadata(out, ordinal);
     writeKey(out, plan, bytes, row.newKinds, row.newStarts, row.newEnds);
+    if (sparse) this.#leftOut(out);
     out.bytes(plan.tail);
     return batch.add(this.#transaction.lsn, ordinal);
   }
@@ -224,14 +340,22 @@ export class MessageEncoder implements ChangeVisitor {
     const out = batch.body;
     checkShape(plan, row.newCount);
     if (row.oldKind !== 0) checkShape(plan, row.oldCount);
-    if (row.oldKind === OLD_ROW) fillUnchanged(row);
+    if (row.oldKind !== 0) fillUnchanged(row);
+    const sparse = hasUnchanged(row);
+    if (sparse && !this.#canFill(ordinal)) return false;
     out.bytes(RECORD_OPEN);
-    writeRecord(out, plan, bytes, row.newKinds, row.newStarts, row.newEnds);
+    if (sparse) this.#sparseRecord(out, plan, bytes, ordinal);
+    else writeRecord(out, plan, bytes, row.newKinds, row.newStarts, row.newEnds);
     out.bytes(CHANGES_OPEN);
     if (row.oldKind !== 0) writeChanges(out, plan, bytes, row);
     out.bytes(plan.updateHead);
     this.#metadata(out, ordinal);
     writeKey(out, plan, bytes, row.newKinds, row.newStarts, row.newEnds);
+    if (row.oldKind !== 0 && keyChanged(plan, bytes, row)) {
+      out.bytes(OLD_KEY_OPEN);
+      writeKey(out, plan, bytes, row.oldKinds, row.oldStarts, row.oldEnds);
+    }
+    if (sparse) this.#leftOut(out);
     out.bytes(plan.tail);
     return batch.add(this.#transaction.lsn, ordinal);
   }
@@ -249,6 +373,59 @@ export class MessageEncoder implements ChangeVisitor {
     return batch.add(this.#transaction.lsn, ordinal);
   }
 
+  /** False: the values that are to be filled in are not known up to here yet; the row has to wait. */
+  #canFill(ordinal: number): boolean {
+    const lastValues = this.#lastValues;
+    if (lastValues === null) return true;
+    const at = { lsn: this.#transaction.lsn, ordinal };
+    if (lastValues.covers(at)) return true;
+    this.needed = { kind: 'values', lastValues, at };
+    return false;
+  }
+
+  /** A row of which some values were not sent: filled in from before, or left out. */
+  #sparseRecord(out: ByteWriter, plan: MessagePlan, bytes: Buffer, ordinal: number): void {
+    const { newKinds, newStarts, newEnds, oldKind, oldKinds, oldStarts, oldEnds } = this.#row;
+    const { codecs, identityColumns } = plan;
+    this.#left = [];
+    let key: string | null | undefined;
+    let first = true;
+    for (let i = 0; i < codecs.length; i++) {
+      const codec = codecs[i]!;
+      const kind = newKinds[i];
+      let last = null;
+      if (kind === VALUE_UNCHANGED && this.#lastValues !== null) {
+        if (key === undefined && oldKind !== 0) key = rowKey(bytes, identityColumns, oldKinds, oldStarts, oldEnds);
+        key ??= rowKey(bytes, identityColumns, newKinds, newStarts, newEnds);
+        const at = { lsn: this.#transaction.lsn, ordinal };
+        if (key !== null) last = this.#lastValues.value(plan.schema, key, plan.schema.columns[i]!.name, at);
+      }
+      if (kind === VALUE_UNCHANGED && last === null) this.#left.push(plan.schema.columns[i]!.name);
+      if (kind === VALUE_UNCHANGED && last === null && this.#contents.unchanged === 'omit') continue;
+      if (!first) out.u8(0x2c);
+      first = false;
+      out.bytes(plan.bareNames[i]!);
+      if (last !== null) writeJson(out, codec, last.bytes, last.start, last.end);
+      else if (kind === VALUE_TEXT) writeJson(out, codec, bytes, newStarts[i]!, newEnds[i]!);
+      else out.bytes(kind === VALUE_UNCHANGED ? UNCHANGED_TOAST : NULL);
+    }
+    if (this.#left.length > 0) this.#noteLeft(plan);
+  }
+
+  /** Without values that the update left alone. They are not null: the metadata names them. */
+  #leftOut(out: ByteWriter): void {
+    if (this.#left.length === 0 || this.#contents.unchanged === 'marker') return;
+    out.bytes(UNCHANGED_OPEN);
+    out.bytes(Buffer.from(JSON.stringify(this.#left).slice(1, -1)));
+  }
+
+  #noteLeft(plan: MessagePlan): void {
+    if (this.#noted.has(plan)) return;
+    this.#noted.add(plan);
+    const filled = this.#lastValues !== null;
+    this.#options.onNotice?.(notices.unchangedColumns(plan.schema, this.#left, filled));
+  }
+
   #metadata(out: ByteWriter, ordinal: number): void {
     const transaction = this.#transaction;
     out.bytes(transaction.head);
@@ -257,158 +434,5 @@ export class MessageEncoder implements ChangeVisitor {
     out.bytes(transaction.keyStart);
     writeKeyEnd(out, transaction.keyRest, ordinal);
     out.bytes(this.#annotations);
-  }
-}
-
-/** I8: a row of an unannounced shape must not be decoded, it would file values under the wrong names, silently. */
-function checkShape(plan: MessagePlan, columns: number): void {
-  if (columns === plan.codecs.length) return;
-  const { schema, name } = plan.schema;
-  throw new MillraceError('decode_stale_relation', {
-    detail: `${schema}.${name} was announced with ${plan.codecs.length} columns, a row has ${columns}.`,
-  });
-}
-
-function writeRecord(
-  out: ByteWriter,
-  plan: MessagePlan,
-  bytes: Buffer,
-  kinds: Int32Array,
-  starts: Int32Array,
-  ends: Int32Array,
-): void {
-  const { names, codecs } = plan;
-  for (let i = 0; i < codecs.length; i++) {
-    out.bytes(names[i]!);
-    switch (kinds[i]) {
-      case VALUE_TEXT:
-        writeJson(out, codecs[i]!, bytes, starts[i]!, ends[i]!);
-        break;
-      case VALUE_UNCHANGED:
-        out.bytes(UNCHANGED_TOAST);
-        break;
-      default:
-        out.bytes(NULL);
-    }
-  }
-}
-
-/** Replica identity full sends the old row whole, so a column that was not sent anew is in there. */
-function fillUnchanged(row: RowReader): void {
-  const { newKinds, newStarts, newEnds, oldKinds, oldStarts, oldEnds } = row;
-  for (let i = 0; i < row.newCount; i++) {
-    if (newKinds[i] !== VALUE_UNCHANGED) continue;
-    newKinds[i] = oldKinds[i]!;
-    newStarts[i] = oldStarts[i]!;
-    newEnds[i] = oldEnds[i]!;
-  }
-}
-
-/** Old values of the columns that differ. Under OLD_KEY only key columns were sent, the others are not known. */
-function writeChanges(out: ByteWriter, plan: MessagePlan, bytes: Buffer, row: RowReader): void {
-  const { newKinds, newStarts, newEnds, oldKinds, oldStarts, oldEnds } = row;
-  let first = true;
-  for (let i = 0; i < row.oldCount; i++) {
-    const kind = oldKinds[i]!;
-    if (kind === VALUE_UNCHANGED || newKinds[i] === VALUE_UNCHANGED) continue;
-    if (kind === VALUE_NULL) {
-      if (row.oldKind === OLD_KEY || newKinds[i] === VALUE_NULL) continue;
-    } else if (newKinds[i] === kind && sameBytes(bytes, oldStarts[i]!, oldEnds[i]!, newStarts[i]!, newEnds[i]!))
-      continue;
-    if (!first) out.u8(0x2c);
-    first = false;
-    out.bytes(plan.bareNames[i]!);
-    if (kind === VALUE_NULL) out.bytes(NULL);
-    else writeJson(out, plan.codecs[i]!, bytes, oldStarts[i]!, oldEnds[i]!);
-  }
-}
-
-function sameBytes(bytes: Buffer, aStart: number, aEnd: number, bStart: number, bEnd: number): boolean {
-  const size = aEnd - aStart;
-  if (size !== bEnd - bStart) return false;
-  if (size > 64) return bytes.compare(bytes, aStart, aEnd, bStart, bEnd) === 0;
-  for (let i = 0; i < size; i++) if (bytes[aStart + i] !== bytes[bStart + i]) return false;
-  return true;
-}
-
-function writeKey(
-  out: ByteWriter,
-  plan: MessagePlan,
-  bytes: Buffer,
-  kinds: Int32Array,
-  starts: Int32Array,
-  ends: Int32Array,
-): void {
-  const { keyColumns } = plan;
-  for (let i = 0; i < keyColumns.length; i++) {
-    if (i > 0) out.u8(0x2c);
-    const column = keyColumns[i]!;
-    if (kinds[column] === VALUE_TEXT) writeJsonString(out, bytes, starts[column]!, ends[column]!);
-    else out.bytes(NULL);
-  }
-}
-
-export function writeDigits(out: ByteWriter, value: number): void {
-  out.reserve(10);
-  const target = out.buffer;
-  let size = 1;
-  for (let rest = value; rest >= 10; rest = (rest / 10) | 0) size++;
-  let at = out.length + size;
-  out.length = at;
-  let rest = value;
-  do {
-    const next = (rest / 10) | 0;
-    target[--at] = 48 + rest - next * 10;
-    rest = next;
-  } while (rest > 0);
-}
-
-const scratch = Buffer.alloc(16);
-
-/** The last groups of base64(`<lsn>:<ordinal>`): what is left of the prefix, then the ordinal's digits. */
-function writeKeyEnd(out: ByteWriter, rest: readonly number[], ordinal: number): void {
-  let size = 0;
-  for (; size < rest.length; size++) scratch[size] = rest[size]!;
-  let digits = 1;
-  for (let left = ordinal; left >= 10; left = (left / 10) | 0) digits++;
-  size += digits;
-  let left = ordinal;
-  for (let at = size - 1; at >= size - digits; at--) {
-    const next = (left / 10) | 0;
-    scratch[at] = 48 + left - next * 10;
-    left = next;
-  }
-  out.reserve(20);
-  const target = out.buffer;
-  let at = out.length;
-  let i = 0;
-  for (; i + 2 < size; i += 3) {
-    const group = (scratch[i]! << 16) | (scratch[i + 1]! << 8) | scratch[i + 2]!;
-    target[at++] = BASE64[group >>> 18]!;
-    target[at++] = BASE64[(group >>> 12) & 63]!;
-    target[at++] = BASE64[(group >>> 6) & 63]!;
-    target[at++] = BASE64[group & 63]!;
-  }
-  if (size - i === 1) {
-    target[at++] = BASE64[scratch[i]! >>> 2]!;
-    target[at++] = BASE64[(scratch[i]! & 3) << 4]!;
-    target[at++] = 0x3d;
-    target[at++] = 0x3d;
-  } else if (size - i === 2) {
-    target[at++] = BASE64[scratch[i]! >>> 2]!;
-    target[at++] = BASE64[((scratch[i]! & 3) << 4) | (scratch[i + 1]! >>> 4)]!;
-    target[at++] = BASE64[(scratch[i + 1]! & 15) << 2]!;
-    target[at++] = 0x3d;
-  }
-  out.length = at;
-}
-
-/** JSON text that fits on one line, or null when it is not JSON. */
-function oneLineJson(text: string): string | null {
-  try {
-    JSON.parse(text);
-    return text.replace(/[\n\r\t]/g, ' ');
-  } catch {
-    return null;
   }
 }

@@ -3,6 +3,7 @@
  */
 import { formatLsn, type Lsn } from '@millrace/core/lsn';
 import { codecOf, type ValueCodec } from '@millrace/postgres/value-json';
+import { identityColumns } from '../last-values.ts';
 import type { TableSchema } from '../table-schema.ts';
 
 /** What messages of one sink say about where they come from and where they go. */
@@ -26,6 +27,8 @@ export interface MessagePlan {
   readonly bareNames: readonly Buffer[];
   /** Indexes of the primary key's columns, in key order. */
   readonly keyColumns: readonly number[];
+  /** Indexes of the columns that tell rows apart in the log. */
+  readonly identityColumns: readonly number[];
   /** From after the record to the commit timestamp; updates have their changes in between. */
   readonly insertHead: Buffer;
   readonly updateHead: Buffer;
@@ -40,24 +43,32 @@ export const CHANGES_OPEN = Buffer.from('},"changes":{');
 export const NULL = Buffer.from('null');
 export const KEY_OPEN = Buffer.from(',"idempotency_key":"');
 export const UNCHANGED_TOAST = Buffer.from('"unchanged_toast"');
+/** Further keys of the metadata: they close the list before them, and the tail closes theirs. */
+export const OLD_KEY_OPEN = Buffer.from('],"old_record_pks":[');
+export const UNCHANGED_OPEN = Buffer.from('],"unchanged_columns":[');
 
 export function planMessages(schema: TableSchema, origin: MessageOrigin): MessagePlan {
   const place = `"metadata":{"table_schema":${json(schema.schema)},"table_name":${json(schema.name)},"commit_timestamp":`;
   const head = (action: string) => Buffer.from(`},"changes":null,"action":"${action}",${place}`);
-  const { database, consumer } = origin;
-  const rest = { enrichment: null, database_name: database.name, database, consumer };
   return {
     schema,
     codecs: schema.columns.map((column) => codecOf(column.type)),
     names: schema.columns.map((column, i) => Buffer.from(`${i === 0 ? '' : ','}${json(column.name)}:`)),
     bareNames: schema.columns.map((column) => Buffer.from(`${json(column.name)}:`)),
     keyColumns: schema.primaryKey.map((name) => schema.columns.findIndex((column) => column.name === name)),
+    identityColumns: identityColumns(schema),
     insertHead: head('insert'),
     updateHead: Buffer.from(`},"action":"update",${place}`),
     deleteHead: head('delete'),
     readHead: head('read'),
-    tail: Buffer.from(`],${JSON.stringify(rest).slice(1)}}`),
+    tail: planTail(origin),
   };
+}
+
+/** From after the primary key to the end of a message. */
+export function planTail({ database, consumer }: MessageOrigin): Buffer {
+  const rest = { enrichment: null, database_name: database.name, database, consumer };
+  return Buffer.from(`],${JSON.stringify(rest).slice(1)}}`);
 }
 
 function json(text: string): string {

@@ -3,40 +3,54 @@ import { comparePositions, type Position } from '@millrace/core/position';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { ChangeLog } from '../change-log/change-log.ts';
 import { LogReader } from '../change-log/log-reader.ts';
-import { ChangeScanner } from './change-scanner.ts';
-import type { MessageEncoder } from './message-encoder.ts';
+import { ChangeScanner, type ChangeVisitor } from './change-scanner.ts';
+import type { Needed } from './message-encoder.ts';
 import type { SchemaHistory } from './schema-history.ts';
+
+/** What a batch is filled by: a sink's messages (message-encoder.ts), or the row index. */
+export interface BatchVisitor extends ChangeVisitor {
+  batch: MessageBatch | null;
+  /** Set when a change was refused that first needs something. */
+  needed: Needed | null;
+}
 
 export class MessageSource {
   readonly #log: ChangeLog;
   readonly #schemas: SchemaHistory;
-  readonly #encoder: MessageEncoder;
+  readonly #encoder: BatchVisitor;
   readonly #scanner: ChangeScanner;
   readonly #reader: LogReader;
+  readonly #signal: AbortSignal;
   #progress = 0n;
 
   private constructor(
     log: ChangeLog,
     schemas: SchemaHistory,
-    encoder: MessageEncoder,
+    encoder: BatchVisitor,
     after: Position,
     fromSeq: number,
+    signal: AbortSignal,
   ) {
     this.#log = log;
+    this.#signal = signal;
     this.#schemas = schemas;
     this.#encoder = encoder;
     this.#scanner = new ChangeScanner(log, encoder, after);
     this.#reader = new LogReader(log, fromSeq);
   }
 
-  /** Starts after the given position; log_overrun when the log no longer holds what follows it. */
+  /**
+   * Starts after the given position; log_overrun when the log no longer holds what follows it. On the signal `fill`
+   * waits for nothing any more.
+   */
   static async open(
     log: ChangeLog,
     schemas: SchemaHistory,
-    encoder: MessageEncoder,
+    encoder: BatchVisitor,
     after: Position,
+    signal: AbortSignal = new AbortController().signal,
   ): Promise<MessageSource> {
-    return new MessageSource(log, schemas, encoder, after, await log.seek(after.lsn));
+    return new MessageSource(log, schemas, encoder, after, await log.seek(after.lsn), signal);
   }
 
   /** Everything at or before it went into a batch or needs none. */
@@ -81,7 +95,11 @@ export class MessageSource {
       const { needed } = this.#encoder;
       if (needed === null) return this.#end(batch, 'full');
       this.#encoder.needed = null;
-      await this.#schemas.learn(needed);
+      if (needed.kind === 'schema') await this.#schemas.learn(needed.relation, needed.at);
+      else {
+        await needed.lastValues.caughtUp(needed.at, this.#signal);
+        if (this.#signal.aborted) return this.#end(batch, 'full');
+      }
     }
   }
 

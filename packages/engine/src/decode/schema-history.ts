@@ -1,60 +1,234 @@
 /**
- * Table schemas by RELATION message. What a RELATION does not say (type families, primary key, partition root) is asked
- * of the catalog once, when the message is first met, and kept in the state table: later decoding of the same position
- * does not depend on what the catalog says by then.
+ * Table schemas by RELATION message and position, as numbered versions per table, kept in the state table for ever.
+ *
+ * What a RELATION does not say (type families, primary key, partition root) is asked of the catalog when the message
+ * arrives in the log, not when a sink comes to it: by then the catalog may say something else. Asking never holds up
+ * capture: a question that fails is asked again by the first reader that needs the answer. The same bytes can mean
+ * something new (a table that became a partition, another primary key), so a repeated message is asked about as well;
+ * only an answer that differs makes a version.
+ *
+ * | key                        | value                                                  |
+ * |----------------------------|--------------------------------------------------------|
+ * | `<prefix>/<oid>/<version>` | JSON of StoredVersion; versions of a table count from 1 |
  */
 import { createHash } from 'node:crypto';
+import { comparePositions, formatPosition, type Position, parsePosition } from '@millrace/core/position';
 import { decodeRelation, type Relation } from '@millrace/postgres/pgoutput';
 import type { StateTable } from '@millrace/stream-store/store';
 import type { TableSchema } from '../table-schema.ts';
 
-/** Asks the source's catalog. Rejects with a coded error when the source cannot be asked. */
-export type DescribeRelation = (relation: Relation) => Promise<TableSchema>;
+export interface DescribedRelation {
+  readonly schema: TableSchema;
+  /** The catalog has no such table any more: only what was announced is known. */
+  readonly gone: boolean;
+}
+
+/**
+ * Asks the source's catalog, once it shows what transaction `xid` did (0: there is none to wait for). Rejects with a
+ * coded error when the source cannot be asked.
+ */
+export type DescribeRelation = (relation: Relation, xid: number) => Promise<DescribedRelation>;
+
+export interface SchemaVersion {
+  /** Of the first change it holds for. */
+  readonly from: Position;
+  /** Hash of the RELATION message. */
+  readonly relation: string;
+  readonly schema: VersionedSchema;
+}
+
+export type VersionedSchema = TableSchema & { readonly version: number };
+
+interface StoredVersion {
+  readonly from: string;
+  readonly relation: string;
+  readonly schema: TableSchema;
+}
+
+interface Question {
+  readonly relation: string;
+  readonly at: Position;
+  readonly answered: Promise<VersionedSchema>;
+}
+
+interface Table {
+  /** In the order of `from`. */
+  readonly versions: SchemaVersion[];
+  readonly questions: Set<Question>;
+}
+
+/** Questions of capture that wait for an answer; beyond it readers ask. */
+const EAGER_QUESTIONS_MAX = 1_000;
+const LATEST: Position = { lsn: 0xffff_ffff_ffff_ffffn, ordinal: 0 };
 
 export class SchemaHistory {
   readonly #state: StateTable;
   readonly #prefix: string;
   readonly #describe: DescribeRelation;
-  readonly #known = new Map<string, TableSchema>();
-  readonly #asked = new Map<string, Promise<TableSchema>>();
+  readonly #tables = new Map<number, Table>();
+  #eager = 0;
+  #closed = false;
+  /** The catalog is asked one question at a time, in the order of the log. */
+  #last: Promise<unknown> = Promise.resolve();
 
   constructor(state: StateTable, prefix: string, describe: DescribeRelation) {
     this.#state = state;
     this.#prefix = prefix;
     this.#describe = describe;
+    for (const [key, bytes] of state.list(`${prefix}/`)) this.#load(key, bytes);
+    for (const { versions } of this.#tables.values()) versions.sort((a, b) => comparePositions(a.from, b.from));
   }
 
-  /** undefined: not described yet; see `learn`. */
-  lookup(message: Buffer): TableSchema | undefined {
-    const key = this.#key(message);
-    const known = this.#known.get(key);
-    if (known !== undefined) return known;
-    const stored = this.#state.get(key);
-    if (stored === undefined) return undefined;
-    const schema = JSON.parse(Buffer.from(stored).toString()) as TableSchema;
-    this.#known.set(key, schema);
-    return schema;
+  #load(key: string, bytes: Uint8Array): void {
+    const [oid, version] = key
+      .slice(this.#prefix.length + 1)
+      .split('/')
+      .map(Number);
+    const stored = JSON.parse(Buffer.from(bytes).toString()) as StoredVersion;
+    const schema = { ...stored.schema, version: version! };
+    this.#table(oid!).versions.push({ from: parsePosition(stored.from)!, relation: stored.relation, schema });
   }
 
-  /** Describes the relation, durably. Concurrent calls share one question. */
-  learn(message: Buffer): Promise<TableSchema> {
-    const key = this.#key(message);
-    const running = this.#asked.get(key);
-    if (running !== undefined) return running;
-    const asked = this.#ask(key, decodeRelation(message, 0, message.length)).finally(() => this.#asked.delete(key));
-    this.#asked.set(key, asked);
-    return asked;
+  /** The schema of changes at `at` that were announced by `message`. undefined: not known yet; see `learn`. */
+  lookup(message: Buffer, at: Position = LATEST): VersionedSchema | undefined {
+    const table = this.#table(message.readUInt32BE(1));
+    const relation = hashOf(message);
+    if (questionFor(table, relation, at) !== undefined) return undefined;
+    return versionFor(table, relation, at)?.schema;
   }
 
-  async #ask(key: string, relation: Relation): Promise<TableSchema> {
-    const schema = await this.#describe(relation);
-    await this.#state.put(key, Buffer.from(JSON.stringify(schema)));
-    this.#known.set(key, schema);
-    return schema;
+  /** Asks the catalog, unless that is under way, and keeps the answer durably. */
+  async learn(message: Buffer, at: Position = LATEST): Promise<VersionedSchema> {
+    const table = this.#table(message.readUInt32BE(1));
+    const relation = hashOf(message);
+    const question = questionFor(table, relation, at) ?? this.#ask(table, Buffer.from(message), relation, at, 0);
+    return await question.answered;
   }
 
-  #key(message: Buffer): string {
-    const hash = createHash('sha256').update(message).digest('base64url').slice(0, 22);
-    return `${this.#prefix}/${message.readUInt32BE(1)}/${hash}`;
+  /**
+   * Told by capture of each RELATION that goes into the log, with the position of the change that comes next. Returns
+   * at once and never throws.
+   */
+  announced(message: Buffer, at: Position, xid: number): void {
+    if (this.#closed || this.#eager >= EAGER_QUESTIONS_MAX) return;
+    const table = this.#table(message.readUInt32BE(1));
+    const relation = hashOf(message);
+    const newest = table.versions.at(-1);
+    // Sent again after a reconnect: what it meant then is known, and the catalog speaks of now.
+    const past = newest !== undefined && comparePositions(at, newest.from) <= 0;
+    if (past && versionFor(table, relation, at) !== undefined) return;
+    this.#eager++;
+    const { answered } = this.#ask(table, message, relation, at, xid);
+    answered.then(
+      () => void this.#eager--,
+      () => void this.#eager--,
+    );
   }
+
+  /** Every version of a table, oldest first. */
+  versions(oid: number): readonly SchemaVersion[] {
+    return this.#table(oid).versions;
+  }
+
+  version(oid: number, version: number): VersionedSchema | undefined {
+    return this.#table(oid).versions.find(({ schema }) => schema.version === version)?.schema;
+  }
+
+  /** No further question is asked. Resolves when the one under way has ended. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.#last;
+  }
+
+  #ask(table: Table, message: Buffer, relation: string, at: Position, xid: number): Question {
+    const answered = this.#last.then(() => this.#answer(table, message, relation, at, xid));
+    this.#last = answered.catch(() => {});
+    const question: Question = { relation, at, answered };
+    table.questions.add(question);
+    const end = () => void table.questions.delete(question);
+    answered.then(end, end);
+    return question;
+  }
+
+  async #answer(table: Table, message: Buffer, relation: string, at: Position, xid: number): Promise<VersionedSchema> {
+    const known = versionFor(table, relation, at);
+    const before = lastBefore(table, at);
+    let described: DescribedRelation;
+    try {
+      if (this.#closed && known !== undefined) return known.schema;
+      described = await this.#describe(decodeRelation(message, 0, message.length), xid);
+    } catch (error) {
+      if (known !== undefined) return known.schema; // As good as it was before it was announced again.
+      throw error;
+    }
+    if (described.gone && known !== undefined) return known.schema;
+    const schema = described.gone && before !== undefined ? recall(described.schema, before.schema) : described.schema;
+    if (before?.relation === relation && sameSchema(before.schema, schema)) return before.schema;
+    return await this.#add(table, { from: at, relation, schema });
+  }
+
+  async #add(table: Table, { from, relation, schema }: Omit<SchemaVersion, 'schema'> & { schema: TableSchema }) {
+    const number = 1 + Math.max(0, ...table.versions.map((other) => other.schema.version));
+    const version = { ...schema, version: number };
+    const stored: StoredVersion = { from: formatPosition(from), relation, schema: version };
+    await this.#state.put(`${this.#prefix}/${schema.oid}/${number}`, Buffer.from(JSON.stringify(stored)));
+    table.versions.push({ from, relation, schema: version });
+    table.versions.sort((a, b) => comparePositions(a.from, b.from));
+    return version;
+  }
+
+  #table(oid: number): Table {
+    let table = this.#tables.get(oid);
+    if (table !== undefined) return table;
+    table = { versions: [], questions: new Set() };
+    this.#tables.set(oid, table);
+    return table;
+  }
+}
+
+function hashOf(message: Buffer): string {
+  return createHash('sha256').update(message).digest('base64url').slice(0, 22);
+}
+
+/** The question whose answer decides what the RELATION means at `at`. */
+function questionFor(table: Table, relation: string, at: Position): Question | undefined {
+  let found: Question | undefined;
+  for (const question of table.questions) {
+    if (question.relation !== relation || comparePositions(question.at, at) > 0) continue;
+    if (found === undefined || comparePositions(question.at, found.at) >= 0) found = question;
+  }
+  return found;
+}
+
+/** The newest version with these bytes up to `at`; else the oldest after it, whose answer came late. */
+function versionFor({ versions }: Table, relation: string, at: Position): SchemaVersion | undefined {
+  let later: SchemaVersion | undefined;
+  for (let i = versions.length - 1; i >= 0; i--) {
+    const version = versions[i]!;
+    if (version.relation !== relation) continue;
+    if (comparePositions(version.from, at) <= 0) return version;
+    later = version;
+  }
+  return later;
+}
+
+function lastBefore({ versions }: Table, at: Position): SchemaVersion | undefined {
+  return versions.findLast(({ from }) => comparePositions(from, at) <= 0);
+}
+
+function sameSchema(a: VersionedSchema, b: TableSchema): boolean {
+  return JSON.stringify({ ...a, version: 0 }) === JSON.stringify({ ...b, version: 0 });
+}
+
+/** What was announced of a table that is gone, with what its version before says beyond that. */
+function recall(announced: TableSchema, before: TableSchema): TableSchema {
+  const names = new Set(announced.columns.map(({ name }) => name));
+  const key = before.primaryKey.every((name) => names.has(name)) ? before.primaryKey : announced.primaryKey;
+  const columns = announced.columns.map((column) => {
+    const old = before.columns.find(({ name, type }) => name === column.name && type.oid === column.type.oid);
+    return { ...old, ...column, type: old?.type ?? column.type };
+  });
+  const { partition } = before;
+  const root = partition === undefined ? {} : { schema: before.schema, name: before.name, partition };
+  return { ...announced, ...root, columns, primaryKey: key };
 }

@@ -6,7 +6,9 @@ import type { StateTable } from '@millrace/stream-store/store';
 
 export interface CursorStore {
   load(): SinkCursor | null;
-  save(cursor: SinkCursor): Promise<void>;
+  /** The sink has looked at its destination: what is found there of its name from then on is this sink's own. */
+  readonly begun: boolean;
+  save(cursor: SinkCursor, begun?: boolean): Promise<void>;
   forget(): Promise<void>;
 }
 
@@ -20,22 +22,33 @@ interface StoredCursor {
   readonly position: string;
   readonly backfills: Readonly<Record<string, readonly string[]>>;
   readonly destination: unknown;
+  /** Absent in what an earlier version wrote. */
+  readonly begun?: boolean;
 }
 
 export function cursorStore(state: StateTable, key: string): CursorStore {
+  function read(): StoredCursor | null {
+    const bytes = state.get(key);
+    return bytes === undefined ? null : (JSON.parse(Buffer.from(bytes).toString()) as StoredCursor);
+  }
+
   return {
+    get begun() {
+      const stored = read();
+      return stored !== null && (stored.begun ?? stored.destination !== null);
+    },
     load() {
-      const bytes = state.get(key);
-      if (bytes === undefined) return null;
-      const stored = JSON.parse(Buffer.from(bytes).toString()) as StoredCursor;
+      const stored = read();
+      if (stored === null) return null;
       const position = parsePosition(stored.position)!;
       return { position, backfills: new Map(Object.entries(stored.backfills)), destination: stored.destination };
     },
-    async save({ position, backfills, destination }) {
+    async save({ position, backfills, destination }, begun = true) {
       const stored: StoredCursor = {
         position: formatPosition(position),
         backfills: Object.fromEntries(backfills),
         destination,
+        begun,
       };
       await state.put(key, Buffer.from(JSON.stringify(stored)));
     },

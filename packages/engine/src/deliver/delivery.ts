@@ -40,6 +40,8 @@ export interface DeliveryOptions {
   /** Holds a cursor already: the log has to keep what this sink has yet to see. */
   readonly cursors: CursorStore;
   readonly openFeed: OpenFeed;
+  /** Whether a mark in the cursor is still of use; absent: every one is. */
+  readonly keepsMark?: (backfill: string) => boolean;
   readonly onState?: (state: DeliveryState) => void;
 }
 
@@ -55,8 +57,8 @@ export function startDelivery(options: DeliveryOptions): Delivery {
   const loaded = cursors.load();
   assert(loaded !== null, 'a sink has a cursor before it starts');
   let cursor: SinkCursor = loaded;
-  // A sink that never delivered anything has no place in its destination.
-  let known = cursor.destination !== null;
+  // A new sink may find records of its name in the destination that are none of its own: of one that was there before.
+  let known = cursors.begun;
   let saved = cursor.position;
   const delivered = { messages: 0, batches: 0 };
 
@@ -102,8 +104,13 @@ export function startDelivery(options: DeliveryOptions): Delivery {
       // A new sink into a stream with old records of its name starts where it was told to, and its backfill anew.
       if (known) cursor = resumed;
       else cursor = { ...resumed, position: behind ? cursor.position : resumed.position, backfills: cursor.backfills };
+    }
+    if (!known) {
+      // On record before anything is written, or a kill before the first save would deliver the backfill's rows again.
+      await cursors.save(cursor);
       known = true;
     }
+    cursor = { ...cursor, backfills: new Map([...cursor.backfills].filter(([id]) => options.keepsMark?.(id) ?? true)) };
     const feed = await openFeed(cursor, signal);
     const writes = new WriteWindow(sink, signal, (batch, destination) => {
       cursor = {
@@ -114,7 +121,6 @@ export function startDelivery(options: DeliveryOptions): Delivery {
             : new Map([...cursor.backfills, [batch.mark.backfill, batch.mark.key]]),
         destination,
       };
-      known = true;
       delivered.messages += batch.count;
       delivered.batches++;
       saver.dirty();

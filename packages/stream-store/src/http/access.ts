@@ -2,7 +2,7 @@ import type { AccessTokenInfo, Operation } from '../model.ts';
 import { OPERATIONS } from '../model.ts';
 import { S2Error } from '../s2-error.ts';
 import type { StreamStore } from '../store.ts';
-import { type OperationSet, operationsOf, permits, type Resources } from './permission.ts';
+import { isSubset, isWithin, type OperationSet, operationsOf, permits, type Resources } from './permission.ts';
 
 export type AuthMode = 'required' | 'off';
 
@@ -43,6 +43,15 @@ export class Access {
   /** The token that is used; undefined where none is asked for. */
   get requester(): AccessTokenInfo | undefined {
     return this === ANYONE ? undefined : this.info;
+  }
+
+  /** It may do everything that can be done. */
+  get full(): boolean {
+    const { basins, streams, accessTokens } = this.info.scope;
+    return (
+      isSubset(ANYONE.operations, this.operations) &&
+      [basins, streams, accessTokens].every((set) => isWithin({ prefix: '' }, set))
+    );
   }
 
   get prefixes(): boolean {

@@ -37,8 +37,18 @@ export interface Exchange {
    * go on. Given back when the exchange is over.
    */
   reserveAnswer(bytes: number): Promise<void> | null;
+  /**
+   * Instead of `respond` and `start`: another surface answers, by what Node has for a request of this protocol. A time
+   * limit of this exchange then cuts it, without an answer.
+   */
+  handOver(handle: NodeHandler): void;
   destroy(): void;
 }
+
+export type NodeHandler = (
+  request: http.IncomingMessage | http2.Http2ServerRequest,
+  response: http.ServerResponse | http2.Http2ServerResponse,
+) => void;
 
 export type ResponseHeaders = Record<string, string>;
 
@@ -113,6 +123,12 @@ export class Http1Exchange implements Exchange {
     return null;
   }
 
+  handOver(handle: NodeHandler): void {
+    this.timedOut = true;
+    for (const [name, value] of Object.entries(this.extraHeaders ?? {})) this.#response.setHeader(name, value);
+    handle(this.body, this.#response);
+  }
+
   destroy(): void {
     this.#response.destroy();
   }
@@ -179,6 +195,14 @@ export class Http2Exchange implements Exchange {
     let untaken = untakenOf.get(session);
     if (untaken === undefined) untakenOf.set(session, (untaken = new UntakenAnswers(H2_UNTAKEN_ANSWER_BYTES_MAX)));
     return untaken.reserve(bytes, this);
+  }
+
+  handOver(handle: NodeHandler): void {
+    this.timedOut = true;
+    const response = new http2.Http2ServerResponse(this.body);
+    for (const [name, value] of Object.entries(this.extraHeaders ?? {})) response.setHeader(name, value);
+    response.once('finish', () => dropRest(this.body));
+    handle(new http2.Http2ServerRequest(this.body, this.headers, {}, []), response);
   }
 
   destroy(): void {

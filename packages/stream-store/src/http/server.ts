@@ -12,7 +12,7 @@ import { Authenticator, type AuthMode } from './access.ts';
 import { BodyReader } from './body.ts';
 import type { DrainableSession, ServerContext } from './context.ts';
 import { errorBody, toS2Error } from './error-body.ts';
-import { type Exchange, Http1Exchange, Http2Exchange, type ResponseHeaders } from './exchange.ts';
+import { type Exchange, Http1Exchange, Http2Exchange, type NodeHandler, type ResponseHeaders } from './exchange.ts';
 import {
   ANSWER_TIMEOUT_MS,
   BODIES_BYTES_MAX,
@@ -62,6 +62,16 @@ export interface HttpServerOptions {
   /** Its rates are enforced here; its quotas are the store's. */
   readonly limits?: LimitsConfig | undefined;
   readonly clock?: Clock | undefined;
+  /** Served beside the S2 API on the same port. */
+  readonly beside?: SecondSurface | undefined;
+  /** What /metrics says besides, in the Prometheus text format. */
+  readonly moreMetrics?: (() => string) | undefined;
+}
+
+/** Whatever else a process has to say over HTTP. Nothing below /v1/ is its own. */
+export interface SecondSurface {
+  owns(path: string): boolean;
+  readonly handle: NodeHandler;
 }
 
 export interface HttpServer {
@@ -140,7 +150,10 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
       exchange.extraHeaders = corsHeaders(exchange);
       if (exchange.method === 'OPTIONS') return exchange.respond(204, {}, null);
     }
-    if (!path.startsWith(API)) return dispatchOutside(exchange, path);
+    if (!path.startsWith(API)) {
+      if (options.beside?.owns(path) === true && !isDraining) return exchange.handOver(options.beside.handle);
+      return dispatchOutside(exchange, path);
+    }
     if (isDraining) throw new S2Error('server_draining', 'The server is shutting down.');
     const access = authenticator.authenticate(exchange.headers.authorization);
     if (context.throttle !== null) context.throttle.request(access.info.id);
@@ -168,7 +181,8 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
               sessions: sessions.size,
               openRequests: open.size,
               readMemoryBytes: context.readMemory.bytes,
-            }),
+            }) +
+            (options.moreMetrics?.() ?? ''),
         );
         break;
       case '/openapi.json':

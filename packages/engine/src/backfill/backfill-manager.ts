@@ -1,0 +1,492 @@
+/**
+ * The backfills of one sink: asked for by the configuration or by people at any time, kept durably, run while the sink
+ * is being fed. At most one that is active or paused per table. A backfill that cannot go on fails alone: the changes
+ * of the sink flow on.
+ */
+import { randomUUID } from 'node:crypto';
+import { MillraceError } from '@millrace/core/error';
+import type { Lsn } from '@millrace/core/lsn';
+import { pause as pauseFor } from '@millrace/core/pause';
+import type { Position } from '@millrace/core/position';
+import type { RowReader } from '@millrace/postgres/pgoutput';
+import type { MessageBatch } from '@millrace/sinks/message-batch';
+import type { TableSchema } from '../table-schema.ts';
+import { type BackfillEvent, type BackfillJob, isOpen, nextState } from './backfill-job.ts';
+import { BACKFILL_DONE, isDone, parseMark } from './backfill-mark.ts';
+import { type AdmittedRequest, admitRequest, BackfillRefused, type BackfillRequest } from './backfill-request.ts';
+import { BackfillRun, type WriteRead } from './backfill-run.ts';
+import type { BackfillSource } from './backfill-source.ts';
+import type { BackfillStore } from './backfill-store.ts';
+import { type BackfillView, RateMeter, secondsLeft } from './backfill-view.ts';
+
+/** One table of an `initial_backfill` that is a list. */
+export interface InitialTable {
+  readonly table: { readonly schema: string; readonly name: string };
+  readonly sortColumn?: string;
+  readonly startPosition?: string;
+}
+
+export type InitialBackfill = boolean | readonly InitialTable[];
+
+export interface ManagerOptions {
+  readonly sink: string;
+  readonly store: BackfillStore;
+  readonly source: BackfillSource;
+  readonly initial: InitialBackfill;
+  /** Of the initial backfill of a table: the same for ever. */
+  readonly initialId: (schema: string, table: string) => string;
+  readonly takes: (schema: string, table: string) => boolean;
+  readonly takesUpdates: boolean;
+  readonly now?: () => number;
+  /** `rows` more were handed to the sink. */
+  readonly onProgress?: (job: BackfillJob, rows: number) => void;
+  readonly onChange?: (view: BackfillView) => void;
+}
+
+/** What a feed lends to the backfills while it runs. */
+export interface FeedPort {
+  /** Marks of the sink's cursor. */
+  readonly marks: ReadonlyMap<string, readonly string[]>;
+  readonly write: WriteRead;
+  /** The feed began inside the transaction with this commit LSN: its first changes were delivered before. */
+  readonly partialLsn: Lsn | null;
+  readonly inTransaction: () => boolean;
+  readonly poke: () => void;
+}
+
+/** Tables that are read at the same time, for one sink. */
+const RUNS_MAX = 4;
+const SAVE_INTERVAL_MS = 2_000;
+const LIST_RETRY_MS = 2_000;
+
+interface Running {
+  readonly run: BackfillRun;
+  readonly meter: RateMeter;
+  readonly startedAt: number;
+}
+
+export class BackfillManager {
+  readonly #options: ManagerOptions;
+  readonly #now: () => number;
+  readonly #jobs: Map<string, BackfillJob>;
+  readonly #runs = new Map<string, Running>();
+  readonly #ends = new Map<string, Map<string, number>>();
+  #port: FeedPort | null = null;
+  #marks = new Map<string, readonly string[]>();
+  #attached = new AbortController();
+  #background: Promise<void> = Promise.resolve();
+  #stopWatching: (() => void) | null = null;
+  #xid = 0;
+  #turn = 0;
+  /** Runs whose last row is in a batch, to be marked once that is durable; then they are complete. */
+  #completing: string | null = null;
+  readonly #wake = new Set<() => void>();
+  #events = 0;
+  #seen = 0;
+  #saving: Promise<void> = Promise.resolve();
+  #saveTimer: NodeJS.Timeout | null = null;
+  #creating: Promise<unknown> = Promise.resolve();
+
+  constructor(options: ManagerOptions) {
+    this.#options = options;
+    this.#now = options.now ?? Date.now;
+    this.#jobs = new Map(options.store.load().map((job) => [job.id, job]));
+  }
+
+  // --- for people ----------------------------------------------------------------------------------------------------
+
+  /** Newest first. */
+  list(): BackfillView[] {
+    return [...this.#jobs.values()].map((job) => this.#view(job)).sort((a, b) => b.insertedAt - a.insertedAt);
+  }
+
+  get(id: string): BackfillView | null {
+    const job = this.#jobs.get(id);
+    return job === undefined ? null : this.#view(job);
+  }
+
+  /** Throws BackfillRefused, or what the source says. All of the tables or none. */
+  async create(requests: readonly BackfillRequest[], state: 'active' | 'paused' = 'active'): Promise<BackfillView[]> {
+    // One after the other: two for one table must see each other.
+    const created = this.#creating.then(() => this.#create(requests, state));
+    this.#creating = created.catch(() => {});
+    return await created;
+  }
+
+  async pause(id: string): Promise<BackfillView | null> {
+    return await this.#change(id, 'pause');
+  }
+
+  async resume(id: string): Promise<BackfillView | null> {
+    return await this.#change(id, 'resume');
+  }
+
+  async cancel(id: string): Promise<BackfillView | null> {
+    return await this.#change(id, 'cancel');
+  }
+
+  /** Cancels it if need be, and forgets it. An initial one is kept, cancelled: it would be started anew otherwise. */
+  async remove(id: string): Promise<boolean> {
+    const job = this.#jobs.get(id);
+    if (job === undefined) return false;
+    if (isOpen(job) || job.state === 'failed') await this.#change(id, 'cancel');
+    if (job.kind !== 'initial') this.#jobs.delete(id);
+    await this.#save();
+    return true;
+  }
+
+  async #create(requests: readonly BackfillRequest[], state: 'active' | 'paused'): Promise<BackfillView[]> {
+    const { source, takes, takesUpdates } = this.#options;
+    const admit = { publication: source.publication, takes, takesUpdates };
+    const signal = new AbortController().signal;
+    const admitted: AdmittedRequest[] = [];
+    for (const request of requests) {
+      admitted.push(await source.pool.use(signal, (connection) => admitRequest(connection, request, admit)));
+    }
+    for (const [i, { oid }] of admitted.entries()) {
+      const taken = admitted.slice(0, i).some((other) => other.oid === oid) || this.#openOf(oid) !== undefined;
+      if (taken)
+        throw new BackfillRefused({ table: ['has a backfill that is active or paused; cancel that one first'] });
+    }
+    const jobs = admitted.map((request) => this.#job(randomUUID(), request, state));
+    for (const job of jobs) this.#jobs.set(job.id, job);
+    await this.#save();
+    for (const job of jobs) this.#changed(job);
+    this.#startRuns();
+    return jobs.map((job) => this.#view(this.#jobs.get(job.id) ?? job));
+  }
+
+  #job(id: string, request: Omit<AdmittedRequest, 'estimate'> & Partial<AdmittedRequest>, state: BackfillJob['state']) {
+    const { kind, oid, table, order, range, estimate } = request;
+    const now = this.#now();
+    const job: BackfillJob = {
+      id,
+      kind,
+      table,
+      oid,
+      order,
+      range,
+      state,
+      error: null,
+      rowsInitial: estimate?.rows ?? null,
+      rowsInitialExact: estimate?.exact ?? false,
+      rowsProcessed: 0,
+      rowsIngested: 0,
+      activeMs: 0,
+      insertedAt: now,
+      updatedAt: now,
+      completedAt: null,
+      canceledAt: null,
+    };
+    return job;
+  }
+
+  #openOf(oid: number): BackfillJob | undefined {
+    return [...this.#jobs.values()].find((job) => job.oid === oid && isOpen(job));
+  }
+
+  async #change(id: string, event: BackfillEvent, error: MillraceError | null = null): Promise<BackfillView | null> {
+    const job = this.#jobs.get(id);
+    if (job === undefined) return null;
+    const state = nextState(job.state, event);
+    if (state === null) throw new BackfillRefused({ state: [`cannot become that of one that is ${job.state}`] });
+    const taken = this.#openOf(job.oid);
+    if (event === 'resume' && taken !== undefined && taken !== job) {
+      throw new BackfillRefused({ table: ['has another backfill that is active or paused'] });
+    }
+    if (state !== job.state) {
+      const now = this.#now();
+      this.#update(id, {
+        state,
+        updatedAt: now,
+        error: error === null ? null : failureOf(error),
+        ...(state === 'completed' && { completedAt: now }),
+        ...(state === 'cancelled' && { canceledAt: now }),
+      });
+      if (state !== 'active') await this.#endRun(id);
+      await this.#save();
+      this.#changed(this.#jobs.get(id)!);
+      this.#startRuns();
+    }
+    return this.get(id);
+  }
+
+  #changed(job: BackfillJob): void {
+    this.#options.onChange?.(this.#view(job));
+  }
+
+  #update(id: string, change: Partial<BackfillJob>): void {
+    const job = this.#jobs.get(id);
+    if (job !== undefined) this.#jobs.set(id, { ...job, ...change });
+  }
+
+  #view(job: BackfillJob): BackfillView {
+    const running = this.#runs.get(job.id);
+    if (running === undefined) {
+      const waiting =
+        job.state !== 'active' ? null : this.#port === null ? 'the sink is not running' : 'other tables come first';
+      return { ...job, waiting, rowsPerSecond: null, secondsLeft: null };
+    }
+    const { run, meter } = running;
+    const now: BackfillJob = { ...job, rowsProcessed: run.processed, rowsIngested: run.ingested };
+    const rowsPerSecond = meter.perSecond(performance.now(), run.processed);
+    return { ...now, waiting: run.waiting, rowsPerSecond, secondsLeft: secondsLeft(now, rowsPerSecond) };
+  }
+
+  // --- for the feed --------------------------------------------------------------------------------------------------
+
+  /** The sink is being fed, from what its destination holds on. */
+  attach(port: FeedPort): void {
+    this.#port = port;
+    this.#marks = new Map(port.marks);
+    this.#attached = new AbortController();
+    this.#completing = null;
+    this.#xid = 0;
+    this.#stopWatching = this.#options.source.onGuard(() => {
+      for (const { run } of this.#runs.values()) run.wake();
+    });
+    this.#background = this.#begin(this.#attached.signal);
+  }
+
+  async detach(): Promise<void> {
+    this.#attached.abort();
+    this.#stopWatching?.();
+    this.#port = null;
+    await Promise.all([...this.#runs.keys()].map((id) => this.#endRun(id)));
+    await this.#background;
+    await this.#save().catch(() => {}); // A store that is closing refuses; the marks tell as well.
+    this.#notify();
+  }
+
+  begun(xid: number, lsn: Lsn): void {
+    this.#xid = xid;
+    const partial = this.#port?.partialLsn === lsn;
+    for (const { run } of this.#runs.values()) {
+      run.begun(xid, lsn);
+      if (partial) run.resumed(xid);
+    }
+  }
+
+  changed(table: TableSchema, xid: number, action: number, bytes: Buffer, row: RowReader): void {
+    for (const { run } of this.#runs.values()) run.changed(table, xid, action, bytes, row);
+  }
+
+  truncated(table: TableSchema, xid: number): void {
+    for (const { run } of this.#runs.values()) run.truncated(table, xid);
+  }
+
+  /** Nothing is under way and nothing waits to be marked. */
+  get idle(): boolean {
+    return this.#runs.size === 0;
+  }
+
+  get inChunk(): boolean {
+    for (const { run } of this.#runs.values()) if (run.inChunk) return true;
+    return false;
+  }
+
+  /** Adds rows, or the mark of a backfill whose rows are all delivered, to an empty batch. True: something was added. */
+  fill(batch: MessageBatch, at: Position, progress: Lsn): boolean {
+    this.#seen = this.#events;
+    // The batch before carried the mark, and was durable before this one was asked for.
+    if (this.#completing !== null) this.#complete(this.#completing);
+    if (this.#runs.size === 0) return false;
+    const runs = [...this.#runs.values()];
+    // A chunk that was begun goes on; then they take turns.
+    const begun = runs.findIndex(({ run }) => run.inChunk);
+    const first = begun >= 0 ? begun : this.#turn++ % runs.length;
+    for (let i = 0; i < runs.length; i++) {
+      const { run } = runs[(first + i) % runs.length]!;
+      if (run.failure !== null) {
+        this.#failed(run, run.failure);
+        continue;
+      }
+      if (run.finished) {
+        if (begun >= 0) continue;
+        batch.mark = { backfill: run.job.id, key: BACKFILL_DONE };
+        this.#completing = run.job.id;
+        return true;
+      }
+      if (run.fill(batch, at, progress)) {
+        this.#marks.set(run.job.id, batch.mark!.key);
+        return true;
+      }
+    }
+    return false;
+  }
+
+  /** Resolves at the next event since `fill` was called last, or on the signal. */
+  changedNext(signal: AbortSignal): Promise<void> {
+    if (this.#events !== this.#seen || signal.aborted) return Promise.resolve();
+    return new Promise((resolve) => {
+      const done = () => {
+        this.#wake.delete(done);
+        signal.removeEventListener('abort', done);
+        resolve();
+      };
+      this.#wake.add(done);
+      signal.addEventListener('abort', done, { once: true });
+    });
+  }
+
+  /** Whether a mark of the sink's cursor is still of use. */
+  keepsMark(backfill: string): boolean {
+    const job = this.#jobs.get(backfill);
+    return job === undefined || job.kind === 'initial' || isOpen(job) || job.state === 'failed';
+  }
+
+  #complete(id: string): void {
+    this.#completing = null;
+    this.#marks.set(id, BACKFILL_DONE);
+    void this.#change(id, 'complete').catch(() => {}); // Marked already: completed when it is next looked at.
+  }
+
+  #failed(run: BackfillRun, failure: MillraceError): void {
+    void this.#change(run.job.id, 'fail', failure).catch(() => {});
+  }
+
+  // --- running -------------------------------------------------------------------------------------------------------
+
+  /** The initial ones that are not there yet; then all that are active. */
+  async #begin(signal: AbortSignal): Promise<void> {
+    this.#startRuns();
+    if (this.#options.initial === false) return;
+    while (!signal.aborted) {
+      try {
+        await this.#addInitial(signal);
+        this.#startRuns();
+        return;
+      } catch (error) {
+        if (signal.aborted) return;
+        if (!(error instanceof MillraceError)) throw error;
+        await pauseFor(LIST_RETRY_MS, signal);
+      }
+    }
+  }
+
+  async #addInitial(signal: AbortSignal): Promise<void> {
+    const { initial, initialId, source, takes, takesUpdates } = this.#options;
+    const listed = Array.isArray(initial) ? (initial as readonly InitialTable[]) : null;
+    const added: BackfillJob[] = [];
+    for (const { oid, schema, name } of await source.publishedTables(signal)) {
+      const id = initialId(schema, name);
+      const entry = listed?.find(({ table }) => table.schema === schema && table.name === name);
+      if (!takes(schema, name) || this.#jobs.has(id) || (listed !== null && entry === undefined)) continue;
+      const range = {
+        ...(entry?.sortColumn !== undefined && { sortColumn: entry.sortColumn }),
+        ...(entry?.startPosition !== undefined && { startPosition: entry.startPosition }),
+      };
+      const table = { schema, name };
+      const mark = this.#marks.get(id);
+      const request = { table, range };
+      const admit = { publication: source.publication, takes, takesUpdates };
+      try {
+        const found = await source.pool.use(signal, (connection) => admitRequest(connection, request, admit));
+        // An earlier version has read a part of it by key; its mark is the key of the last row.
+        const before = mark === undefined || isDone(mark) || parseMark(mark) !== null ? undefined : mark;
+        const job = this.#job(
+          id,
+          { ...found, kind: 'initial', order: before === undefined ? found.order : 'key' },
+          'active',
+        );
+        const now = this.#now();
+        if (isDone(mark)) added.push({ ...job, state: 'completed', completedAt: now });
+        else added.push(before === undefined ? job : { ...job, startKey: before });
+      } catch (error) {
+        if (!(error instanceof MillraceError) || error.retry === 'backoff' || error.retry === 'reconnect') throw error;
+        const job = this.#job(id, { kind: 'initial', oid, table, order: 'physical', range }, 'failed');
+        added.push({ ...job, error: failureOf(error) });
+      }
+    }
+    if (signal.aborted || added.length === 0) return;
+    for (const job of added) this.#jobs.set(job.id, job);
+    await this.#save();
+    for (const job of added) this.#changed(job);
+  }
+
+  #startRuns(): void {
+    const port = this.#port;
+    if (port === null) return;
+    for (const job of this.#jobs.values()) {
+      if (this.#runs.size >= RUNS_MAX) break;
+      if (job.state !== 'active' || this.#runs.has(job.id)) continue;
+      if (isDone(this.#marks.get(job.id))) this.#complete(job.id);
+      else this.#startRun(job, port);
+    }
+    this.#notify();
+  }
+
+  #startRun(job: BackfillJob, port: FeedPort): void {
+    const { source, takes } = this.#options;
+    const meter = new RateMeter();
+    const ends = this.#ends.get(job.id) ?? new Map<string, number>();
+    this.#ends.set(job.id, ends);
+    const run = new BackfillRun({
+      job,
+      mark: parseMark(this.#marks.get(job.id)),
+      pool: source.pool,
+      rate: source.rate,
+      rowsPerSecondMax: source.limits.rowsPerSecondMax,
+      publication: source.publication,
+      takes,
+      ends,
+      blocked: () => source.guard.reason,
+      write: port.write,
+      currentXid: () => (port.inTransaction() ? this.#xid : null),
+      poke: port.poke,
+      notify: () => this.#notify(),
+      onEstimate: ({ rows, exact }) => this.#update(job.id, { rowsInitial: rows, rowsInitialExact: exact }),
+      onProgress: (rows) => {
+        meter.add(performance.now(), run.processed);
+        this.#options.onProgress?.(job, rows);
+        this.#saveLater();
+      },
+    });
+    meter.add(performance.now(), run.processed);
+    this.#runs.set(job.id, { run, meter, startedAt: performance.now() });
+    source.guard.hold();
+  }
+
+  async #endRun(id: string): Promise<void> {
+    const running = this.#runs.get(id);
+    if (running === undefined) return;
+    this.#runs.delete(id);
+    this.#count(id, running);
+    this.#options.source.guard.release();
+    await running.run.stop();
+  }
+
+  #count(id: string, { run, startedAt }: Running): void {
+    const activeMs = (this.#jobs.get(id)?.activeMs ?? 0) + Math.round(performance.now() - startedAt);
+    this.#update(id, { rowsProcessed: run.processed, rowsIngested: run.ingested, activeMs, updatedAt: this.#now() });
+  }
+
+  #saveLater(): void {
+    if (this.#saveTimer !== null) return;
+    this.#saveTimer = setTimeout(() => {
+      this.#saveTimer = null;
+      void this.#save().catch(() => {}); // Whoever needs the store finds out by itself.
+    }, SAVE_INTERVAL_MS);
+    this.#saveTimer.unref();
+  }
+
+  #save(): Promise<void> {
+    const jobs = [...this.#jobs.values()].map((job) => {
+      const running = this.#runs.get(job.id);
+      return running === undefined
+        ? job
+        : { ...job, rowsProcessed: running.run.processed, rowsIngested: running.run.ingested };
+    });
+    this.#saving = this.#saving.catch(() => {}).then(() => this.#options.store.save(jobs));
+    return this.#saving;
+  }
+
+  #notify(): void {
+    this.#events++;
+    for (const wake of [...this.#wake]) wake();
+  }
+}
+
+function failureOf({ code, message, hint }: MillraceError): NonNullable<BackfillJob['error']> {
+  return { code, message, ...(hint !== undefined && { hint }) };
+}

@@ -1,0 +1,41 @@
+/**
+ * How far a backfill has come, as its sink keeps it: in the header of the last record of a batch, and in the cursor.
+ * It names the last row delivered, and the counts up to there, so that both are exact after a kill at any point.
+ *
+ * `["2", "<processed>/<ingested>", "<oid of the relation>", "<file>", ...position]`
+ *
+ * The position is what the order of reading says: `(page,item)`, the key, or sort column and key. An empty mark means
+ * that every row was delivered. An earlier version wrote the key alone: such a mark is the job's `startKey`.
+ */
+
+export interface BackfillMark {
+  readonly processed: number;
+  readonly ingested: number;
+  /** The relation that is being read, a partition for instance. */
+  readonly oid: number;
+  /** Its file on disk: positions on disk hold for this one only. */
+  readonly file: string;
+  readonly position: readonly string[];
+}
+
+const VERSION = '2';
+
+/** A mark that stands for "every row was delivered". */
+export const BACKFILL_DONE: readonly string[] = [];
+
+export function isDone(mark: readonly string[] | undefined): boolean {
+  return mark !== undefined && mark.length === 0;
+}
+
+export function formatMark(mark: BackfillMark): string[] {
+  return [VERSION, `${mark.processed}/${mark.ingested}`, String(mark.oid), mark.file, ...mark.position];
+}
+
+/** null: not a mark of this version. */
+export function parseMark(mark: readonly string[] | undefined): BackfillMark | null {
+  if (mark === undefined || mark[0] !== VERSION || mark.length < 5) return null;
+  const [, counts, oid, file, ...position] = mark;
+  const [processed, ingested] = counts!.split('/').map(Number);
+  if (!Number.isSafeInteger(processed) || !Number.isSafeInteger(ingested)) return null;
+  return { processed: processed!, ingested: ingested!, oid: Number(oid), file: file!, position };
+}

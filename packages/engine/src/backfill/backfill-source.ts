@@ -1,0 +1,85 @@
+/** What the backfills of all sinks of one source share: sessions to read with, limits, and the watch over the source. */
+import { describeTable, listPublishedTables } from '@millrace/postgres/catalog';
+import type { ConnectionConfig } from '@millrace/postgres/connection';
+import { RateLimit } from './read-pacing.ts';
+import { ReaderPool } from './reader-pool.ts';
+import { type LoadLimits, SourceGuard } from './source-guard.ts';
+
+export interface BackfillLimits extends LoadLimits {
+  /** Sessions that read at the same time, over all sinks. */
+  readonly connections: number;
+  /** Over all sinks. null: as fast as it goes. */
+  readonly rowsPerSecondMax: number | null;
+}
+
+export const DEFAULT_BACKFILL_LIMITS: BackfillLimits = {
+  connections: 2,
+  rowsPerSecondMax: null,
+  activeBackendsMax: null,
+  replayLagMaxSeconds: null,
+};
+
+export interface BackfillSourceOptions {
+  readonly connection: ConnectionConfig;
+  readonly publication: string;
+  readonly slot: string;
+  readonly limits: BackfillLimits;
+  readonly logBytesLeft: () => Promise<number | null>;
+  readonly diskBytesLeft: () => Promise<number | null>;
+}
+
+export interface RootTable {
+  readonly oid: number;
+  readonly schema: string;
+  readonly name: string;
+}
+
+export class BackfillSource {
+  readonly publication: string;
+  readonly limits: BackfillLimits;
+  readonly pool: ReaderPool;
+  readonly rate: RateLimit;
+  readonly guard: SourceGuard;
+  readonly #listeners = new Set<() => void>();
+
+  constructor(options: BackfillSourceOptions) {
+    const { connection, publication, slot, limits, logBytesLeft, diskBytesLeft } = options;
+    this.publication = publication;
+    this.limits = limits;
+    this.pool = new ReaderPool(connection, limits.connections);
+    this.rate = new RateLimit(limits.rowsPerSecondMax);
+    this.guard = new SourceGuard({
+      ...limits,
+      pool: this.pool,
+      slot,
+      logBytesLeft,
+      diskBytesLeft,
+      onChange: () => {
+        for (const listener of this.#listeners) listener();
+      },
+    });
+  }
+
+  /** The guard has changed its mind. */
+  onGuard(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** What the publication covers now: tables, and the roots of partitions. */
+  async publishedTables(signal: AbortSignal): Promise<RootTable[]> {
+    return await this.pool.use(signal, async (connection) => {
+      const roots = new Map<number, RootTable>();
+      for (const { oid } of await listPublishedTables(connection, this.publication)) {
+        const table = await describeTable(connection, oid);
+        if (table !== null) roots.set(table.root.oid, table.root);
+      }
+      return [...roots.values()];
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.guard.close();
+    await this.pool.close();
+  }
+}

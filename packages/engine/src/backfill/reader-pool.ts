@@ -1,0 +1,80 @@
+/** The sessions that read tables, shared by all backfills of one source: at most so many, opened when needed. */
+import { type ConnectionConfig, PgConnection } from '@millrace/postgres/connection';
+import { READER_SETTINGS } from './table-reader.ts';
+
+/** A session that nobody needs is closed after this. */
+const IDLE_MS = 5_000;
+
+export class ReaderPool {
+  readonly connectionsMax: number;
+  readonly #config: ConnectionConfig;
+  readonly #idle: { readonly connection: PgConnection; readonly timer: NodeJS.Timeout }[] = [];
+  readonly #waiting: (() => void)[] = [];
+  readonly #open = new Set<PgConnection>();
+  #used = 0;
+  #closed = false;
+
+  constructor(config: ConnectionConfig, connectionsMax: number) {
+    this.#config = { ...config, applicationName: `${config.applicationName ?? 'millrace'} backfill` };
+    this.connectionsMax = connectionsMax;
+  }
+
+  /** Runs `work` with a session of its own. `discard` in its result: the session is not used again. */
+  async use<T>(signal: AbortSignal, work: (connection: PgConnection, discard: () => void) => Promise<T>): Promise<T> {
+    while (this.#used >= this.connectionsMax) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    this.#used++;
+    let connection: PgConnection | null = null;
+    let spoilt = false;
+    try {
+      signal.throwIfAborted();
+      connection = await this.#take(signal);
+      return await work(connection, () => {
+        spoilt = true;
+      });
+    } catch (error) {
+      spoilt = true;
+      throw error;
+    } finally {
+      this.#used--;
+      if (connection !== null) this.#giveBack(connection, spoilt || signal.aborted);
+      this.#waiting.shift()?.();
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    for (const { timer } of this.#idle.splice(0)) clearTimeout(timer);
+    await Promise.all([...this.#open].map((connection) => connection.close()));
+  }
+
+  async #take(signal: AbortSignal): Promise<PgConnection> {
+    const idle = this.#idle.pop();
+    if (idle !== undefined) {
+      clearTimeout(idle.timer);
+      return idle.connection;
+    }
+    const connection = await PgConnection.connect(this.#config, signal);
+    this.#open.add(connection);
+    void connection.closed.then(() => {
+      this.#open.delete(connection);
+      const at = this.#idle.findIndex((other) => other.connection === connection);
+      if (at >= 0) clearTimeout(this.#idle.splice(at, 1)[0]!.timer);
+    });
+    await connection.query(READER_SETTINGS);
+    return connection;
+  }
+
+  #giveBack(connection: PgConnection, spoilt: boolean): void {
+    if (spoilt || this.#closed) {
+      void connection.close();
+      return;
+    }
+    const timer = setTimeout(() => {
+      const at = this.#idle.findIndex((other) => other.connection === connection);
+      if (at >= 0) this.#idle.splice(at, 1);
+      void connection.close();
+    }, IDLE_MS);
+    timer.unref();
+    this.#idle.push({ connection, timer });
+  }
+}

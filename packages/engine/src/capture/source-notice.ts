@@ -1,0 +1,16 @@
+/** What the source did that a person should read afterwards: one line each, no row value, no secret (I11). */
+export type SourceNoticeKind =
+  | 'slot_created'
+  | 'slot_adopted'
+  | 'slot_moved_back'
+  | 'slot_taken_over'
+  | 'slot_failover'
+  | 'timeline_followed'
+  | 'repair_started'
+  | 'repair_finished'
+  | 'repair_failed';
+
+export interface SourceNotice {
+  readonly kind: SourceNoticeKind;
+  readonly text: string;
+}

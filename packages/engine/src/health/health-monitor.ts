@@ -1,0 +1,344 @@
+/**
+ * The health of one database and its sinks while it runs, and how far they are behind. It looks at states in memory
+ * every second and asks the server every ten; what it says is computed when it is asked. It lives as long as the
+ * database is configured, whether a pipeline runs or not: never green while nothing flows.
+ */
+import type { MillraceError } from '@millrace/core/error';
+import { type Lsn, maxLsn } from '@millrace/core/lsn';
+import type { Position } from '@millrace/core/position';
+import type { ConnectionConfig } from '@millrace/postgres/connection';
+import type { SlotFacts } from '@millrace/postgres/source-facts';
+import { type BackfillLook, backfillChecks } from './backfill-checks.ts';
+import { CommitHistory, type Lag, NO_LAG } from './commit-history.ts';
+import { type FailoverLook, failoverChecks, watchFailover } from './failover-checks.ts';
+import { type EntityHealth, entityHealth } from './finding.ts';
+import { HEALTH_TIMING, type HealthTiming } from './health-timing.ts';
+import { NoticeBoard } from './notice-board.ts';
+import { type DeliveryView, sinkChecks } from './sink-checks.ts';
+import { type CaptureView, type SourceNames, sourceChecks } from './source-checks.ts';
+import { type SourceProber, startProber } from './source-prober.ts';
+import type { TableId } from './table-findings.ts';
+
+/** What is looked at of a pipeline. */
+export interface MonitoredPipeline {
+  readonly capture: {
+    readonly state: CaptureView;
+    readonly stats: { readonly reads: number } | null;
+    poke(): void;
+  };
+  readonly log: {
+    readonly durableLsn: Lsn;
+    readonly progress: Lsn;
+    readonly commits: number;
+    readonly commitTimeMs: number | null;
+    heldBytes(): Promise<number>;
+    commitTimeNear(lsn: Lsn): Promise<number | null>;
+  };
+  readonly deliveries: readonly {
+    readonly name: string;
+    readonly state: DeliveryView;
+    readonly cursor: { readonly position: Position; readonly destination: unknown };
+    readonly delivered: { readonly messages: number; readonly batches: number };
+  }[];
+  /** By sink. */
+  readonly backfills: ReadonlyMap<string, { list(): readonly BackfillLook[] }>;
+}
+
+export interface MonitoredSink {
+  readonly name: string;
+  readonly status: 'active' | 'paused' | 'disabled';
+  /** Tables that it names one by one. */
+  readonly tables: readonly TableId[];
+  readonly takes: (schema: string, table: string) => boolean;
+  readonly fillsUnchanged: boolean;
+}
+
+export interface MonitorOptions {
+  readonly connection: ConnectionConfig;
+  readonly names: SourceNames;
+  readonly sinks: readonly MonitoredSink[];
+  readonly pipeline: () => MonitoredPipeline | null;
+  /** Why there is none. */
+  readonly failure: () => MillraceError | null;
+  /** Where standbys are configured. */
+  readonly failover?: (() => Promise<FailoverLook>) | undefined;
+  readonly logBytesMax: number;
+  /** Uncaptured WAL beyond this is replication_lag_high. */
+  readonly lagHighBytes?: number | undefined;
+  readonly timing?: Partial<HealthTiming> | undefined;
+  /** Monotonic milliseconds. */
+  readonly now?: (() => number) | undefined;
+}
+
+export interface SinkReport {
+  readonly name: string;
+  readonly health: EntityHealth;
+  readonly lag: Lag;
+  readonly position: Position | null;
+  readonly state: DeliveryView['kind'] | 'disabled' | 'waiting';
+  readonly messages: number;
+  readonly batches: number;
+  readonly backfills: readonly BackfillLook[];
+}
+
+export interface DatabaseReport {
+  readonly health: EntityHealth;
+  readonly state: CaptureView['kind'] | 'failed';
+  readonly lag: Lag;
+  /** As of the last answer of the server. */
+  readonly slot: SlotFacts | null;
+  readonly serverVersion: number | null;
+  readonly capturedLsn: Lsn | null;
+  readonly logBytes: number | null;
+  readonly sinks: readonly SinkReport[];
+}
+
+export interface HealthMonitor {
+  /** For what the stages notice. */
+  readonly notices: NoticeBoard;
+  report(): DatabaseReport;
+  /** Asks the server anew; what `report` says is then up to date. */
+  refresh(): Promise<void>;
+  stop(): Promise<void>;
+}
+
+/** Sequin's. */
+export const LAG_HIGH_BYTES = 2_500_000_000;
+/** The change log is measured with a read of one record: not in every sample. */
+const LOG_MEASURED_EVERY = 5;
+
+interface SinkTrack {
+  position: Position | null;
+  messages: number;
+  /** When it last moved, or had nothing to do. */
+  movedMs: number;
+  retryingSinceMs: number | null;
+  /** Commit time near where it stood when this process began. */
+  before: { readonly lsn: Lsn; readonly timeMs: number } | null;
+}
+
+export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
+  const { names, sinks, lagHighBytes = LAG_HIGH_BYTES, logBytesMax, now = () => performance.now() } = options;
+  const timing: HealthTiming = { ...HEALTH_TIMING, ...options.timing };
+  const startedAtMs = now();
+  const notices = new NoticeBoard();
+  const commits = new CommitHistory();
+  /** The server's WAL position by the server's clock. */
+  const wal = new CommitHistory();
+  const tracks = new Map<string, SinkTrack>();
+  let watched: MonitoredPipeline | null = null;
+  let commitsBefore = 0;
+  let wasStreaming = false;
+  let reads = -1;
+  let aheadSinceMs: number | null = null;
+  let logBytes: number | null = null;
+  let samples = 0;
+
+  const failover = options.failover === undefined ? null : watchFailover(options.failover, timing.tablesMs);
+  const prober: SourceProber = startProber({
+    connection: options.connection,
+    names,
+    timing,
+    now,
+    onProbe({ server, atMs }) {
+      // A server that was restored stands further back; what was known of another one is worth nothing.
+      if (wal.newest !== null && server.walLsn < wal.newest.lsn) wal.clear();
+      wal.add({ lsn: server.walLsn, timeMs: server.nowMs, transactions: Number(server.nextXid) });
+      const pipeline = options.pipeline();
+      if (pipeline === null || server.walLsn <= pipeline.log.progress) aheadSinceMs = null;
+      else {
+        aheadSinceMs ??= atMs;
+        // On an idle database the server says how far it is only when it is asked.
+        pipeline.capture.poke();
+      }
+    },
+  });
+
+  function sample(): void {
+    const pipeline = options.pipeline();
+    if (pipeline !== watched) turnTo(pipeline);
+    if (pipeline === null) return;
+    const { log, capture } = pipeline;
+    const streaming = capture.state.kind === 'streaming';
+    // What the server said before it was connected to, a slot that was not made yet, says nothing of now.
+    if (streaming && !wasStreaming) void prober.refresh();
+    wasStreaming = streaming;
+    const readsNow = streaming ? (capture.stats?.reads ?? -1) : -1;
+    if (readsNow !== reads || !streaming) aheadSinceMs = null;
+    reads = readsNow;
+    sampleCommits(log);
+    for (const delivery of pipeline.deliveries) sampleDelivery(log, delivery);
+    if (samples++ % LOG_MEASURED_EVERY === 0) {
+      // A log that is being closed has nothing to say.
+      void log.heldBytes().then(
+        (bytes) => (logBytes = bytes),
+        () => {},
+      );
+    }
+  }
+
+  function turnTo(pipeline: MonitoredPipeline | null): void {
+    commitsBefore = commits.newest?.transactions ?? 0;
+    watched = pipeline;
+    wasStreaming = false;
+    reads = -1;
+    aheadSinceMs = null;
+    if (pipeline === null) return;
+    for (const track of tracks.values()) track.movedMs = now();
+  }
+
+  function sampleCommits(log: MonitoredPipeline['log']): void {
+    const { durableLsn, commitTimeMs } = log;
+    if (commits.newest !== null && durableLsn < commits.newest.lsn) commits.clear();
+    if (durableLsn === 0n) return;
+    if (commitTimeMs !== null) {
+      commits.add({ lsn: durableLsn, timeMs: commitTimeMs, transactions: commitsBefore + log.commits });
+    } else if (commits.newest === null) {
+      const add = (timeMs: number | null) => {
+        if (timeMs === null || commits.newest !== null) return;
+        commits.add({ lsn: durableLsn, timeMs, transactions: commitsBefore });
+      };
+      void log.commitTimeNear(durableLsn).then(add, () => {});
+    }
+  }
+
+  function sampleDelivery(log: MonitoredPipeline['log'], delivery: MonitoredPipeline['deliveries'][number]): void {
+    const { name, state, cursor, delivered } = delivery;
+    const { position } = cursor;
+    let track = tracks.get(name);
+    if (track === undefined) {
+      track = { position, messages: delivered.messages, movedMs: now(), retryingSinceMs: null, before: null };
+      tracks.set(name, track);
+      const { lsn } = position;
+      const known = track;
+      if (lsn > 0n && lsn < log.durableLsn) {
+        void log.commitTimeNear(lsn).then(
+          (timeMs) => (known.before = timeMs === null ? null : { lsn, timeMs }),
+          () => {},
+        );
+      }
+    }
+    const moved =
+      track.position === null ||
+      track.position.lsn !== position.lsn ||
+      track.position.ordinal !== position.ordinal ||
+      track.messages !== delivered.messages;
+    const works = state.kind === 'running' || state.kind === 'starting';
+    if (moved || !works || position.lsn >= log.durableLsn) track.movedMs = now();
+    track.position = position;
+    track.messages = delivered.messages;
+    if (state.kind !== 'retrying') track.retryingSinceMs = null;
+    else track.retryingSinceMs ??= now();
+  }
+
+  function report(): DatabaseReport {
+    sample();
+    const pipeline = options.pipeline();
+    const failure = pipeline === null ? options.failure() : null;
+    const lag = sourceLag(pipeline);
+    const reports = sinks.map((sink) => reportSink(sink, pipeline));
+    const checks = sourceChecks(
+      {
+        nowMs: now(),
+        startedAtMs,
+        names,
+        failure,
+        capture: pipeline?.capture.state ?? null,
+        probe: prober.probe,
+        probeFailure: prober.failure,
+        tables: prober.tables,
+        silentMs: aheadSinceMs === null ? null : now() - aheadSinceMs,
+        lag,
+        lagHighBytes,
+        log: logBytes === null ? null : { bytes: logBytes, bytesMax: logBytesMax, slowestSink: slowest(reports) },
+        notices: notices.of('database'),
+      },
+      timing,
+    );
+    return {
+      health: entityHealth(names.database, failover === null ? checks : [...checks, ...failoverChecks(failover.look)]),
+      state: pipeline?.capture.state.kind ?? (failure === null ? 'connecting' : 'failed'),
+      lag,
+      slot: prober.probe?.slot ?? null,
+      serverVersion: prober.probe?.server.version ?? null,
+      capturedLsn: pipeline === null ? null : maxLsn(pipeline.log.progress, pipeline.log.durableLsn),
+      logBytes,
+      sinks: reports,
+    };
+  }
+
+  /** By the server's own clock: between the last time we asked and the time when its WAL was where we are. */
+  function sourceLag(pipeline: MonitoredPipeline | null): Lag {
+    const reached = pipeline?.log.progress ?? prober.probe?.slot?.confirmedLsn;
+    return reached === undefined || reached === null ? NO_LAG : wal.lag(reached, null);
+  }
+
+  function reportSink(sink: MonitoredSink, pipeline: MonitoredPipeline | null): SinkReport {
+    const { name } = sink;
+    const delivery = pipeline?.deliveries.find((one) => one.name === name) ?? null;
+    const track = tracks.get(name);
+    const lag =
+      delivery === null || pipeline === null ? NO_LAG : sinkLag(delivery.cursor.position.lsn, pipeline, track);
+    const disabled = sink.status === 'disabled';
+    const backfills = pipeline?.backfills.get(name)?.list() ?? [];
+    const checks = sinkChecks(
+      {
+        nowMs: now(),
+        name,
+        disabled,
+        delivery: delivery?.state ?? null,
+        messages: delivery?.delivered.messages ?? 0,
+        everDelivered: delivery !== null && delivery.cursor.destination !== null,
+        retryingMs: track?.retryingSinceMs == null ? null : now() - track.retryingSinceMs,
+        stillMs: track === undefined ? null : now() - track.movedMs,
+        lag,
+        publication: names.publication,
+        named: sink.tables,
+        takes: sink.takes,
+        fillsUnchanged: sink.fillsUnchanged,
+        tables: prober.tables,
+        notices: notices.of({ sink: name }),
+      },
+      timing,
+    );
+    return {
+      name,
+      health: disabled
+        ? { name, status: 'paused', checks: [] }
+        : entityHealth(name, [...checks, ...backfillChecks(name, backfills)], delivery?.state.kind === 'paused'),
+      lag,
+      position: delivery?.cursor.position ?? null,
+      state: disabled ? 'disabled' : (delivery?.state.kind ?? 'waiting'),
+      messages: delivery?.delivered.messages ?? 0,
+      batches: delivery?.delivered.batches ?? 0,
+      backfills,
+    };
+  }
+
+  /** Behind what is durable in the log: what the sink could have delivered. */
+  function sinkLag(reached: Lsn, { log }: MonitoredPipeline, track: SinkTrack | undefined): Lag {
+    const end = log.durableLsn;
+    if (reached >= end) return NO_LAG;
+    const before = track?.before ?? null;
+    const lag = commits.lag(reached, before !== null && before.lsn <= reached ? before : commits.oldest);
+    return { ...lag, bytes: end - reached };
+  }
+
+  const timer = setInterval(sample, timing.sampleMs);
+  timer.unref();
+  return {
+    notices,
+    report,
+    refresh: () => prober.refresh(),
+    async stop() {
+      clearInterval(timer);
+      await Promise.all([prober.stop(), failover?.stop()]);
+    },
+  };
+}
+
+function slowest(reports: readonly SinkReport[]): string | null {
+  let found: SinkReport | null = null;
+  for (const report of reports) if (report.lag.bytes > (found?.lag.bytes ?? 0n)) found = report;
+  return found?.name ?? null;
+}

@@ -1,0 +1,92 @@
+/** The checks of a sink, from what is known of it at one moment. Pure. */
+import type { MillraceError } from '@millrace/core/error';
+import type { PublishedTable } from '@millrace/postgres/source-facts';
+import type { Lag } from './commit-history.ts';
+import { type Check, type CheckStatus, check, type Finding } from './finding.ts';
+import type { HealthTiming } from './health-timing.ts';
+import { ofError, type TableProbe } from './source-checks.ts';
+import { missingTableFindings, type TableId, toastFindings } from './table-findings.ts';
+
+/** What a delivery says of itself. */
+export type DeliveryView =
+  | { readonly kind: 'starting' }
+  | { readonly kind: 'running'; readonly caughtUp: boolean }
+  | { readonly kind: 'retrying'; readonly attempt: number; readonly error: MillraceError }
+  | { readonly kind: 'paused' }
+  | { readonly kind: 'stopped' };
+
+export interface SinkEvidence {
+  readonly nowMs: number;
+  readonly name: string;
+  readonly disabled: boolean;
+  /** null: there is no pipeline, so nothing is delivered. */
+  readonly delivery: DeliveryView | null;
+  /** Since this process started. */
+  readonly messages: number;
+  /** It has delivered something at some time. */
+  readonly everDelivered: boolean;
+  /** For how long it has been in retry, and for how long it has not moved although there is something to do. */
+  readonly retryingMs: number | null;
+  readonly stillMs: number | null;
+  readonly lag: Lag;
+  readonly publication: string;
+  /** Tables that it names one by one. */
+  readonly named: readonly TableId[];
+  readonly takes: (schema: string, table: string) => boolean;
+  readonly fillsUnchanged: boolean;
+  readonly tables: TableProbe | null;
+  readonly notices: readonly Finding[];
+}
+
+export function sinkChecks(evidence: SinkEvidence, timing: HealthTiming): Check[] {
+  const { messages, everDelivered, delivery, notices } = evidence;
+  const seen: CheckStatus = messages > 0 || everDelivered ? 'healthy' : 'waiting';
+  return [
+    configuration(evidence, timing),
+    check('messages_filtered', 'Messages filtered', [], seen),
+    check('messages_ingested', 'Messages ingested', [], seen),
+    pending(evidence, timing),
+    delivered(evidence, timing, delivery?.kind === 'paused' ? 'paused' : seen),
+    ...(notices.length > 0 ? [check('notices', 'Notices', notices)] : []),
+  ];
+}
+
+function configuration(evidence: SinkEvidence, timing: HealthTiming): Check {
+  const { tables, named, publication, takes, fillsUnchanged, nowMs } = evidence;
+  const name = 'Sink configuration';
+  if (tables === null) return check('sink_configuration', name, [], 'initializing');
+  const findings: Finding[] = [];
+  if (tables.publication !== null) findings.push(...missingTableFindings(publication, named, tables.tables));
+  findings.push(...toastFindings(tables.tables.filter(isTaken(takes)), fillsUnchanged));
+  const stale = nowMs - tables.atMs > timing.tablesStaleMs;
+  return check('sink_configuration', name, findings, stale ? 'stale' : 'healthy');
+}
+
+function pending({ stillMs, lag }: SinkEvidence, timing: HealthTiming): Check {
+  const findings: Finding[] = [];
+  if (stillMs !== null && stillMs > timing.sinkStallMs) {
+    findings.push({
+      slug: 'messages_pending_delivery',
+      severity: 'error',
+      text: `There are ${lag.bytes / 1024n} KiB of changes to go through, and the sink has not moved for ${Math.round(stillMs / 1000)} s.`,
+      fix: 'See that the destination answers: a write that neither succeeds nor fails holds up those behind it.',
+    });
+  }
+  return check('messages_pending_delivery', 'Messages pending delivery', findings);
+}
+
+function delivered({ delivery, retryingMs }: SinkEvidence, timing: HealthTiming, seen: CheckStatus): Check {
+  const name = 'Messages delivered';
+  const slug = 'messages_delivered';
+  if (delivery === null || delivery.kind === 'starting') return check(slug, name, [], 'initializing');
+  if (delivery.kind !== 'retrying') return check(slug, name, [], seen);
+  const { error } = delivery;
+  if (error.code === 'log_overrun') return check(slug, name, [ofError('sink_overrun', error)]);
+  // A destination that restarts is no news; one that refuses, or stays away, is.
+  const lasts = error.retry === 'operator' || error.retry === 'never' || (retryingMs ?? 0) > timing.sinkRetryMs;
+  return check(slug, name, [ofError(slug, error, lasts ? 'error' : 'warning')]);
+}
+
+function isTaken(takes: SinkEvidence['takes']): (table: PublishedTable) => boolean {
+  return ({ schema, name, rootSchema, rootName }) => takes(schema, name) || takes(rootSchema, rootName);
+}

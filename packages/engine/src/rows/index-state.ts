@@ -1,0 +1,52 @@
+/** The row index as a side of a verification. */
+import type { Lsn } from '@millrace/core/lsn';
+import type { ComparedState, ComparedTable } from './compared-state.ts';
+import type { PublishedTable } from './published-tables.ts';
+import { type IndexedTable, sameColumn } from './row-lookup.ts';
+
+export interface IndexStateOptions {
+  table(schema: string, name: string): IndexedTable | null;
+  complete(schema: string, name: string): boolean;
+  reach(lsn: Lsn, signal: AbortSignal): Promise<void>;
+}
+
+export function indexState(index: IndexStateOptions): ComparedState {
+  return {
+    reach: (lsn, signal) => index.reach(lsn, signal),
+    table: (group) => comparedTable(index, group),
+  };
+}
+
+function comparedTable(index: IndexStateOptions, group: readonly PublishedTable[]): ComparedTable | { why: string } {
+  const { schema } = group[0]!;
+  if (group.some(({ key }) => key.length === 0)) return { why: 'it has no key' };
+  if (!index.complete(schema.schema, schema.name)) return { why: 'the row index has not read it yet' };
+  const indexed = index.table(schema.schema, schema.name);
+  if (indexed === null) return NOTHING;
+  if (group.some(({ key }) => key.join('\0') !== indexed.key.join('\0'))) {
+    return { why: 'its key was changed, and no row since' };
+  }
+  return {
+    whole: true,
+    find: (table, key) => {
+      const row = indexed.find(key);
+      if (row === null) return null;
+      const { columns } = table.schema;
+      return {
+        id: row.id,
+        hashes: row.hashes,
+        lsn: row.lsn,
+        place: (i) => {
+          const column = columns[i]!;
+          const own = row.columns[i];
+          if (own !== undefined && sameColumn(own, column)) return i;
+          return row.columns.findIndex((other) => sameColumn(other, column));
+        },
+      };
+    },
+    after: (id, rowsMax) => indexed.after(id, rowsMax),
+  };
+}
+
+/** No row of the table was ever there. */
+const NOTHING: ComparedTable = { whole: true, find: () => null, after: () => [] };

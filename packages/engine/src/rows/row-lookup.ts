@@ -1,0 +1,211 @@
+/**
+ * Questions to the row index from other threads than the one that writes it: rows by key (repair, verification), and
+ * values as of a position (sinks with fill_unchanged). Synchronous; what it sees is what was committed.
+ */
+import { existsSync } from 'node:fs';
+import { DatabaseSync, type StatementSync } from 'node:sqlite';
+import type { Position } from '@millrace/core/position';
+import type { LastValue } from '../last-values.ts';
+import type { TableSchema } from '../table-schema.ts';
+import type { ShapeColumn } from './row-operations.ts';
+import type { StoredColumn } from './row-store.ts';
+import { HASH_BYTES, isUnknownHash } from './value-hash.ts';
+
+/** Column names and places in `hashes`; one object per shape. */
+export interface IndexedRow {
+  readonly id: number;
+  readonly columns: readonly StoredColumn[];
+  readonly hashes: Uint8Array;
+  /** Commit LSN of its last change. */
+  readonly lsn: bigint;
+}
+
+export interface IndexedTable {
+  readonly schema: string;
+  readonly name: string;
+  /** Part of the name of its first fill: rows of an earlier generation were forgotten. */
+  readonly generation: number;
+  readonly key: readonly string[];
+  count(): number;
+  /** `key` as rowKey has it, as bytes. */
+  find(key: Uint8Array): IndexedRow | null;
+  /** Rows with larger ids, in their order: for a sweep. */
+  after(
+    id: number,
+    rowsMax: number,
+  ): readonly { readonly id: number; readonly key: Uint8Array; readonly lsn: bigint }[];
+}
+
+interface TableRow {
+  readonly id: number;
+  readonly schema: string;
+  readonly name: string;
+  readonly generation: number;
+  readonly key: string;
+  readonly values_kept: number;
+}
+
+interface Filler {
+  readonly statement: StatementSync;
+  /** By column name; of the shape the asker decodes with. */
+  readonly cols: ReadonlyMap<string, number>;
+}
+
+export class RowLookup {
+  readonly #file: string;
+  #db: DatabaseSync | null = null;
+  #fillers = new WeakMap<TableSchema, Filler>();
+  readonly #columns = new Map<number, readonly StoredColumn[]>();
+
+  constructor(file: string) {
+    this.#file = file;
+  }
+
+  /** Looks anew: after the index was made anew, or a table of it. */
+  reopen(): void {
+    this.#db?.close();
+    this.#db = null;
+    this.#columns.clear();
+    this.#fillers = new WeakMap();
+  }
+
+  /** By the name messages carry. null: the index has never held this table. */
+  table(schema: string, name: string): IndexedTable | null {
+    const db = this.#open();
+    if (db === null) return null;
+    const row = db.prepare('SELECT * FROM tables WHERE schema = ? AND name = ?').get(schema, name);
+    return row === undefined ? null : this.#table(db, row as unknown as TableRow);
+  }
+
+  /** See LastValues. */
+  value(table: TableSchema, key: string, column: string, before: Position): LastValue | null {
+    try {
+      let filler = this.#fillers.get(table);
+      if (filler === undefined) {
+        const made = this.#filler(table);
+        if (made === null) return null;
+        filler = made;
+        this.#fillers.set(table, filler);
+      }
+      const col = filler.cols.get(column);
+      if (col === undefined) return null;
+      const { lsn, ordinal } = before;
+      const found = filler.statement.get(Buffer.from(key, 'latin1'), col, lsn, lsn, ordinal, lsn, lsn, ordinal);
+      const value = (found as { value: Uint8Array | null } | undefined)?.value;
+      if (value === undefined || value === null) return null;
+      const bytes = Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+      return { bytes, start: 0, end: bytes.length };
+    } catch (error) {
+      if ((error as { code?: string }).code !== 'ERR_SQLITE_ERROR') throw error;
+      // Its tables are being made anew at this moment: nothing is known.
+      this.reopen();
+      return null;
+    }
+  }
+
+  close(): void {
+    this.#db?.close();
+    this.#db = null;
+  }
+
+  #open(): DatabaseSync | null {
+    if (this.#db === null && existsSync(this.#file)) {
+      this.#db = new DatabaseSync(this.#file, { readOnly: true });
+      this.#db.exec('PRAGMA busy_timeout = 5000');
+    }
+    return this.#db;
+  }
+
+  #table(db: DatabaseSync, { id, schema, name, generation, key }: TableRow): IndexedTable {
+    const find = db.prepare(`SELECT id, shape, lsn, hashes FROM r${id} WHERE key = ?`);
+    const after = db.prepare(`SELECT id, key, lsn FROM r${id} WHERE id > ? ORDER BY id LIMIT ?`);
+    find.setReadBigInts(true);
+    after.setReadBigInts(true);
+    return {
+      schema,
+      name,
+      generation,
+      key: JSON.parse(key) as string[],
+      count: () => (db.prepare(`SELECT count(*) AS n FROM r${id}`).get() as { n: number }).n,
+      find: (bytes) => {
+        const row = find.get(bytes) as { id: bigint; shape: bigint; lsn: bigint; hashes: Uint8Array } | undefined;
+        if (row === undefined) return null;
+        return {
+          id: Number(row.id),
+          columns: this.#columnsOf(db, Number(row.shape)),
+          hashes: row.hashes,
+          lsn: row.lsn,
+        };
+      },
+      after: (from, rowsMax) =>
+        (after.all(from, rowsMax) as { id: bigint; key: Uint8Array; lsn: bigint }[]).map((row) => ({
+          ...row,
+          id: Number(row.id),
+        })),
+    };
+  }
+
+  #columnsOf(db: DatabaseSync, shape: number): readonly StoredColumn[] {
+    const known = this.#columns.get(shape);
+    if (known !== undefined) return known;
+    const row = db.prepare('SELECT columns FROM shapes WHERE id = ?').get(shape) as { columns: string } | undefined;
+    const columns = row === undefined ? [] : (JSON.parse(row.columns) as StoredColumn[]);
+    this.#columns.set(shape, columns);
+    return columns;
+  }
+
+  #filler(table: TableSchema): Filler | null {
+    const db = this.#open();
+    if (db === null) return null;
+    const row = (db.prepare('SELECT * FROM tables WHERE oid = ?').get(table.oid) ??
+      db.prepare('SELECT * FROM tables WHERE schema = ? AND name = ?').get(table.schema, table.name)) as
+      | TableRow
+      | undefined;
+    if (row === undefined || row.values_kept === 0) return null;
+    const shapes = db.prepare('SELECT columns FROM shapes WHERE tab = ? ORDER BY id DESC').all(row.id);
+    for (const { columns } of shapes as { columns: string }[]) {
+      const stored = JSON.parse(columns) as StoredColumn[];
+      if (!sameColumns(stored, table)) continue;
+      const statement = db.prepare(
+        `SELECT value FROM (SELECT value, until_lsn, until_ord FROM v${row.id}
+           WHERE key = ? AND col = ? AND (from_lsn < ? OR (from_lsn = ? AND from_ord < ?))
+           ORDER BY from_lsn DESC, from_ord DESC LIMIT 1)
+         WHERE until_lsn IS NULL OR until_lsn > ? OR (until_lsn = ? AND until_ord >= ?)`,
+      );
+      return { statement, cols: new Map(stored.map(({ name, col }) => [name, col])) };
+    }
+    return null;
+  }
+}
+
+function sameColumns(stored: readonly StoredColumn[], { columns }: TableSchema): boolean {
+  return (
+    stored.length === columns.length &&
+    stored.every(({ name, type, number }, i) => {
+      const other = columns[i]!;
+      const named = name === other.name && type === columnType(other);
+      return named && (number === undefined || number === other.number);
+    })
+  );
+}
+
+/** A column's type as shapes have it. */
+export function columnType(column: TableSchema['columns'][number]): string {
+  return `${column.type.oid} ${column.typeText ?? ''}`;
+}
+
+/** Whether a column of a table as it is now is the one a row's hash was made of. */
+export function sameColumn(stored: ShapeColumn, column: TableSchema['columns'][number]): boolean {
+  if (stored.type !== columnType(column)) return false;
+  if (stored.number !== undefined && column.number !== undefined) return stored.number === column.number;
+  return stored.name === column.name;
+}
+
+/** -1: one of the two hashes is not known; 0: they differ; 1: the same. */
+export function compareHashes(a: Uint8Array, aIndex: number, b: Uint8Array, bIndex: number): -1 | 0 | 1 {
+  if (isUnknownHash(a, aIndex) || isUnknownHash(b, bIndex)) return -1;
+  const from = aIndex * HASH_BYTES;
+  const to = bIndex * HASH_BYTES;
+  for (let i = 0; i < HASH_BYTES; i++) if (a[from + i] !== b[to + i]) return 0;
+  return 1;
+}

@@ -1,0 +1,574 @@
+/**
+ * The rows of the index and the values kept beside them, in one SQLite file per source. Written by one thread
+ * (row-store-thread.ts), read by others (row-lookup.ts); everything is synchronous. HOT PATH (apply).
+ *
+ * | table       | holds                                                                                            |
+ * |-------------|--------------------------------------------------------------------------------------------------|
+ * | meta        | format, an id of this incarnation, the position up to which all changes are in                    |
+ * | tables      | per table: name, OID, key columns; generation: raised when its rows have to be read again         |
+ * | shapes      | the columns a row's hashes are of; col: an identity that a column keeps while name and type stay  |
+ * | r<table>    | per row: key, shape, commit LSN of its last change, 8 bytes of hash per column                    |
+ * | v<table>    | per kept value: key, col, from and until which position it was the row's                          |
+ *
+ * Position and rows change in one transaction. Rows have ids, so that a sweep can mark them in a bitmap.
+ */
+import { randomUUID } from 'node:crypto';
+import { rmSync } from 'node:fs';
+import { DatabaseSync, type StatementSync } from 'node:sqlite';
+import { assert, InvariantError } from '@millrace/core/assert';
+import type { Lsn } from '@millrace/core/lsn';
+import { formatPosition, POSITION_ZERO, type Position, parsePosition } from '@millrace/core/position';
+import {
+  DELETE,
+  FLAG_PARTIAL,
+  FLAG_READ,
+  FLAG_VALUES,
+  MOVE,
+  OPERATION_DAMAGED,
+  PUT,
+  type RowShape,
+  SHAPE,
+  type ShapeColumn,
+  TRUNCATE,
+  VALUE_KEPT,
+} from './row-operations.ts';
+import { HASH_BYTES, isUnknownHash } from './value-hash.ts';
+
+export const ROW_STORE_FORMAT = '1';
+const PAGE_BYTES = 8192;
+const CACHE_KIB = 64 * 1024;
+/** Pages of WAL after which SQLite moves them into the file. */
+const CHECKPOINT_PAGES = 4000;
+/** Old values removed in one transaction. */
+const COLLECTED_MAX = 10_000;
+
+export interface StoredColumn extends ShapeColumn {
+  readonly col: number;
+}
+
+interface Table {
+  readonly id: number;
+  readonly put: StatementSync;
+  readonly get: StatementSync;
+  readonly remove: StatementSync;
+  values: ValueStatements | null;
+  latest: Shape | null;
+  nextCol: number;
+}
+
+interface ValueStatements {
+  readonly open: StatementSync;
+  readonly close: StatementSync;
+  readonly add: StatementSync;
+  readonly fill: StatementSync;
+  readonly lastUntil: StatementSync;
+  /** Something was ever kept: without that a row cannot have values to close. */
+  used: boolean;
+  readonly since: Position;
+}
+
+interface Shape {
+  readonly id: number;
+  readonly table: Table;
+  readonly columns: readonly StoredColumn[];
+}
+
+interface Announced {
+  shape: Shape;
+  readonly as: RowShape;
+}
+
+interface OldRow {
+  readonly shape: number;
+  readonly hashes: Uint8Array;
+}
+
+interface OpenVersion {
+  readonly id: number;
+  readonly col: number;
+  readonly value: Uint8Array | null;
+}
+
+export interface Applied {
+  /** Tables whose rows have to be read again. */
+  readonly resets: number;
+}
+
+export class RowStore {
+  readonly #db: DatabaseSync;
+  readonly incarnation: string;
+  #position: Position | null;
+  readonly #tables = new Map<number, Table>();
+  readonly #shapes = new Map<number, Shape>();
+  /** By the encoder's number, since it was last told to begin. */
+  #announced = new Map<number, Announced>();
+  /** Of a row's hashes in one shape to those in another; -1: there is none. */
+  readonly #alignments = new Map<string, Int32Array>();
+  readonly #savePosition: StatementSync;
+  #resets = 0;
+  /** Where the batch at hand ends. */
+  #through: Position = POSITION_ZERO;
+  // Of the operation at hand.
+  #at = 0;
+  #bytes: Buffer = Buffer.alloc(0);
+  #lsn: Lsn = 0n;
+  #ordinal = 0;
+
+  /** A file of another format, or one that SQLite finds damaged, is replaced by an empty one: all of it can be made anew. */
+  static open(file: string): RowStore {
+    try {
+      return new RowStore(file);
+    } catch (error) {
+      if (!isDamage(error)) throw error;
+      RowStore.remove(file);
+      return new RowStore(file);
+    }
+  }
+
+  static remove(file: string): void {
+    for (const suffix of ['', '-wal', '-shm']) rmSync(`${file}${suffix}`, { force: true });
+  }
+
+  private constructor(file: string) {
+    this.#db = new DatabaseSync(file);
+    const db = this.#db;
+    db.exec(`PRAGMA page_size = ${PAGE_BYTES}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+      PRAGMA cache_size = -${CACHE_KIB}; PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}; PRAGMA foreign_keys = OFF;
+      PRAGMA busy_timeout = 5000;
+      CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+      CREATE TABLE IF NOT EXISTS tables (id INTEGER PRIMARY KEY, schema TEXT NOT NULL, name TEXT NOT NULL, oid INT,
+        generation INT NOT NULL, key TEXT NOT NULL, values_kept INT NOT NULL, since TEXT NOT NULL,
+        next_col INT NOT NULL, UNIQUE (schema, name));
+      CREATE TABLE IF NOT EXISTS shapes (id INTEGER PRIMARY KEY, tab INT NOT NULL, columns TEXT NOT NULL);
+      CREATE INDEX IF NOT EXISTS shapes_by_table ON shapes (tab);`);
+    const get = db.prepare('SELECT value FROM meta WHERE name = ?');
+    const meta = (name: string) => (get.get(name) as { value: string } | undefined)?.value;
+    const format = meta('format');
+    if (format !== undefined && format !== ROW_STORE_FORMAT) {
+      db.close();
+      throw new FormatError();
+    }
+    if (format === undefined) {
+      const put = db.prepare('INSERT INTO meta VALUES (?, ?)');
+      db.exec('BEGIN');
+      put.run('format', ROW_STORE_FORMAT);
+      put.run('incarnation', randomUUID());
+      db.exec('COMMIT');
+    }
+    this.incarnation = meta('incarnation')!;
+    const position = meta('position');
+    this.#position = position === undefined ? null : parsePosition(position);
+    this.#savePosition = db.prepare(`INSERT OR REPLACE INTO meta VALUES ('position', ?)`);
+    for (const { id } of db.prepare('SELECT id FROM tables').all() as { id: number }[]) this.#load(id);
+  }
+
+  /** Every change at or before it is in. null: nothing is in yet. */
+  get position(): Position | null {
+    return this.#position;
+  }
+
+  /** Where a new index begins: every later change will be told. */
+  begin(position: Position): void {
+    this.#announced = new Map();
+    if (this.#position !== null) return;
+    this.#position = position;
+    this.#savePosition.run(formatPosition(position));
+  }
+
+  /** Takes in a batch of operations, and `through` as the new position, or nothing. Durable when it returns. */
+  apply(bytes: Buffer, through: Position): Applied {
+    assert(this.#position !== null, 'the row index has begun before it is told of changes');
+    this.#resets = 0;
+    this.#through = through;
+    this.#db.exec('BEGIN');
+    try {
+      this.#bytes = bytes;
+      this.#at = 0;
+      while (this.#at < bytes.length) this.#operation();
+      this.#savePosition.run(formatPosition(through));
+      this.#db.exec('COMMIT');
+    } catch (error) {
+      if (this.#db.isTransaction) this.#db.exec('ROLLBACK');
+      this.#forgetLoaded();
+      throw error;
+    }
+    this.#position = through;
+    return { resets: this.#resets };
+  }
+
+  /** Removes values that were replaced at or before `lsn`, which every reader has passed. True: there may be more. */
+  collect(lsn: Lsn): boolean {
+    let more = false;
+    for (const table of this.#tables.values()) {
+      if (table.values === null || !table.values.used) continue;
+      const { changes } = this.#db
+        .prepare(
+          `DELETE FROM v${table.id} WHERE id IN (SELECT id FROM v${table.id} WHERE until_lsn < ? LIMIT ${COLLECTED_MAX})`,
+        )
+        .run(lsn);
+      if (Number(changes) === COLLECTED_MAX) more = true;
+    }
+    return more;
+  }
+
+  close(): void {
+    this.#db.close();
+  }
+
+  #operation(): void {
+    const kind = this.#u8();
+    switch (kind) {
+      case SHAPE: {
+        const number = this.#u32();
+        const json = this.#slice(this.#u32()).toString();
+        const as = JSON.parse(json) as RowShape;
+        this.#announced.set(number, { shape: this.#shapeOf(as), as });
+        return;
+      }
+      case PUT:
+      case MOVE: {
+        const { shape } = this.#head();
+        const flags = this.#u8();
+        const oldKey = kind === MOVE ? this.#slice(this.#u32()) : null;
+        this.#put(shape, flags, oldKey, this.#slice(this.#u32()));
+        return;
+      }
+      case DELETE: {
+        const { table } = this.#head().shape;
+        const key = this.#slice(this.#u32());
+        table.remove.run(key);
+        if (table.values?.used === true) this.#closeAll(table.values, key);
+        return;
+      }
+      case TRUNCATE: {
+        const announced = this.#head();
+        // Which rows lie in the partition is not known here.
+        if (announced.as.leaf) this.#reset(announced.shape.table, announced.as);
+        else this.#empty(announced.shape.table);
+        return;
+      }
+      default:
+        throw new InvariantError(OPERATION_DAMAGED);
+    }
+  }
+
+  #put(shape: Shape, flags: number, oldKey: Buffer | null, key: Buffer): void {
+    const { table } = shape;
+    let hashes: Uint8Array = this.#slice(shape.columns.length * HASH_BYTES);
+    if ((flags & FLAG_PARTIAL) !== 0) {
+      const old = table.get.get(oldKey ?? key) as OldRow | undefined;
+      if (old !== undefined) hashes = this.#completed(hashes, shape, old);
+    }
+    if (oldKey !== null) table.remove.run(oldKey);
+    table.put.run(key, shape.id, this.#lsn, hashes);
+    const { values } = table;
+    const kept = (flags & FLAG_VALUES) !== 0;
+    if (values === null || (!kept && !values.used)) return;
+    this.#putValues(values, shape, flags, oldKey, key, kept ? this.#u16() : 0);
+  }
+
+  #putValues(
+    values: ValueStatements,
+    shape: Shape,
+    flags: number,
+    oldKey: Buffer | null,
+    key: Buffer,
+    count: number,
+  ): void {
+    const read = (flags & FLAG_READ) !== 0;
+    const open = values.used ? (values.open.all(key) as unknown as OpenVersion[]) : [];
+    const before = oldKey === null || !values.used ? [] : (values.open.all(oldKey) as unknown as OpenVersion[]);
+    for (const version of before) values.close.run(this.#lsn, this.#ordinal, version.id);
+    const stays = new Set<number>();
+    for (let i = 0; i < count; i++) {
+      const col = shape.columns[this.#u16()]?.col;
+      if (col === undefined) throw new InvariantError(OPERATION_DAMAGED);
+      const sent = this.#u8() === VALUE_KEPT;
+      const value = sent ? this.#slice(this.#u32()) : null;
+      if (read) this.#fillValue(values, open, key, col, value!);
+      else if (oldKey !== null) {
+        // What moved with the row and is not known yet is a hole that the first fill may close.
+        const carried = sent ? value : (before.find((version) => version.col === col)?.value ?? null);
+        values.add.run(key, col, this.#lsn, this.#ordinal, carried);
+      } else if (sent) values.add.run(key, col, this.#lsn, this.#ordinal, value);
+      else stays.add(col);
+      values.used = true;
+    }
+    if (read) return;
+    for (const version of open) {
+      if (!stays.has(version.col)) values.close.run(this.#lsn, this.#ordinal, version.id);
+    }
+  }
+
+  /** A row of the first fill holds what the row held since the index began, unless a change said more. */
+  #fillValue(values: ValueStatements, open: readonly OpenVersion[], key: Buffer, col: number, value: Buffer): void {
+    const known = open.find((version) => version.col === col);
+    if (known !== undefined) {
+      if (known.value === null) values.fill.run(value, known.id);
+      return;
+    }
+    const last = values.lastUntil.get(key, col) as { until_lsn: number | bigint; until_ord: number } | undefined;
+    if (last === undefined) values.add.run(key, col, values.since.lsn, values.since.ordinal, value);
+    else values.add.run(key, col, last.until_lsn, last.until_ord, value);
+  }
+
+  #closeAll(values: ValueStatements, key: Buffer): void {
+    for (const { id } of values.open.all(key) as unknown as OpenVersion[]) {
+      values.close.run(this.#lsn, this.#ordinal, id);
+    }
+  }
+
+  #empty(table: Table): void {
+    this.#db.exec(`DELETE FROM r${table.id}`);
+    if (table.values === null || !table.values.used) return;
+    this.#db
+      .prepare(`UPDATE v${table.id} SET until_lsn = ?, until_ord = ? WHERE until_lsn IS NULL`)
+      .run(this.#lsn, this.#ordinal);
+  }
+
+  /** The hashes with those not sent taken from the row as it was. */
+  #completed(hashes: Uint8Array, shape: Shape, old: OldRow): Uint8Array {
+    const aligned = this.#alignment(old.shape, shape);
+    const complete = Buffer.from(hashes);
+    for (let i = 0; i < aligned.length; i++) {
+      const from = aligned[i]!;
+      if (from < 0 || !isUnknownHash(hashes, i)) continue;
+      complete.set(old.hashes.subarray(from * HASH_BYTES, from * HASH_BYTES + HASH_BYTES), i * HASH_BYTES);
+    }
+    return complete;
+  }
+
+  #alignment(from: number, to: Shape): Int32Array {
+    const name = `${from}:${to.id}`;
+    const known = this.#alignments.get(name);
+    if (known !== undefined) return known;
+    const columns = this.#shapes.get(from)?.columns ?? [];
+    const aligned = Int32Array.from(to.columns, ({ col }) => columns.findIndex((other) => other.col === col));
+    this.#alignments.set(name, aligned);
+    return aligned;
+  }
+
+  #shapeOf(announced: RowShape): Shape {
+    const table = this.#tableOf(announced);
+    const { latest } = table;
+    const same =
+      latest !== null &&
+      latest.columns.length === announced.columns.length &&
+      latest.columns.every(({ name, type, number }, i) => {
+        const other = announced.columns[i]!;
+        return other.name === name && other.type === type && other.number === number;
+      });
+    if (same) return latest;
+    const cols = inheritedCols(latest?.columns ?? [], announced.columns);
+    const columns = announced.columns.map((column, i) => ({ ...column, col: cols[i] ?? table.nextCol++ }));
+    const { lastInsertRowid } = this.#db
+      .prepare('INSERT INTO shapes (tab, columns) VALUES (?, ?)')
+      .run(table.id, JSON.stringify(columns));
+    this.#db.prepare('UPDATE tables SET next_col = ? WHERE id = ?').run(table.nextCol, table.id);
+    const shape = { id: Number(lastInsertRowid), table, columns };
+    this.#shapes.set(shape.id, shape);
+    table.latest = shape;
+    return shape;
+  }
+
+  #tableOf(shape: RowShape): Table {
+    const row = this.#findTable(shape);
+    if (row === undefined) return this.#create(shape);
+    const table = this.#tables.get(row.id)!;
+    if (row.schema !== shape.schema || row.name !== shape.name) this.#rename(row.id, shape);
+    const key = JSON.stringify(shape.key);
+    if (!shape.leaf && row.oid === null) {
+      this.#db.prepare('UPDATE tables SET oid = ? WHERE id = ?').run(shape.oid, row.id);
+    }
+    // Another table of the name, another key, or values that were not kept so far: what is here does not tell of it.
+    const other = !shape.leaf && row.oid !== null && row.oid !== shape.oid;
+    if (other || row.key !== key || (shape.values && row.values_kept === 0)) {
+      this.#reset(table, shape);
+    } else if (!shape.values && row.values_kept === 1) {
+      this.#db.exec(`DROP TABLE v${row.id}; UPDATE tables SET values_kept = 0 WHERE id = ${row.id}`);
+      table.values = null;
+    }
+    return this.#tables.get(row.id)!;
+  }
+
+  #findTable(shape: RowShape): TableRow | undefined {
+    if (!shape.leaf) {
+      const byOid = this.#db.prepare('SELECT * FROM tables WHERE oid = ?').get(shape.oid) as TableRow | undefined;
+      if (byOid !== undefined) return byOid;
+    }
+    const byName = this.#db.prepare('SELECT * FROM tables WHERE schema = ? AND name = ?');
+    return byName.get(shape.schema, shape.name) as TableRow | undefined;
+  }
+
+  #rename(id: number, { schema, name }: RowShape): void {
+    // Another table had the name; it was renamed or dropped, and says so itself when a row of it comes.
+    this.#db
+      .prepare(`UPDATE tables SET name = name || ' ' || id WHERE schema = ? AND name = ? AND id <> ?`)
+      .run(schema, name, id);
+    this.#db.prepare('UPDATE tables SET schema = ?, name = ? WHERE id = ?').run(schema, name, id);
+  }
+
+  #create(shape: RowShape): Table {
+    const { schema, name, leaf, oid, key, values } = shape;
+    const since = formatPosition(this.#position!);
+    const { lastInsertRowid } = this.#db
+      .prepare(
+        `INSERT INTO tables (schema, name, oid, generation, key, values_kept, since, next_col)
+         VALUES (?, ?, ?, 0, ?, ?, ?, 0)`,
+      )
+      .run(schema, name, leaf ? null : oid, JSON.stringify(key), values ? 1 : 0, since);
+    const id = Number(lastInsertRowid);
+    this.#makeTables(id, shape.values);
+    return this.#load(id);
+  }
+
+  #makeTables(id: number, values: boolean): void {
+    this.#db.exec(`CREATE TABLE r${id} (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, shape INT NOT NULL, lsn INT NOT NULL,
+      hashes BLOB NOT NULL)`);
+    if (!values) return;
+    this.#db.exec(`CREATE TABLE v${id} (id INTEGER PRIMARY KEY, key BLOB NOT NULL, col INT NOT NULL, from_lsn INT NOT NULL,
+      from_ord INT NOT NULL, until_lsn INT, until_ord INT, value BLOB);
+      CREATE INDEX v${id}_by_key ON v${id} (key, col, from_lsn, from_ord);
+      CREATE INDEX v${id}_by_end ON v${id} (until_lsn) WHERE until_lsn IS NOT NULL`);
+  }
+
+  /** Everything of the table is forgotten; a new generation of it is read from the source. */
+  #reset({ id }: Table, shape: RowShape): void {
+    this.#resets++;
+    this.#db.exec(`DROP TABLE r${id}; DROP TABLE IF EXISTS v${id}; DELETE FROM shapes WHERE tab = ${id}`);
+    this.#makeTables(id, shape.values);
+    const { leaf, oid, key, values } = shape;
+    this.#db
+      .prepare(
+        'UPDATE tables SET oid = ?, generation = generation + 1, key = ?, values_kept = ?, since = ? WHERE id = ?',
+      )
+      .run(leaf ? null : oid, JSON.stringify(key), values ? 1 : 0, formatPosition(this.#through), id);
+    for (const [number, known] of this.#shapes) if (known.table.id === id) this.#shapes.delete(number);
+    this.#load(id);
+    // Shapes announced before name the table as it was. Those of another table or key have nothing more to say.
+    for (const [number, announced] of this.#announced) {
+      if (announced.shape.table.id !== id) continue;
+      const { as } = announced;
+      if ((as.leaf || as.oid === oid) && as.values === values && JSON.stringify(as.key) === JSON.stringify(key)) {
+        announced.shape = this.#shapeOf(as);
+      } else this.#announced.delete(number);
+    }
+  }
+
+  #load(id: number): Table {
+    const db = this.#db;
+    const row = db.prepare('SELECT * FROM tables WHERE id = ?').get(id) as unknown as TableRow;
+    const table: Table = {
+      id,
+      put: db.prepare(
+        `INSERT INTO r${id} (key, shape, lsn, hashes) VALUES (?, ?, ?, ?)
+         ON CONFLICT (key) DO UPDATE SET shape = excluded.shape, lsn = excluded.lsn, hashes = excluded.hashes`,
+      ),
+      get: db.prepare(`SELECT shape, hashes FROM r${id} WHERE key = ?`),
+      remove: db.prepare(`DELETE FROM r${id} WHERE key = ?`),
+      values: row.values_kept === 1 ? this.#valueStatements(row) : null,
+      latest: null,
+      nextCol: row.next_col,
+    };
+    this.#tables.set(id, table);
+    const shapes = db.prepare('SELECT id, columns FROM shapes WHERE tab = ? ORDER BY id').all(id);
+    for (const shape of shapes as { id: number; columns: string }[]) {
+      table.latest = { id: shape.id, table, columns: JSON.parse(shape.columns) as StoredColumn[] };
+      this.#shapes.set(shape.id, table.latest);
+    }
+    return table;
+  }
+
+  #valueStatements({ id, since }: TableRow): ValueStatements {
+    const db = this.#db;
+    const lastUntil = db.prepare(
+      `SELECT until_lsn, until_ord FROM v${id} WHERE key = ? AND col = ? ORDER BY from_lsn DESC, from_ord DESC LIMIT 1`,
+    );
+    lastUntil.setReadBigInts(true);
+    return {
+      open: db.prepare(`SELECT id, col, value FROM v${id} WHERE key = ? AND until_lsn IS NULL`),
+      close: db.prepare(`UPDATE v${id} SET until_lsn = ?, until_ord = ? WHERE id = ?`),
+      add: db.prepare(`INSERT INTO v${id} (key, col, from_lsn, from_ord, value) VALUES (?, ?, ?, ?, ?)`),
+      fill: db.prepare(`UPDATE v${id} SET value = ? WHERE id = ?`),
+      lastUntil,
+      used: db.prepare(`SELECT 1 FROM v${id} LIMIT 1`).get() !== undefined,
+      since: parsePosition(since)!,
+    };
+  }
+
+  /** After a rollback memory may know of tables and shapes that are not there. */
+  #forgetLoaded(): void {
+    this.#tables.clear();
+    this.#shapes.clear();
+    this.#alignments.clear();
+    for (const { id } of this.#db.prepare('SELECT id FROM tables').all() as { id: number }[]) this.#load(id);
+  }
+
+  #head(): Announced {
+    const announced = this.#announced.get(this.#u32());
+    assert(announced !== undefined, 'an operation names a shape that was announced');
+    const bytes = this.#bytes;
+    if (this.#at + 12 > bytes.length) throw new InvariantError(OPERATION_DAMAGED);
+    this.#lsn = bytes.readBigUInt64BE(this.#at);
+    this.#ordinal = bytes.readUInt32BE(this.#at + 8);
+    this.#at += 12;
+    return announced;
+  }
+
+  #u8(): number {
+    if (this.#at >= this.#bytes.length) throw new InvariantError(OPERATION_DAMAGED);
+    return this.#bytes[this.#at++]!;
+  }
+
+  #u16(): number {
+    return (this.#u8() << 8) | this.#u8();
+  }
+
+  #u32(): number {
+    const at = this.#at;
+    if (at + 4 > this.#bytes.length) throw new InvariantError(OPERATION_DAMAGED);
+    this.#at = at + 4;
+    return this.#bytes.readUInt32BE(at);
+  }
+
+  #slice(size: number): Buffer {
+    const at = this.#at;
+    if (at + size > this.#bytes.length) throw new InvariantError(OPERATION_DAMAGED);
+    this.#at = at + size;
+    return this.#bytes.subarray(at, at + size);
+  }
+}
+
+interface TableRow {
+  readonly id: number;
+  readonly schema: string;
+  readonly name: string;
+  readonly oid: number | null;
+  readonly generation: number;
+  readonly key: string;
+  readonly values_kept: number;
+  readonly since: string;
+  readonly next_col: number;
+}
+
+/**
+ * Which columns of the shape before live on: those of the same type with the same number. Where the catalog could not
+ * say the numbers, the same names in the same order: names that changed their order were exchanged, and none is trusted.
+ */
+function inheritedCols(before: readonly StoredColumn[], now: readonly ShapeColumn[]): (number | undefined)[] {
+  const numbered = [...before, ...now].every(({ number }) => number !== undefined);
+  const common = now.map(({ name, type, number }) =>
+    before.findIndex((old) => old.type === type && (numbered ? old.number === number : old.name === name)),
+  );
+  const found = common.filter((index) => index >= 0);
+  const ordered = numbered || found.every((index, i) => i === 0 || index > found[i - 1]!);
+  return common.map((index) => (ordered && index >= 0 ? before[index]!.col : undefined));
+}
+
+class FormatError extends Error {}
+
+/** SQLITE_CORRUPT and SQLITE_NOTADB, or a file of another version. */
+export function isDamage(error: unknown): boolean {
+  const code = (error as { errcode?: number }).errcode;
+  return error instanceof FormatError || (code !== undefined && ((code & 0xff) === 11 || (code & 0xff) === 26));
+}

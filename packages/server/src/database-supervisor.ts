@@ -1,0 +1,173 @@
+/**
+ * Keeps one database's pipeline running, whatever happens to the others: a pipeline that cannot start, or ends, is
+ * reported and started again with a growing pause. Only what no new start can mend is fatal for the process: a broken
+ * invariant, or a store that takes no writes.
+ */
+import type { DatabaseConfig, SinkConfig } from '@millrace/api/config';
+import { InvariantError } from '@millrace/core/assert';
+import { backoffMs } from '@millrace/core/backoff';
+import { MillraceError } from '@millrace/core/error';
+import { pause } from '@millrace/core/pause';
+import type { HealthMonitor } from '@millrace/engine/health/health-monitor';
+import type { NoticeBoard } from '@millrace/engine/health/notice-board';
+import type { Pipeline } from '@millrace/engine/pipeline';
+import { stableId } from './stable-id.ts';
+
+export type DatabaseState =
+  | { readonly kind: 'starting' }
+  | { readonly kind: 'running' }
+  /** It could not start, or ended; the next attempt comes by itself. */
+  | { readonly kind: 'failed'; readonly attempt: number; readonly error: MillraceError }
+  | { readonly kind: 'stopped' };
+
+export interface DatabaseSupervisor {
+  readonly id: string;
+  readonly name: string;
+  readonly config: DatabaseConfig;
+  /** Those of this database, as configured. */
+  readonly sinks: readonly SinkConfig[];
+  readonly state: DatabaseState;
+  readonly monitor: HealthMonitor;
+  /** null while there is none: before it started, between a failure and the next attempt, and after the end. */
+  readonly pipeline: Pipeline | null;
+  /** Resolves when the pipeline runs for the first time; rejects with what the first attempt met. */
+  readonly firstStart: Promise<void>;
+  /** Rejects with what the process has to end for. */
+  readonly fatal: Promise<never>;
+  /** Ends the pipeline, if it runs, and starts it anew at once. */
+  restart(): void;
+  stop(): Promise<void>;
+}
+
+export interface SupervisorOptions {
+  readonly config: DatabaseConfig;
+  readonly sinks: readonly SinkConfig[];
+  /**
+   * Rejects when the database refuses or is away, and soon after the signal. A pipeline that it returns is stopped by
+   * the supervisor.
+   */
+  readonly start: (signal: AbortSignal, notices: NoticeBoard) => Promise<Pipeline>;
+  /** A first attempt that fails is the last one. */
+  readonly firstFailureEnds: boolean;
+  /** Begins to watch the database; stopped with the supervisor. */
+  readonly watch: (supervised: Supervised) => HealthMonitor;
+  readonly log: (line: string) => void;
+  readonly retry?: { readonly minMs: number; readonly maxMs: number };
+}
+
+/** What is to be watched, as of now. */
+export interface Supervised {
+  readonly pipeline: () => Pipeline | null;
+  readonly failure: () => MillraceError | null;
+}
+
+const RETRY = { minMs: 1_000, maxMs: 30_000 };
+/** A pipeline that ran this long has earned a quick restart. */
+const STABLE_MS = 60_000;
+
+export function superviseDatabase(options: SupervisorOptions): DatabaseSupervisor {
+  const { config, sinks, start, firstFailureEnds, log, retry = RETRY } = options;
+  const { name } = config;
+  const stopping = new AbortController();
+  const { signal } = stopping;
+  const firstStart = Promise.withResolvers<void>();
+  const fatal = Promise.withResolvers<never>();
+  firstStart.promise.catch(() => {});
+  fatal.promise.catch(() => {});
+  let state: DatabaseState = { kind: 'starting' };
+  let pipeline: Pipeline | null = null;
+  let wake = new AbortController();
+
+  async function run(): Promise<void> {
+    let attempt = 0;
+    let hasRun = false;
+    while (!signal.aborted) {
+      wake = new AbortController();
+      const startedAt = performance.now();
+      try {
+        pipeline = await start(AbortSignal.any([signal, wake.signal]), monitor.notices);
+        state = { kind: 'running' };
+        hasRun = true;
+        firstStart.resolve();
+        await Promise.race([pipeline.done, aborted(AbortSignal.any([signal, wake.signal]))]);
+      } catch (error) {
+        firstStart.reject(error);
+        if (!hasRun && firstFailureEnds) {
+          state = { kind: 'failed', attempt, error: asMillraceError(error) };
+          return;
+        }
+        if (isFatal(error)) {
+          state = { kind: 'failed', attempt, error: asMillraceError(error) };
+          fatal.reject(error);
+          return;
+        }
+        if (performance.now() - startedAt > STABLE_MS) attempt = 0;
+        state = { kind: 'failed', attempt, error: asMillraceError(error) };
+        if (!signal.aborted) log(`${name}: ${describe(error)} Starting it again.`);
+      } finally {
+        const ended = pipeline;
+        pipeline = null;
+        await ended?.stop();
+      }
+      if (signal.aborted) return;
+      if (state.kind === 'failed') {
+        await pause(backoffMs(attempt++, retry), AbortSignal.any([signal, wake.signal]));
+      } else attempt = 0;
+    }
+  }
+
+  const monitor = options.watch({
+    pipeline: () => pipeline,
+    failure: () => (state.kind === 'failed' ? state.error : null),
+  });
+  const ended = run().finally(() => {
+    if (state.kind !== 'failed') state = { kind: 'stopped' };
+    firstStart.resolve();
+  });
+  // A pipeline that cannot be stopped is a bug.
+  ended.catch((error: unknown) => fatal.reject(error));
+
+  return {
+    id: stableId('database', name),
+    name,
+    config,
+    sinks,
+    get state() {
+      return state;
+    },
+    monitor,
+    get pipeline() {
+      return pipeline;
+    },
+    firstStart: firstStart.promise,
+    fatal: fatal.promise,
+    restart: () => wake.abort(),
+    async stop() {
+      stopping.abort();
+      await Promise.all([ended.catch(() => {}), monitor.stop()]);
+    },
+  };
+}
+
+function isFatal(error: unknown): boolean {
+  if (error instanceof InvariantError) return true;
+  return error instanceof MillraceError && (error.code === 'storage_failed' || error.code === 'storage_full');
+}
+
+/** What is not coded is a bug in this program, and of this database only: its text may quote a value. */
+function asMillraceError(error: unknown): MillraceError {
+  if (error instanceof MillraceError) return error;
+  return new MillraceError('internal', { cause: error });
+}
+
+function describe(error: unknown): string {
+  if (error instanceof MillraceError) return `${error.message} (${error.code})`;
+  const stack = error instanceof Error ? (error.stack ?? '') : '';
+  const place = stack.split('\n').filter((line) => line.startsWith('    at '));
+  return `${asMillraceError(error).message}\n${place.slice(0, 8).join('\n')}\n`;
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
+}

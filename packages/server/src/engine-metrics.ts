@@ -1,0 +1,167 @@
+/**
+ * What /metrics says of databases, sinks and their health. Labels are names of the configuration, which are the
+ * operator's own; no table and no value is ever one (I11). Every name is in docs/operating.md, and stays.
+ */
+import type { CheckStatus, EntityHealth } from '@millrace/engine/health/finding';
+import type { DatabaseReport } from '@millrace/engine/health/health-monitor';
+import type { DatabaseSupervisor } from './database-supervisor.ts';
+
+/** Sequin's `sequin_entity_health` in numbers one can alert on. */
+const LEVELS: Readonly<Record<CheckStatus, number>> = {
+  healthy: 0,
+  notice: 0,
+  paused: 0,
+  waiting: 0,
+  initializing: 1,
+  warning: 1,
+  stale: 2,
+  error: 2,
+};
+
+interface Metric {
+  readonly name: string;
+  readonly type: 'counter' | 'gauge';
+  readonly help: string;
+  /** Labels and values; null where there is nothing to say now. */
+  readonly samples: readonly (readonly [Readonly<Record<string, string>>, number | null])[];
+}
+
+export function engineMetrics(databases: readonly DatabaseSupervisor[]): string {
+  const all = databases.map(({ name, monitor }) => ({ name, report: monitor.report() }));
+  return metricsOf(all).map(expose).join('');
+}
+
+function metricsOf(all: readonly { readonly name: string; readonly report: DatabaseReport }[]): Metric[] {
+  const bySource = (value: (report: DatabaseReport) => number | null) =>
+    all.map(({ name, report }) => [{ database: name }, value(report)] as const);
+  const bySink = (value: (sink: DatabaseReport['sinks'][number]) => number | null) =>
+    all.flatMap(({ name, report }) =>
+      report.sinks.map((sink) => [{ database: name, sink: sink.name }, value(sink)] as const),
+    );
+  const gauge = (name: string, help: string, samples: Metric['samples']): Metric => ({
+    name,
+    type: 'gauge',
+    help,
+    samples,
+  });
+  return [
+    gauge(
+      'millrace_source_streaming',
+      '1 while changes come from the slot.',
+      bySource((r) => Number(r.state === 'streaming')),
+    ),
+    gauge(
+      'millrace_source_lag_bytes',
+      'WAL that is not captured yet.',
+      bySource((r) => Number(r.lag.bytes)),
+    ),
+    gauge(
+      'millrace_source_lag_seconds',
+      'Age of the oldest WAL that is not captured yet.',
+      bySource((r) => r.lag.seconds),
+    ),
+    gauge(
+      'millrace_source_change_log_bytes',
+      'Bytes that the change log holds.',
+      bySource((r) => r.logBytes),
+    ),
+    gauge(
+      'millrace_source_slot_safe_wal_bytes',
+      'WAL that may still be written before the slot is lost; missing when that has no bound.',
+      bySource((r) => r.slot?.safeWalBytes ?? null),
+    ),
+    gauge(
+      'millrace_sink_lag_bytes',
+      'WAL between what is captured and what is delivered.',
+      bySink((s) => Number(s.lag.bytes)),
+    ),
+    gauge(
+      'millrace_sink_lag_seconds',
+      'From the last commit delivered to the last one captured.',
+      bySink((s) => s.lag.seconds),
+    ),
+    gauge(
+      'millrace_sink_lag_transactions',
+      'Transactions captured and not delivered.',
+      bySink((s) => s.lag.transactions),
+    ),
+    {
+      name: 'millrace_sink_messages_total',
+      type: 'counter',
+      help: 'Messages delivered since the pipeline started.',
+      samples: bySink(({ messages }) => messages),
+    },
+    {
+      name: 'millrace_sink_batches_total',
+      type: 'counter',
+      help: 'Batches delivered since the pipeline started.',
+      samples: bySink(({ batches }) => batches),
+    },
+    gauge(
+      'millrace_sink_retrying',
+      '1 while the destination refuses or is away.',
+      bySink((s) => Number(s.state === 'retrying')),
+    ),
+    gauge(
+      'millrace_backfills',
+      'Backfills by state.',
+      all.flatMap(({ report }) => report.sinks.flatMap(backfillStates)),
+    ),
+    {
+      name: 'millrace_backfill_rows_total',
+      type: 'counter',
+      help: 'Rows that backfills read.',
+      samples: bySink(({ backfills }) => backfills.reduce((sum, { rowsProcessed }) => sum + rowsProcessed, 0)),
+    },
+    gauge('millrace_entity_health', '0 healthy, 1 warning or not known yet, 2 error.', [
+      ...bySource(({ health }) => level(health)).map(([{ database }, value]) =>
+        entity('postgres_database', database, value),
+      ),
+      ...all.flatMap(({ report }) => report.sinks.map(({ name, health }) => entity('sink', name, level(health)))),
+    ]),
+    gauge(
+      'millrace_health_findings',
+      'Findings of health, by severity.',
+      countFindings(all.map(({ report }) => report)),
+    ),
+  ];
+}
+
+function backfillStates({ name, backfills }: DatabaseReport['sinks'][number]): Metric['samples'][number][] {
+  return (['active', 'paused', 'completed', 'cancelled', 'failed'] as const).map((state) => [
+    { sink: name, state },
+    backfills.filter((one) => one.state === state).length,
+  ]);
+}
+
+function entity(type: string, name: string, value: number | null) {
+  return [{ entity_type: type, entity_name: name }, value] as const;
+}
+
+function level({ status }: EntityHealth): number {
+  return LEVELS[status];
+}
+
+function countFindings(reports: readonly DatabaseReport[]): Metric['samples'] {
+  const counts = { notice: 0, warning: 0, error: 0 };
+  for (const { health, sinks } of reports) {
+    for (const { checks } of [health, ...sinks.map((sink) => sink.health)]) {
+      for (const { findings } of checks) for (const { severity } of findings) counts[severity]++;
+    }
+  }
+  return Object.entries(counts).map(([severity, count]) => [{ severity }, count] as const);
+}
+
+function expose({ name, type, help, samples }: Metric): string {
+  let text = `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n`;
+  for (const [labels, value] of samples) {
+    if (value === null) continue;
+    const inner = Object.entries(labels).map(([label, of]) => `${label}="${escaped(of)}"`);
+    text += `${name}{${inner.join(',')}} ${value}\n`;
+  }
+  return text;
+}
+
+function escaped(value: string): string {
+  return value.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n');
+}

@@ -1,0 +1,144 @@
+/**
+ * The management API: a Fastify application beside the S2 API on the same port, HTTP/1.1 and HTTP/2 alike.
+ *
+ * `/health`, `/ready` and `/api/health` are open to everybody who reaches the port. All else below `/api` takes a token
+ * that may do everything (the root token, or an access token with that scope).
+ *
+ * To add routes:
+ * 1. Write `management/<what>-routes.ts` with one function of the type ManagementRoutes. Paths are below `/api`:
+ *
+ *      export const widgetRoutes: ManagementRoutes = (api, { databases }) => {
+ *        api.get('/widgets', async () => ({ data: [...] }));
+ *        api.post('/widgets/:id', async (request) => {
+ *          const { size } = bodyOf(request, widgetBody);     // 422 with validation_errors by itself
+ *          ...
+ *          throw new ManagementError(404, 'There is no such widget.');
+ *        });
+ *      };
+ *
+ *    What it returns is the body, as JSON. It may throw a ManagementError or any MillraceError; see management-error.ts.
+ *    Names and ids both find a thing: `found(databases(), idOrName)`.
+ * 2. Put its zod schema into packages/api (`@millrace/api/<what>-requests`), where console and CLI can use it.
+ * 3. Add it to ROUTES below, and to the table in docs/management-api.md: a test holds the two together.
+ */
+import { type ReadBody, readBody } from '@millrace/api/request-body';
+import { Authenticator, type AuthMode } from '@millrace/stream-store/http/access';
+import type { SecondSurface } from '@millrace/stream-store/http/server';
+import type { LocalStore } from '@millrace/stream-store/local-store';
+import { S2Error } from '@millrace/stream-store/s2-error';
+import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
+import type { DatabaseSupervisor } from '../database-supervisor.ts';
+import { backfillRoutes } from './backfill-routes.ts';
+import { databaseRoutes } from './database-routes.ts';
+import { healthRoutes } from './health-routes.ts';
+import { answerOf, ManagementError } from './management-error.ts';
+import { sinkRoutes } from './sink-routes.ts';
+import { statusRoutes } from './status-routes.ts';
+
+/** What routes work with. Everything is as of now: ask again in every request. */
+export interface ManagementContext {
+  readonly store: LocalStore;
+  /** In the order of the configuration; none until it is read. */
+  readonly databases: () => readonly DatabaseSupervisor[];
+  /** All databases of the configuration are among them. */
+  readonly isConfigured: () => boolean;
+  readonly log: (line: string) => void;
+}
+
+export type ManagementRoutes = (api: FastifyInstance, context: ManagementContext) => void;
+
+const ROUTES: readonly ManagementRoutes[] = [statusRoutes, databaseRoutes, sinkRoutes, backfillRoutes];
+/** Below `/` and `/api` both, and without a token. */
+const OPEN_ROUTES: readonly ManagementRoutes[] = [healthRoutes];
+
+export interface Management {
+  readonly surface: SecondSurface;
+  /** `GET /api/status` and so on. */
+  readonly routes: readonly string[];
+  close(): Promise<void>;
+}
+
+/** A body that is larger is refused unread. */
+export const MANAGEMENT_BODY_BYTES_MAX = 4 * 1_048_576;
+
+export async function createManagement(context: ManagementContext, auth: AuthMode): Promise<Management> {
+  const authenticator = new Authenticator(context.store, auth);
+  const app = Fastify({ logger: false, bodyLimit: MANAGEMENT_BODY_BYTES_MAX, return503OnClosing: false });
+  const routes: string[] = [];
+  app.addHook('onRoute', ({ method, url }) => {
+    for (const one of [method].flat()) if (one !== 'HEAD') routes.push(`${one} ${url}`);
+  });
+  app.setErrorHandler((error, request, reply) => {
+    const answer = answerOf(error);
+    if (answer === null) {
+      // The text of a foreign error may quote what it was given: its kind and place only.
+      context.log(`${request.method} ${request.routeOptions.url ?? 'unknown'}: ${placeOf(error)}`);
+    }
+    const { status, body } = answer ?? { status: 500, body: { summary: 'Internal error.' } };
+    return reply.status(status).send(body);
+  });
+  app.setNotFoundHandler(notFound);
+  for (const prefix of ['/', '/api']) {
+    await app.register(
+      async (api) => {
+        for (const add of OPEN_ROUTES) add(api, context);
+      },
+      { prefix },
+    );
+  }
+  await app.register(
+    async (api) => {
+      api.addHook('onRequest', async ({ headers }) => requireFullRights(authenticator, headers.authorization));
+      api.setNotFoundHandler(notFound);
+      for (const add of ROUTES) add(api, context);
+    },
+    { prefix: '/api' },
+  );
+  await app.ready();
+  return {
+    routes: routes.sort(),
+    surface: {
+      owns: (path) => path === '/health' || path === '/ready' || path === '/api' || path.startsWith('/api/'),
+      // Fastify takes Node's requests of both protocols; its types name one.
+      handle: (request, response) => app.routing(request as never, response as never),
+    },
+    close: async () => await app.close(),
+  };
+}
+
+/** The body of a request as its schema has it. Throws 422. */
+export function bodyOf<T>(request: FastifyRequest, schema: Parameters<typeof readBody<T>>[0]): T {
+  const body: ReadBody<T> = readBody(schema, request.body);
+  if (body.ok) return body.value;
+  throw new ManagementError(422, 'Validation failed.', body.errors);
+}
+
+/** The one of these with this id or name. Throws 404. */
+export function found<T extends { readonly id: string; readonly name: string }>(
+  all: readonly T[],
+  idOrName: string,
+): T {
+  const one = all.find(({ id, name }) => id === idOrName || name === idOrName);
+  if (one !== undefined) return one;
+  throw new ManagementError(404, 'Not found: No such resource.');
+}
+
+async function notFound(): Promise<never> {
+  throw new ManagementError(404, 'Not found: No such path, or not with this method.');
+}
+
+function requireFullRights(authenticator: Authenticator, authorization: string | undefined): void {
+  try {
+    if (authenticator.authenticate(authorization).full) return;
+  } catch (error) {
+    if (error instanceof S2Error) throw new ManagementError(401, error.message);
+    throw error;
+  }
+  throw new ManagementError(403, 'The management API takes the root token, or an access token that may do everything.');
+}
+
+function placeOf(error: unknown): string {
+  if (!(error instanceof Error)) return typeof error;
+  const lines = (error.stack ?? '').split('\n').filter((line) => line.startsWith('    at '));
+  return [error.name, ...lines.slice(0, 8)].join('\n');
+}

@@ -1,0 +1,22 @@
+/** What the stages notice, as findings on the notice board of the database. */
+import type { SourceNotice } from '@millrace/engine/capture/source-notice';
+import type { ContentNotice } from '@millrace/engine/decode/message-contents';
+import type { Finding } from '@millrace/engine/health/finding';
+import type { NoticeBoard } from '@millrace/engine/health/notice-board';
+
+export function pinSourceNotice(board: NoticeBoard, { kind, text }: SourceNotice): void {
+  const about = REPAIR[kind];
+  // A repair is one thing: its end takes the place of its beginning.
+  if (about !== undefined) board.pin('database', { slug: 'repair', text, ...about });
+  else board.pin('database', { slug: kind, severity: 'notice', text });
+}
+
+const REPAIR: Readonly<Partial<Record<SourceNotice['kind'], Pick<Finding, 'severity' | 'fix'>>>> = {
+  repair_started: { severity: 'warning', fix: 'It goes on by itself.' },
+  repair_finished: { severity: 'notice' },
+  repair_failed: { severity: 'error', fix: 'See slot.on_loss in docs/postgres.md.' },
+};
+
+export function pinContentNotice(board: NoticeBoard, sink: string, { kind, table, text, hint }: ContentNotice): void {
+  board.pin({ sink }, { slug: kind, severity: 'notice', text, fix: hint }, table ?? '');
+}

@@ -1,0 +1,301 @@
+/**
+ * `millrace check`: connects as the configuration says and finds what would keep changes from being captured, or from
+ * meaning what one thinks they mean, before anything runs. It only reads: nothing is made, and no slot is touched.
+ */
+import { lookup } from 'node:dns/promises';
+import { statfs } from 'node:fs/promises';
+import { dirname } from 'node:path';
+import type { Config, DatabaseConfig, SinkConfig } from '@millrace/api/config';
+import { MillraceError } from '@millrace/core/error';
+import type { Finding } from '@millrace/engine/health/finding';
+import { ofError, slotFindings } from '@millrace/engine/health/source-checks';
+import {
+  identityFindings,
+  listed,
+  missingTableFindings,
+  publicationFindings,
+  statements,
+  toastFindings,
+} from '@millrace/engine/health/table-findings';
+import { PgConnection, quoteIdentifier } from '@millrace/postgres/connection';
+import { identifySystem } from '@millrace/postgres/slot';
+import {
+  type PublishedTable,
+  type RoleFacts,
+  readPublicationFacts,
+  readPublishedTables,
+  readRoleFacts,
+  readServerFacts,
+  readSlotFacts,
+  readTablesWithoutIdentity,
+  type ServerFacts,
+  type SlotFacts,
+} from '@millrace/postgres/source-facts';
+import { sourceOf } from '../source-of.ts';
+import { tableFilter } from '../table-filter.ts';
+import { type Endpoint, endpointFindings, poolerFindings } from './endpoint-findings.ts';
+import { clockFindings, encodingFindings, rightFindings, settingFindings, standbyFindings } from './server-findings.ts';
+
+export interface PreflightOptions {
+  readonly config: Config;
+  /** Where the data is, or is going to be. */
+  readonly dataDir?: string | undefined;
+  readonly changeLogBytesMax: number;
+  readonly now?: () => number;
+}
+
+export interface Checked {
+  readonly kind: 'database' | 'sink' | 'data directory';
+  readonly name: string;
+  /** What it is, once it was reached: `Postgres 17.10 at 10.0.0.5`. */
+  readonly about: string | null;
+  readonly findings: readonly Finding[];
+}
+
+export interface PreflightReport {
+  /** No finding is an error. */
+  readonly ok: boolean;
+  readonly checked: readonly Checked[];
+}
+
+const CONNECT_TIMEOUT_MS = 10_000;
+const FREE_BYTES_MIN = 2 ** 30;
+
+export async function preflight(options: PreflightOptions): Promise<PreflightReport> {
+  const { config, dataDir, changeLogBytesMax } = options;
+  const checked: Checked[] = [];
+  const databases = config.databases.map((database) =>
+    checkDatabase(
+      database,
+      config.sinks.filter((sink) => sink.database === database.name),
+      options.now ?? Date.now,
+    ),
+  );
+  for (const found of await Promise.all(databases)) checked.push(...found);
+  if (dataDir !== undefined) checked.push(await checkDisk(dataDir, changeLogBytesMax));
+  const ok = checked.every(({ findings }) => findings.every(({ severity }) => severity !== 'error'));
+  return { ok, checked };
+}
+
+async function checkDatabase(
+  database: DatabaseConfig,
+  sinks: readonly SinkConfig[],
+  now: () => number,
+): Promise<Checked[]> {
+  const { name } = database;
+  const findings = endpointFindings(database, await addressesOf(database));
+  let connection: PgConnection;
+  try {
+    connection = await PgConnection.connect({
+      ...sourceOf(database).connection,
+      connectTimeoutMs: CONNECT_TIMEOUT_MS,
+    });
+  } catch (error) {
+    if (!(error instanceof MillraceError)) throw error;
+    return [{ kind: 'database', name, about: null, findings: [...findings, ofError('reachable', error)] }];
+  }
+  try {
+    const askedAt = now();
+    const server = await readServerFacts(connection);
+    const answeredAt = now();
+    const again = await readServerFacts(connection);
+    // Connections of a pooler that balances may take turns.
+    const pooled = poolerFindings({
+      announcedPid: connection.processId,
+      pids: [server.backendPid, again.backendPid],
+    });
+    if (findings.every(({ slug }) => slug !== 'endpoint_pooled')) findings.push(...pooled);
+    const role = await readRoleFacts(connection);
+    const slot = await readSlotFacts(connection, database.slot.name);
+    const publication = await readPublicationFacts(connection, database.publication.name);
+    const tables = publication === null ? [] : await readPublishedTables(connection, database.publication.name);
+    findings.push(
+      ...settingFindings(server, slot),
+      ...standbyFindings(server, database),
+      ...encodingFindings(server),
+      ...clockFindings(server, answeredAt, answeredAt - askedAt),
+      ...rightFindings(role, database, { slot: slot !== null, publication: publication !== null }),
+      ...usedSlotFindings(database, server, slot),
+      ...(await replicationFindings(database)),
+    );
+    if (publication !== null) {
+      findings.push(...publicationFindings(publication.name, publication, tables));
+      findings.push(...identityFindings(publication, tables));
+    } else if (database.publication.createIfNotExists && database.publication.initSql === undefined) {
+      findings.push(...allTablesFindings(await readTablesWithoutIdentity(connection)));
+    }
+    const about = `Postgres ${connection.parameters.get('server_version') ?? server.version}${server.address === null ? '' : ` at ${server.address}`}`;
+    return [
+      { kind: 'database', name, about, findings: unique(findings) },
+      ...sinks.map((sink) => checkSink(sink, database, role, publication === null ? null : tables)),
+    ];
+  } finally {
+    await connection.close();
+  }
+}
+
+/** Replication takes a connection of its own kind, which a pooler or a line of pg_hba.conf may refuse. */
+async function replicationFindings(database: DatabaseConfig): Promise<Finding[]> {
+  try {
+    const connection = await PgConnection.connect({
+      ...sourceOf(database).connection,
+      replication: true,
+      connectTimeoutMs: CONNECT_TIMEOUT_MS,
+    });
+    try {
+      await identifySystem(connection);
+      return [];
+    } finally {
+      await connection.close();
+    }
+  } catch (error) {
+    if (!(error instanceof MillraceError)) throw error;
+    // The right itself is a finding of its own.
+    return error.code === 'pg_replication_denied' ? [] : [ofError('replication_connection', error)];
+  }
+}
+
+function usedSlotFindings(database: DatabaseConfig, server: ServerFacts, slot: SlotFacts | null): Finding[] {
+  if (slot === null) return [];
+  const { name } = database.slot;
+  const findings = slotFindings(
+    { database: database.name, slot: name, publication: database.publication.name },
+    { atMs: 0, server, slot },
+  );
+  if (slot.plugin !== 'pgoutput' || slot.database !== database.database) {
+    findings.push({
+      slug: 'replication_slot_checked',
+      severity: 'error',
+      text: `Replication slot "${name}" is for plugin ${slot.plugin ?? 'none'} in database ${slot.database ?? 'none'}.`,
+      fix: '# in the configuration, a name that is free:\nslot: { name: millrace, create_if_not_exists: true }',
+      code: 'pg_slot_changed',
+    });
+  }
+  if (slot.active) {
+    findings.push({
+      slug: 'replication_slot_active',
+      severity: 'notice',
+      text: `Replication slot "${name}" is read by process ${slot.activePid}: a Millrace that runs, or somebody else.`,
+      fix: `SELECT application_name, client_addr FROM pg_stat_activity WHERE pid = ${slot.activePid};`,
+    });
+  }
+  return findings;
+}
+
+function allTablesFindings(without: readonly { readonly schema: string; readonly name: string }[]): Finding[] {
+  if (without.length === 0) return [];
+  const names = without.map(({ schema, name }) => [schema, name] as const);
+  return [
+    {
+      slug: 'replica_identity_missing',
+      severity: 'warning',
+      text: `The publication is to be made FOR ALL TABLES. From then on UPDATE and DELETE fail in Postgres for ${listed(names)}: they have no primary key and no replica identity.`,
+      fix: statements(names, (table) => `ALTER TABLE ${table} REPLICA IDENTITY FULL; -- or add a primary key`),
+    },
+  ];
+}
+
+function checkSink(
+  sink: SinkConfig,
+  database: DatabaseConfig,
+  role: RoleFacts,
+  tables: readonly PublishedTable[] | null,
+): Checked {
+  const findings: Finding[] = [];
+  if (tables !== null) {
+    const takes = tableFilter(sink.source);
+    const taken = tables.filter((t) => takes(t.schema, t.name) || takes(t.rootSchema, t.rootName));
+    findings.push(...missingTableFindings(database.publication.name, sink.source.includeTables ?? [], tables));
+    findings.push(...toastFindings(taken, sink.fillUnchanged));
+    if (sink.initialBackfill) findings.push(...backfillFindings(taken, role));
+    if (taken.length === 0 && tables.length > 0 && sink.source.includeTables === undefined) {
+      findings.push({
+        slug: 'no_tables_in_publication',
+        severity: 'warning',
+        text: `No table of publication "${database.publication.name}" is one that this sink takes.`,
+        fix: 'See source in the configuration of the sink.',
+      });
+    }
+  }
+  return { kind: 'sink', name: sink.name, about: null, findings };
+}
+
+function backfillFindings(taken: readonly PublishedTable[], role: RoleFacts): Finding[] {
+  const findings: Finding[] = [];
+  const user = quoteIdentifier(role.name);
+  const denied = taken.filter(({ mayRead }) => !mayRead).map(({ schema, name }) => [schema, name] as const);
+  if (denied.length > 0) {
+    findings.push({
+      slug: 'select_right',
+      severity: 'error',
+      text: `${role.name} may not read ${listed(denied)}, which a backfill does.`,
+      fix: [
+        ...new Set(denied.map(([schema]) => `GRANT USAGE ON SCHEMA ${quoteIdentifier(schema)} TO ${user};`)),
+        statements(denied, (table) => `GRANT SELECT ON ${table} TO ${user};`),
+      ].join('\n'),
+      code: 'pg_privilege',
+    });
+  }
+  const hidden = taken.filter(({ rowSecurity }) => rowSecurity).map(({ schema, name }) => [schema, name] as const);
+  if (hidden.length > 0 && !role.bypassRowSecurity) {
+    findings.push({
+      slug: 'row_security',
+      severity: 'warning',
+      text: `Row security is on for ${listed(hidden)}: a backfill sees only the rows that ${role.name} may see, while the stream shows all.`,
+      fix: `ALTER ROLE ${user} BYPASSRLS;`,
+    });
+  }
+  return findings;
+}
+
+async function checkDisk(dataDir: string, changeLogBytesMax: number): Promise<Checked> {
+  const findings: Finding[] = [];
+  const free = await freeBytes(dataDir);
+  if (free === null) {
+    findings.push({
+      slug: 'data_directory',
+      severity: 'error',
+      text: `${dataDir} is not there and cannot be made: there is no directory above it.`,
+      fix: `mkdir -p ${dataDir}`,
+      code: 'data_dir_unusable',
+    });
+  } else if (free < changeLogBytesMax) {
+    const gib = (bytes: number) => `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+    findings.push({
+      slug: 'disk_space',
+      severity: free < FREE_BYTES_MIN ? 'error' : 'warning',
+      text: `${gib(free)} are free under ${dataDir}; the change log alone may take ${gib(changeLogBytesMax)} while a sink is away.`,
+      fix: `millrace start --change-log-max ${Math.max(1, Math.floor(free / 2 / 2 ** 30))}GiB`,
+    });
+  }
+  const about = free === null ? null : `${(free / 2 ** 30).toFixed(1)} GiB free`;
+  return { kind: 'data directory', name: dataDir, about, findings };
+}
+
+/** Of the directory, or of the nearest one above it. */
+async function freeBytes(dir: string): Promise<number | null> {
+  for (let at = dir; ; at = dirname(at)) {
+    try {
+      const { bavail, bsize } = await statfs(at);
+      return bavail * bsize;
+    } catch {
+      if (dirname(at) === at || at === '.') return null;
+    }
+  }
+}
+
+async function addressesOf({ hostname }: Endpoint): Promise<string[]> {
+  if (hostname.startsWith('/')) return [];
+  // A name that does not resolve is what connecting says.
+  return await lookup(hostname, { all: true }).then(
+    (found) => found.map(({ address }) => address),
+    () => [],
+  );
+}
+
+/** Two ways to the same finding: the first one stays. */
+function unique(findings: readonly Finding[]): Finding[] {
+  return findings.filter(({ slug, text }, index) => {
+    return findings.findIndex((other) => other.slug === slug && other.text === text) === index;
+  });
+}

@@ -1,0 +1,231 @@
+/** The preflight check against real servers; each SQL it shows is run and takes its finding away. */
+
+import { once } from 'node:events';
+import { connect, createServer, type Socket } from 'node:net';
+import { loadConfig } from '@millrace/api/config';
+import { type PreflightReport, preflight } from '@millrace/server/preflight/preflight';
+import { createDatabase, startOwnPostgres, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { stringify } from 'yaml';
+
+let db: TestDatabase;
+
+beforeEach(async () => {
+  db = await createDatabase();
+});
+afterEach(async () => {
+  await db.drop();
+});
+
+interface Wanted {
+  readonly url?: string;
+  readonly database?: object;
+  readonly sink?: object;
+  readonly now?: () => number;
+  readonly dataDir?: string;
+  readonly changeLogBytesMax?: number;
+}
+
+async function check({ url = db.url, database, sink, now, dataDir, changeLogBytesMax = 1 }: Wanted = {}) {
+  const text = stringify({
+    databases: [{ name: 'shop', url, slot: { name: db.name }, publication: { name: 'mine' }, ...database }],
+    sinks: [
+      { name: 'out', database: 'shop', destination: { type: 's2', basin: 'basin-of-test', stream: 's' }, ...sink },
+    ],
+  });
+  const config = loadConfig(text, { file: 'millrace.yaml', env: {} });
+  return await preflight({ config, dataDir, changeLogBytesMax, ...(now && { now }) });
+}
+
+function findings(report: PreflightReport, level?: string) {
+  return report.checked
+    .flatMap((one) => one.findings)
+    .filter(({ severity }) => level === undefined || severity === level);
+}
+
+const slugs = (report: PreflightReport, level?: string) =>
+  findings(report, level)
+    .map(({ slug }) => slug)
+    .sort();
+
+test('a role without rights is told each of them, and the SQL that is shown gives them', async () => {
+  const role = `role_${db.name}`;
+  await db.sql(`CREATE TABLE items (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)`);
+  await db.sql(`ALTER TABLE items ENABLE ROW LEVEL SECURITY`);
+  await db.sql(`REVOKE USAGE ON SCHEMA public FROM PUBLIC`);
+  await db.sql(`CREATE ROLE ${role} LOGIN PASSWORD 'hunter2'`);
+  try {
+    const url = db.url.replace(/\/\/[^@]+@/, `//${role}:hunter2@`);
+    const sink = { source: { include_tables: ['items'] }, initial_backfill: true };
+    const bare = await check({ url, sink });
+    expect(bare.ok).toBe(false);
+    expect(slugs(bare, 'error')).toEqual([
+      'publication_not_recognized',
+      'replication_right',
+      'replication_slot_missing',
+    ]);
+    expect(JSON.stringify(bare)).not.toContain('hunter2');
+
+    await db.sql(`CREATE PUBLICATION mine FOR TABLE other`);
+    const named = await check({ url, sink });
+    expect(slugs(named, 'error')).toContain('table_not_in_publication');
+    for (let round = 0; round < 4; round++) {
+      const open = findings(await check({ url, sink })).filter(({ severity }) => severity !== 'notice');
+      for (const { fix } of open) {
+        for (const line of fix!.split('\n')) if (!line.startsWith('--') && /;\s*$/.test(line)) await db.sql(line);
+      }
+    }
+    const mended = await check({ url, sink });
+    expect(findings(mended).filter(({ severity }) => severity !== 'notice')).toEqual([]);
+    expect(mended.ok).toBe(true);
+  } finally {
+    await db.drop();
+    const admin = await createDatabase();
+    await admin.sql(`DROP ROLE ${role}`);
+    await admin.drop();
+  }
+});
+
+test('a publication for all tables that is still to be made tells of the tables it would break', async () => {
+  await db.sql(
+    `CREATE TABLE keyed (id int PRIMARY KEY); CREATE TABLE keyless (a int); CREATE TABLE quiet (id int PRIMARY KEY)`,
+  );
+  await db.sql(`ALTER TABLE quiet REPLICA IDENTITY NOTHING`);
+  const database = {
+    slot: { name: db.name, create_if_not_exists: true },
+    publication: { name: 'mine', create_if_not_exists: true },
+  };
+  const report = await check({ database });
+  expect(report.ok).toBe(true);
+  const [missing] = findings(report, 'warning');
+  expect(missing).toMatchObject({
+    slug: 'replica_identity_missing',
+    text: expect.stringContaining('public.keyless, public.quiet'),
+  });
+  expect(missing!.text).not.toContain('keyed');
+  // Postgres agrees.
+  await db.sql(`CREATE PUBLICATION mine FOR ALL TABLES`);
+  await db.sql(`INSERT INTO keyless VALUES (1)`);
+  await expect(db.sql(`UPDATE keyless SET a = 2`)).rejects.toThrow('replica identity');
+  for (const line of missing!.fix!.split('\n')) await db.sql(line);
+  await db.sql(`UPDATE keyless SET a = 2`);
+});
+
+test('what cannot be reached, or lets nobody in, is one finding with the reason', async () => {
+  const refused = await check({ url: db.url.replace(/:\d+\//, ':1/') });
+  expect(findings(refused)).toMatchObject([{ slug: 'reachable', code: 'pg_unreachable', severity: 'error' }]);
+  const denied = await check({ url: db.url.replace(/\/\/[^@]+@/, '//postgres:wrong-password@') });
+  expect(findings(denied)).toMatchObject([{ slug: 'reachable', code: 'pg_auth_failed' }]);
+  expect(JSON.stringify(denied)).not.toContain('wrong-password');
+});
+
+test('a clock that is off, an encoding that is not UTF-8 and a disk that is small are told', async () => {
+  await db.sql(`CREATE PUBLICATION mine FOR ALL TABLES`);
+  const at = await check({ now: () => Date.now() + 3_600_000 });
+  expect(findings(at, 'warning')).toMatchObject([
+    { slug: 'clock_skew', text: expect.stringMatching(/3[56]\d\d s behind/) },
+  ]);
+  expect(slugs(await check(), 'warning')).toEqual([]);
+
+  const latin = `${db.name}_latin`;
+  await db.sql(`CREATE DATABASE ${latin} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0`);
+  try {
+    const report = await check({ url: db.url.replace(db.name, latin) });
+    expect(findings(report, 'notice')).toContainEqual(
+      expect.objectContaining({ slug: 'server_encoding', text: expect.stringContaining('LATIN1') }),
+    );
+  } finally {
+    await db.sql(`DROP DATABASE ${latin}`);
+  }
+
+  const dir = testDirectory('data');
+  const dataDir = `${dir}/not/yet/there`;
+  expect(slugs(await check({ dataDir }))).not.toContain('disk_space');
+  expect(findings(await check({ dataDir, changeLogBytesMax: 2 ** 60 }))).toContainEqual(
+    expect.objectContaining({
+      slug: 'disk_space',
+      severity: 'warning',
+      fix: expect.stringContaining('--change-log-max'),
+    }),
+  );
+});
+
+test('a slot of another plugin or database, and one that is read by somebody, are told', async () => {
+  await db.sql(`CREATE PUBLICATION mine FOR ALL TABLES`);
+  await db.sql(`SELECT pg_create_logical_replication_slot($1, 'test_decoding')`, [db.name]).catch(() => {});
+  const report = await check();
+  const [{ count }] = await db.sql(`SELECT count(*)::int AS count FROM pg_replication_slots WHERE slot_name = $1`, [
+    db.name,
+  ]);
+  // test_decoding is a contrib module that not every build has.
+  expect(slugs(report)).toContain(count === 1 ? 'replication_slot_checked' : 'replication_slot_missing');
+});
+
+describe('of the server', { timeout: 60_000 }, () => {
+  test('every setting that stands in the way is told', async () => {
+    const postgres = await startOwnPostgres({
+      wal_level: 'replica',
+      max_replication_slots: '1',
+      max_slot_wal_keep_size: '64MB',
+      wal_sender_timeout: '2s',
+      logical_decoding_work_mem: '1MB',
+    });
+    try {
+      const own = await postgres.createDatabase();
+      await own.sql(`SELECT pg_create_physical_replication_slot('taken')`);
+      const report = await check({ url: own.url, database: { slot: { name: 'mine', create_if_not_exists: true } } });
+      expect(report.ok).toBe(false);
+      expect(slugs(report, 'error')).toEqual(['max_replication_slots', 'publication_not_recognized', 'wal_level']);
+      expect(slugs(report, 'warning')).toEqual(['max_slot_wal_keep_size', 'wal_sender_timeout']);
+      expect(slugs(report, 'notice')).toEqual(['logical_decoding_work_mem']);
+      for (const { fix } of findings(report)) expect(fix).toMatch(/ALTER SYSTEM|CREATE PUBLICATION/);
+    } finally {
+      await postgres.remove();
+    }
+  });
+});
+
+/** A pooler as far as its handshake goes: the process number it announces is its own. */
+async function startPooler(target: { host: string; port: number }) {
+  const sockets = new Set<Socket>();
+  const server = createServer((client) => {
+    const upstream = connect(target.port, target.host);
+    for (const socket of [client, upstream]) {
+      sockets.add(socket);
+      socket.on('error', () => {});
+      socket.on('close', () => {
+        client.destroy();
+        upstream.destroy();
+      });
+    }
+    client.pipe(upstream);
+    upstream.on('data', (data) => {
+      const at = data.indexOf(Buffer.from([0x4b, 0, 0, 0, 12]));
+      if (at >= 0) data.writeInt32BE(data.readInt32BE(at + 5) + 1_000_000, at + 5);
+      client.write(data);
+    });
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  return {
+    port,
+    async close() {
+      for (const socket of sockets) socket.destroy();
+      server.close();
+      await once(server, 'close');
+    },
+  };
+}
+
+test('a pooler in between is told, whatever it calls itself', async () => {
+  await db.sql(`CREATE PUBLICATION mine FOR ALL TABLES`);
+  const pooler = await startPooler(db.config);
+  try {
+    const url = db.url.replace(/:\d+\//, `:${pooler.port}/`);
+    expect(slugs(await check({ url }), 'error')).toContain('endpoint_pooled');
+    expect(slugs(await check(), 'error')).not.toContain('endpoint_pooled');
+  } finally {
+    await pooler.close();
+  }
+});

@@ -1,0 +1,217 @@
+/** Never green while nothing flows: each way of standing still turns `/ready` red in bounded time, and mending it green. */
+import { createDatabase, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
+import { startProxy } from '@millrace/testkit/proxy';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { startRemoteStore } from './blocked-store.ts';
+import { eventually } from './millrace.ts';
+import { startWatched, type Watched } from './several-databases.ts';
+
+describe('/ready', { timeout: 60_000 }, () => {
+  let db: TestDatabase;
+  let watched: Watched | null = null;
+
+  beforeEach(async () => {
+    db = await createDatabase();
+    await db.sql(`CREATE TABLE items (id int PRIMARY KEY, big text)`);
+  });
+
+  afterEach(async () => {
+    await watched?.remove();
+    watched = null;
+    await db.drop();
+  });
+
+  const shop = (about: object = {}) => ({ name: 'shop', url: db.url, slot: db.name, ...about });
+  const checksOf = async (path: string) => {
+    const { health } = await watched!.api(path);
+    return new Map<string, { status: string; findings: { slug: string; fix?: string }[] }>(
+      health.checks.map((check: { slug: string }) => [check.slug, check]),
+    );
+  };
+
+  test('is red until the first database streams, and green then', async () => {
+    const proxy = await startProxy({ port: db.config.port });
+    try {
+      await proxy.blackHole();
+      const url = db.url.replace(/:\d+\//, `:${proxy.port}/`);
+      const other = { name: 'other', url, slot: `${db.name}_other`, sink: { status: 'disabled' } };
+      watched = await startWatched([other, shop()]);
+      const { status, reasons } = await watched.ready();
+      expect(status).toBe(503);
+      expect(reasons.length).toBeGreaterThan(0);
+      await proxy.pass();
+      await watched.untilGreen();
+    } finally {
+      await proxy.close();
+    }
+  });
+
+  test('turns red when the WAL sender is stopped, and green when it goes on', async () => {
+    watched = await startWatched([shop()]);
+    await watched.untilGreen();
+    const [{ pid }] = await db.sql(`SELECT active_pid AS pid FROM pg_replication_slots WHERE slot_name = $1`, [
+      db.name,
+    ]);
+    process.kill(Number(pid), 'SIGSTOP');
+    try {
+      await db.sql(`INSERT INTO items VALUES (1)`);
+      const reason = await watched.untilRed(({ check }) => check === 'replication_messages');
+      expect(reason).toMatchObject({ entity: 'postgres_database', name: 'shop', status: 'error' });
+      const checks = await checksOf('/postgres_databases/shop');
+      expect(checks.get('replication_messages')!.findings).toMatchObject([
+        { slug: 'replication_heartbeat_verification', fix: expect.stringContaining('pg_stat_activity') },
+      ]);
+      // The socket stands: nothing but the silence tells.
+      expect(checks.get('replication_connected')!.status).toBe('healthy');
+    } finally {
+      process.kill(Number(pid), 'SIGCONT');
+    }
+    await watched.untilGreen();
+    await eventually('the row arrives', async () => (await watched!.count('shop')) === 1);
+  });
+
+  test('stays green on an idle database beside a busy neighbour', async () => {
+    const neighbour = await createDatabase();
+    try {
+      watched = await startWatched([shop()]);
+      await watched.untilGreen();
+      await neighbour.sql(`CREATE TABLE noise (id int)`);
+      for (let round = 0; round < 20; round++) {
+        await neighbour.sql(`INSERT INTO noise SELECT generate_series(1, 200)`);
+        const { reasons } = await watched.ready();
+        expect(reasons).toEqual([]);
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+    } finally {
+      await neighbour.drop();
+    }
+  });
+
+  test('turns red when a sink is blocked while its log grows, names the sink, and green when it moves', async () => {
+    const store = await startRemoteStore();
+    try {
+      const destination = {
+        type: 's2',
+        basin: store.basin,
+        stream: 'far',
+        endpoint: store.url,
+        access_token: store.token,
+      };
+      watched = await startWatched([shop({ sink: { destination } })]);
+      await watched.untilGreen();
+      await db.sql(`INSERT INTO items VALUES (1)`);
+      await eventually('the first arrives', async () => (await store.count('far')) === 1);
+      await store.block();
+      await db.sql(`INSERT INTO items SELECT generate_series(2, 100)`);
+      const reason = await watched.untilRed(({ entity }) => entity === 'sink');
+      expect(reason.name).toBe('shop');
+      const sink = await watched.api('/sinks/shop');
+      expect(Number(sink.lag.bytes)).toBeGreaterThan(0);
+      expect(sink.lag.transactions).toBe(1);
+      expect(sink.lag.seconds).toBeGreaterThanOrEqual(0);
+      // Capture is another matter, and well.
+      expect((await watched.api('/postgres_databases/shop')).health.status).not.toBe('error');
+      await store.unblock();
+      await watched.untilGreen();
+      await eventually('all arrive', async () => (await store.count('far')) === 100);
+      expect((await watched.api('/sinks/shop')).lag).toEqual({ bytes: '0', transactions: 0, seconds: 0 });
+    } finally {
+      await watched?.remove();
+      watched = null;
+      await store.remove();
+    }
+  });
+
+  test('turns red when the publication is dropped, with the SQL, and green when it is back', async () => {
+    await db.sql(`CREATE PUBLICATION mine FOR TABLE items WITH (publish_via_partition_root = true)`);
+    const database = { publication: { name: 'mine' } };
+    watched = await startWatched([shop({ database, sink: { source: { include_tables: ['items'] } } })]);
+    await watched.untilGreen();
+    await db.sql(`ALTER PUBLICATION mine DROP TABLE items`);
+    await watched.untilRed(({ entity, check }) => entity === 'sink' && check === 'sink_configuration');
+    expect((await checksOf('/sinks/shop')).get('sink_configuration')!.findings).toMatchObject([
+      { slug: 'table_not_in_publication', fix: 'ALTER PUBLICATION "mine" ADD TABLE "public"."items";' },
+    ]);
+    await db.sql(`DROP PUBLICATION mine`);
+    await watched.untilRed(
+      ({ entity, check }) => entity === 'postgres_database' && check === 'replication_configuration',
+    );
+    const findings = (await checksOf('/postgres_databases/shop')).get('replication_configuration')!.findings;
+    expect(findings).toMatchObject([{ slug: 'publication_not_recognized', fix: expect.stringContaining('CREATE') }]);
+    await db.sql(`CREATE PUBLICATION mine FOR TABLE items WITH (publish_via_partition_root = true)`);
+    await watched.untilGreen();
+  });
+
+  test('shows what is no error, with the SQL, and stays green: identity, partitions, large values', async () => {
+    await db.sql(`CREATE TABLE keyless (a int)`);
+    await db.sql(`CREATE TABLE parts (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day)`);
+    await db.sql(`CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')`);
+    await db.sql(`ALTER TABLE items ALTER big SET STORAGE EXTERNAL`);
+    await db.sql(`INSERT INTO items VALUES (1, repeat('x', 100000))`);
+    await db.sql(`CREATE PUBLICATION mine FOR ALL TABLES`);
+    watched = await startWatched([shop({ database: { publication: { name: 'mine' } } })]);
+    await watched.untilGreen();
+    const source = (await checksOf('/postgres_databases/shop')).get('replication_configuration')!;
+    expect(source.status).toBe('warning');
+    expect(source.findings.map(({ slug }) => slug).sort()).toEqual([
+      'pubviaroot_not_set',
+      'replica_identity_missing',
+      'replica_identity_not_full',
+    ]);
+    const missing = source.findings.find(({ slug }) => slug === 'replica_identity_missing')!;
+    expect(missing.fix).toContain('ALTER TABLE "public"."keyless" REPLICA IDENTITY FULL;');
+    const sink = (await checksOf('/sinks/shop')).get('sink_configuration')!;
+    expect(sink.findings).toMatchObject([{ slug: 'toast_columns_detected' }]);
+    // Each SQL that is shown takes its finding away.
+    for (const { fix } of [...source.findings, ...sink.findings])
+      for (const line of fix!.split('\n')) await db.sql(line);
+    await eventually('all is well', async () => {
+      await watched!.api('/postgres_databases/shop/refresh_tables', { method: 'POST' });
+      const found = [
+        ...(await checksOf('/postgres_databases/shop')).values(),
+        ...(await checksOf('/sinks/shop')).values(),
+      ];
+      const slugs = found.flatMap(({ findings }) => findings.map(({ slug }) => slug));
+      return slugs.every((slug) => slug.startsWith('slot_') || slug.startsWith('replica_identity_changed'));
+    });
+  });
+
+  test('a slot that is about to be lost is told of while it can be saved, with the SQL that does', async () => {
+    const postgres = await startOwnPostgres();
+    try {
+      const own = await postgres.createDatabase();
+      await own.sql(`CREATE TABLE items (id int PRIMARY KEY)`);
+      await own.sql(`ALTER SYSTEM SET max_slot_wal_keep_size = '64MB'`);
+      await own.sql(`SELECT pg_reload_conf()`);
+      watched = await startWatched([{ name: 'shop', url: own.url, slot: own.name }]);
+      await watched.untilGreen();
+      const [{ pid }] = await own.sql(`SELECT active_pid AS pid FROM pg_replication_slots WHERE slot_name = $1`, [
+        own.name,
+      ]);
+      process.kill(Number(pid), 'SIGSTOP');
+      try {
+        for (let round = 0; round < 4; round++)
+          await own.sql(`SELECT pg_switch_wal() FROM (SELECT pg_logical_emit_message(false, 'x', 'y')) AS m`);
+        await eventually('the warning', async () => {
+          const { findings } = (await checksOf('/postgres_databases/shop')).get('replication_configuration')!;
+          return findings.some(
+            ({ slug, fix }) => slug === 'slot_wal_exhausted' && fix!.includes('max_slot_wal_keep_size'),
+          );
+        });
+        await own.sql(`ALTER SYSTEM SET max_slot_wal_keep_size = -1`);
+        await own.sql(`SELECT pg_reload_conf()`);
+        await eventually('the danger is over', async () => {
+          const { findings } = (await checksOf('/postgres_databases/shop')).get('replication_configuration')!;
+          return findings.every(({ slug }) => slug !== 'slot_wal_exhausted');
+        });
+      } finally {
+        process.kill(Number(pid), 'SIGCONT');
+      }
+      await watched.untilGreen();
+    } finally {
+      await watched?.remove();
+      watched = null;
+      await postgres.remove();
+    }
+  });
+});

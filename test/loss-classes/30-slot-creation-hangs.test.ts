@@ -1,0 +1,99 @@
+// Making a slot waits for the transactions that are open. That wait has to end, and must leave no slot behind that
+// nobody reads, also when whoever asked for it is killed meanwhile.
+import { PgConnection } from '@millrace/postgres/connection';
+import { createSlot, readSlot } from '@millrace/postgres/slot';
+import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
+import pg from 'pg';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { eventually, type Millrace, startMillrace } from '../end-to-end/millrace.ts';
+
+let db: TestDatabase;
+let writer: pg.Client;
+beforeEach(async () => {
+  db = await createDatabase();
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
+  writer = new pg.Client(db.config);
+  await writer.connect();
+  await writer.query('BEGIN');
+  await writer.query('INSERT INTO t VALUES (0)');
+});
+afterEach(async () => {
+  await writer.end();
+  await db.drop();
+});
+
+const connect = () => {
+  const { host, port, user, password, database } = db.config;
+  return PgConnection.connect({ host, port, user, password, database, ssl: 'disable', replication: true });
+};
+const slots = () => db.sql(`SELECT slot_name FROM pg_replication_slots WHERE database = current_database()`);
+
+test('behind an idle transaction it gives up by lock_timeout, says who to look for, and leaves no slot', async () => {
+  const connection = await connect();
+  await expect(createSlot(connection, db.name, { lockTimeoutMs: 200 })).rejects.toMatchObject({
+    code: 'pg_slot_creation_timeout',
+    hint: expect.stringContaining('pg_stat_activity'),
+  });
+  await connection.close();
+  expect(await slots()).toEqual([]);
+});
+
+test('when the connection is lost in the middle, the server gives up by itself', async () => {
+  const connection = await connect();
+  const creating = createSlot(connection, db.name, { lockTimeoutMs: 500 }).catch(() => {});
+  const waiting = async () => {
+    const rows = await db.sql(
+      `SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%REPLICATION_SLOT%' AND datname = '${db.name}'`,
+    );
+    return rows.length > 0;
+  };
+  await eventually('the creation waits', waiting);
+  // As if this process had been killed: nobody is left to cancel it.
+  await db.sql(`SELECT 1`);
+  void connection.close();
+  await creating;
+  await eventually('the walsender has given up', async () => !(await waiting()));
+  await eventually('and left no slot', async () => (await slots()).length === 0);
+});
+
+test('a start behind an idle transaction ends its wait, and the next one captures all from its own slot', async () => {
+  let millrace: Millrace | undefined;
+  const starting = startMillrace(db).then((started) => (millrace = started));
+  await eventually('the slot is being made', async () => (await slots()).length === 1);
+  await writer.query('COMMIT');
+  await starting;
+  try {
+    await db.sql(`INSERT INTO t VALUES (1)`);
+    expect((await millrace!.atLeast(1)).map(({ record }) => record['id'])).toEqual([1]);
+  } finally {
+    await millrace!.remove();
+  }
+});
+
+test('a slot that a start made and then died is recognised by the next one, from its beginning', async () => {
+  await writer.query('ROLLBACK');
+  const millrace = await startMillrace(db);
+  const { dataDir } = millrace;
+  await millrace.stop();
+  // What is on disk when the process dies right after the server has made the slot: the intent, no identity, no log.
+  const { openLocalStore } = await import('@millrace/stream-store/local-store');
+  const { SourceState } = await import('@millrace/engine/capture/source-state');
+  const store = await openLocalStore({ dir: dataDir, log: () => {} });
+  const state = new SourceState(store.state, 'source/shop/identity');
+  const { systemId, slot } = state.identity!;
+  await state.saveIntent({ systemId, slot, after: 0n });
+  await store.state.delete('source/shop/identity');
+  await store.close();
+  await db.sql(`INSERT INTO t VALUES (1)`);
+  const again = await startMillrace(db, { dataDir });
+  try {
+    expect((await again.atLeast(1)).map(({ record }) => record['id'])).toEqual([1]);
+    expect(again.lines.join('\n')).toContain('was made by a start that did not get further');
+    expect(new SourceState(again.server.store.state, 'source/shop/identity').intent).toBeNull();
+  } finally {
+    await again.remove();
+  }
+  const connection = await connect();
+  expect(await readSlot(connection, db.name)).not.toBeNull();
+  await connection.close();
+});
