@@ -4,7 +4,8 @@ import { runCampaign } from './campaign.ts';
 const SEED = Number(process.env['MILLRACE_CRASH_SEED'] ?? 20_261_122);
 
 test('killed at random moments, with crashes of Postgres, the stream has every change once and in order', async () => {
-  const options = { kills: 12, seed: SEED, writers: 4, postgresEvery: 4, backfill: false };
+  const beside = { ddl: true, truncates: true, large: true };
+  const options = { kills: 12, seed: SEED, writers: 4, postgresEvery: 4, backfill: false, ...beside };
   const { problems, workload, messages } = await runCampaign(options);
   expect(problems).toEqual([]);
   expect(workload.committed).toBeGreaterThan(100);

@@ -1,10 +1,12 @@
 /**
- * The crash campaign: concurrent writers, Millrace killed with SIGKILL at random moments, its connections to Postgres cut,
- * Postgres crashed now and then.
+ * The crash campaign: concurrent writers, and beside them changes of the schema, truncates and transactions larger than a
+ * decoder's memory; Millrace killed with SIGKILL at random moments, its connections to Postgres cut, Postgres killed,
+ * stopped or restarted now and then, and once or more failed over to a standby.
  * At the end the stream has to hold every committed change exactly once and in commit order, and the tables rebuilt from
  * it have to equal Postgres. After each kill the slot must not stand beyond what the log on disk holds (I3).
  *
- *   npm run test:crash -- [--kills 200] [--seed N] [--writers 4] [--postgres-every 10] [--backfill]
+ *   npm run test:crash -- [--kills 200] [--seed N] [--writers 4] [--postgres-every 10] [--backfill | --no-backfill]
+ *                         [--no-ddl] [--no-truncates] [--no-large] [--no-failover]
  */
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -17,14 +19,23 @@ import { cursorStore } from '@millrace/engine/deliver/cursor-store';
 import { openLocalStore } from '@millrace/stream-store/local-store';
 import { RecordCursor } from '@millrace/stream-store/record-codec';
 import { createOracle } from '@millrace/testkit/oracle';
-import { type OwnPostgres, startOwnPostgres, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
+import { startOwnPostgres, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { type ProcessHarness, processHarness } from '@millrace/testkit/process-harness';
 import { startProxy } from '@millrace/testkit/proxy';
 import { seededRandom } from '@millrace/testkit/random';
+import { startStandby } from '@millrace/testkit/replica';
 import { startWorkload, type WorkloadCounts } from '@millrace/testkit/workload';
+import {
+  createDisturbedTables,
+  type DisturbanceCounts,
+  LARGE_TABLE,
+  PASSING_COLUMNS,
+  startDisturbance,
+} from '@millrace/testkit/workload-disturbance';
 import {
   AUDIT_TABLE,
   createWorkloadTables,
+  SCRATCH_TABLE,
   WORKLOAD_TABLE_NAMES,
   WORKLOAD_TABLES,
 } from '@millrace/testkit/workload-tables';
@@ -38,6 +49,13 @@ export interface CampaignOptions {
   readonly postgresEvery: number;
   /** The tables are filled before Millrace comes, and read by an initial backfill while it is killed. */
   readonly backfill: boolean;
+  /** Columns, types and replica identities of the tables change while they are written. */
+  readonly ddl?: boolean;
+  readonly truncates?: boolean;
+  /** Transactions that the server streams before they are committed. */
+  readonly large?: boolean;
+  /** Half way through, the primary is killed for good and a standby promoted. Postgres 17 and later. */
+  readonly failover?: boolean;
   readonly report?: (line: string) => void;
 }
 
@@ -48,7 +66,9 @@ export interface CampaignResult {
   readonly postgresCrashes: number;
   readonly messages: number;
   readonly reads: number;
+  readonly failovers: number;
   readonly workload: WorkloadCounts;
+  readonly beside: DisturbanceCounts;
 }
 
 const CLI = fileURLToPath(new URL('../../packages/cli/bin/millrace.js', import.meta.url));
@@ -62,36 +82,59 @@ const BACKFILL_LIVES = 30;
 /** Transactions of the workload before a backfill. */
 const ROWS_BEFORE = 500;
 const CATCH_UP_MS = 120_000;
+/** Small enough for the large transactions to be streamed, or spilled, before they commit. */
+const SETTINGS = { logical_decoding_work_mem: '64kB' };
+const FAILOVER_SETTINGS = { max_wal_senders: '10', max_replication_slots: '10' };
+const STANDBY_SETTINGS = { sync_replication_slots: 'on' };
 
 export async function runCampaign(options: CampaignOptions): Promise<CampaignResult> {
-  const { kills, seed, writers, postgresEvery, backfill, report = () => {} } = options;
+  const { kills, seed, writers, postgresEvery, report = () => {} } = options;
   const random = seededRandom(seed);
-  const own = await startOwnPostgres();
+  const own = await startOwnPostgres({ ...SETTINGS, ...(options.failover === true && FAILOVER_SETTINGS) });
   const dir = testDirectory('crash');
   const dataDir = join(dir, 'data');
   const problems: string[] = [];
   const closing: (() => Promise<void>)[] = [];
   let postgresCrashes = 0;
+  let failovers = 0;
   let child: ProcessHarness | null = null;
+  let server = own.server;
   try {
-    const db = await own.createDatabase();
+    let db = await own.createDatabase();
+    const standby = options.failover === true ? await startStandby(own, { settings: STANDBY_SETTINGS }) : null;
+    if (standby !== null) {
+      closing.push(() => standby.remove());
+      // From here on nothing reaches us that the standby does not have.
+      await db.sql(`ALTER SYSTEM SET synchronized_standby_slots = '${standby.physicalSlot}'`);
+      await db.sql('SELECT pg_reload_conf()');
+    }
+    // Millrace and the writers find the server under one address each, whichever server that is.
     const proxy = await startProxy({ port: db.config.port });
-    closing.push(() => proxy.close());
-    writeFileSync(join(dir, 'millrace.yaml'), configuration(db, proxy.port, backfill));
+    const entrance = await startProxy({ port: db.config.port });
+    closing.push(
+      () => proxy.close(),
+      () => entrance.close(),
+    );
+    writeFileSync(join(dir, 'millrace.yaml'), configuration(db, proxy.port, options));
     child = processHarness({
       args: [CLI, 'start', '--config', join(dir, 'millrace.yaml'), '--data', dataDir, '--port', '0'],
     });
+    const config = { ...db.config, port: entrance.port };
     const begin = async () => {
       await createWorkloadTables(db);
-      return startWorkload({ config: db.config, seed, writers, pauseMs: 2 });
+      await createDisturbedTables(db);
+      return startWorkload({ config, seed, writers, pauseMs: 2, truncates: options.truncates === true });
     };
     // Without a backfill the slot has to be there before the first change; with one the tables hold rows before it.
-    const early = backfill ? await begin() : null;
+    const early = options.backfill ? await begin() : null;
     await early?.reached(ROWS_BEFORE);
     child.start();
     await child.waitForLine(/listening/, { timeoutMs: 30_000 });
     const token = /mr_[\w-]+/.exec(child.transcript())![0];
+    await child.waitForLine(/streaming/, { timeoutMs: 30_000 });
     const workload = early ?? (await begin());
+    const { ddl = false, truncates = false, large = false } = options;
+    const beside = startDisturbance({ config, seed, ddl, truncates, large, pauseMs: 60 });
     for (let kill = 1; kill <= kills; kill++) {
       // Half of the lives lose their connections to Postgres on the way.
       const cutAt = random.chance(0.5) ? random.next() : 1;
@@ -103,20 +146,37 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
         const { code } = await child.exited;
         throw new Error(`Millrace ended by itself with code ${code}:\n${child.transcript()}`);
       }
-      await child.kill('SIGKILL');
-      if (postgresEvery > 0 && kill % postgresEvery === 0) {
-        await own.server.kill();
-        await own.server.restart();
+      // Now and then Postgres goes while Millrace lives on.
+      const survives = random.chance(0.3);
+      const postgres = postgresEvery > 0 && kill % postgresEvery === 0;
+      if (!(survives && postgres)) await child.kill('SIGKILL');
+      if (standby !== null && kill === Math.ceil(kills / 2)) {
+        if (!child.running) child.start();
+        await synced(standby.database(db));
+        await server.kill();
+        await standby.promote();
+        server = standby.server;
+        db = standby.database(db);
+        for (const each of [proxy, entrance]) each.retarget({ port: server.port });
+        failovers++;
+        report(`failed over after ${kill} kills, ${workload.counts.committed} transactions committed`);
+      } else if (postgres) {
+        const how = random.pick(['SIGKILL', 'immediate', 'fast'] as const);
+        if (how === 'SIGKILL') await server.kill();
+        else await server.stop(how);
+        await server.restart();
         postgresCrashes++;
       }
-      problems.push(...(await judgeAcknowledgement(db, own, dataDir, kill)));
+      if (child.running) await child.kill('SIGKILL');
+      problems.push(...(await judgeAcknowledgement(db, server.version, dataDir, kill)));
       child.start();
       if (kill % 10 === 0) report(`${kill} kills, ${workload.counts.committed} transactions committed`);
     }
+    const besideCounts = await beside.stop();
     const counts = await workload.stop();
     let line = await child.waitForLine(/listening/, { timeoutMs: 30_000 });
     // What ends the campaign comes after the last row of the backfill.
-    for (let rest = BACKFILL_LIVES; backfill && rest > 0; rest--) {
+    for (let rest = BACKFILL_LIVES; options.backfill && rest > 0; rest--) {
       await child.kill('SIGTERM');
       if (await backfilled(dataDir)) rest = 0;
       child.start();
@@ -127,9 +187,9 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
     await db.sql(`CREATE TABLE campaign_end (id int PRIMARY KEY); INSERT INTO campaign_end VALUES (1)`);
     await caughtUp(db, child, url, token);
     await child.kill('SIGTERM');
-    const { problems: wrong, messages, reads } = await judgeStream(db, dataDir, backfill);
+    const { problems: wrong, messages, reads } = await judgeStream(db, dataDir, options);
     problems.push(...wrong);
-    return { problems, kills, postgresCrashes, messages, reads, workload: counts };
+    return { problems, kills, postgresCrashes, failovers, messages, reads, workload: counts, beside: besideCounts };
   } finally {
     await child?.kill('SIGKILL');
     for (const close of closing) await close();
@@ -138,13 +198,26 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
   }
 }
 
-function configuration(db: TestDatabase, port: number, backfill: boolean): string {
+/** Until the standby has a copy of the slot that outlives a promotion. */
+async function synced(standby: TestDatabase): Promise<void> {
+  const deadline = performance.now() + CATCH_UP_MS;
+  for (;;) {
+    const [slot] = await standby.sql(
+      `SELECT synced AND NOT temporary AND invalidation_reason IS NULL AS ready FROM pg_replication_slots WHERE slot_name = '${SLOT}'`,
+    );
+    if (slot?.ready === true) return;
+    if (performance.now() > deadline) throw new Error('the slot is never copied to the standby');
+    await delay(50);
+  }
+}
+
+function configuration(db: TestDatabase, port: number, { backfill, truncates, failover }: CampaignOptions): string {
   return stringify({
     databases: [
       {
         name: 'campaign',
         url: db.url.replace(`:${db.config.port}/`, `:${port}/`),
-        slot: { name: SLOT, create_if_not_exists: true },
+        slot: { name: SLOT, create_if_not_exists: true, ...(failover === true && { failover: true }) },
         publication: { name: SLOT, create_if_not_exists: true },
       },
     ],
@@ -152,6 +225,7 @@ function configuration(db: TestDatabase, port: number, backfill: boolean): strin
       {
         name: SINK,
         database: 'campaign',
+        ...(truncates === true && { actions: ['insert', 'update', 'delete', 'truncate'] }),
         initial_backfill: backfill,
         destination: { type: 's2', basin: BASIN, stream: SINK },
       },
@@ -162,7 +236,7 @@ function configuration(db: TestDatabase, port: number, backfill: boolean): strin
 /** I3, from outside: Millrace is dead, so what the log holds on disk is what it may have acknowledged. */
 async function judgeAcknowledgement(
   db: TestDatabase,
-  own: OwnPostgres,
+  version: string,
   dataDir: string,
   kill: number,
 ): Promise<string[]> {
@@ -178,7 +252,7 @@ async function judgeAcknowledgement(
     const confirmed = slot === undefined ? 0n : parseLsn(slot.lsn as string)!;
     const held = maxLsn(log.endLsn, noted);
     if (confirmed <= held) return [];
-    return [`kill ${kill}: Postgres was told ${slot.lsn}, the log ends at ${held} (Postgres ${own.server.version})`];
+    return [`kill ${kill}: Postgres was told ${slot.lsn}, the log ends at ${held} (Postgres ${version})`];
   } finally {
     await store.close();
   }
@@ -211,12 +285,18 @@ async function caughtUp(db: TestDatabase, child: ProcessHarness, url: string, to
   }
 }
 
-async function judgeStream(db: TestDatabase, dataDir: string, backfill: boolean) {
+async function judgeStream(db: TestDatabase, dataDir: string, { backfill, ddl, truncates }: CampaignOptions) {
   const store = await openLocalStore({ dir: dataDir });
   try {
     const stream = await store.openStream(BASIN, SINK, 'read');
     const oracle = createOracle({
-      tables: Object.values(WORKLOAD_TABLES),
+      tables: [
+        ...Object.values(WORKLOAD_TABLES),
+        // A dropped table and a truncate that is not delivered leave rows in the stream.
+        ...(truncates === true && ddl !== true ? [SCRATCH_TABLE] : []),
+        ...(truncates === true ? [LARGE_TABLE] : []),
+      ],
+      passing: PASSING_COLUMNS,
       // The audit tells of transactions before the slot as well, of which a backfilled stream has only the outcome.
       ...(!backfill && { auditTable: AUDIT_TABLE }),
       audited: !backfill,
@@ -254,9 +334,15 @@ if (import.meta.main) {
       seed: { type: 'string', default: String(Date.now() % 1_000_000) },
       writers: { type: 'string', default: '4' },
       'postgres-every': { type: 'string', default: '10' },
-      backfill: { type: 'boolean', default: false },
+      backfill: { type: 'boolean', default: true },
+      ddl: { type: 'boolean', default: true },
+      truncates: { type: 'boolean', default: true },
+      large: { type: 'boolean', default: true },
+      failover: { type: 'boolean', default: true },
     },
+    allowNegative: true,
   });
+  const { backfill, ddl, truncates, large, failover } = values;
   const seed = Number(values.seed);
   process.stderr.write(`crash campaign: ${values.kills} kills, seed ${seed}\n`);
   const result = await runCampaign({
@@ -264,13 +350,14 @@ if (import.meta.main) {
     seed,
     writers: Number(values.writers),
     postgresEvery: Number(values['postgres-every']),
-    backfill: values.backfill,
+    ...{ backfill, ddl, truncates, large, failover },
     report: (line) => process.stderr.write(`${line}\n`),
   });
   for (const problem of result.problems) process.stdout.write(`${problem}\n`);
   const { committed, rolledBack, changes, lostAnswers } = result.workload;
   process.stdout.write(
-    `${result.kills} kills, ${result.postgresCrashes} crashes of Postgres, ${committed} transactions committed ` +
+    `${result.kills} kills, ${result.postgresCrashes} crashes of Postgres, ${result.failovers} failovers, ` +
+      `${result.beside.schemaChanges} changes of the schema, ${result.beside.truncates} truncates, ${result.beside.large} large transactions, ${committed} transactions committed ` +
       `(${lostAnswers} answers lost), ${rolledBack} rolled back, ${changes} changes, ${result.messages} messages: ` +
       `${result.problems.length === 0 ? 'every change exactly once, in order' : `${result.problems.length} problems (seed ${seed})`}\n`,
   );

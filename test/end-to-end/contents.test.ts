@@ -69,6 +69,20 @@ describe('truncates', () => {
   });
 });
 
+test('a table that a sink took is missed under its new name, and the sink is told of it', async () => {
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)`);
+  millrace = await startMillrace(db, { sinks: [{ source: { include_tables: ['t'] } }, { name: 'all' }] });
+  await db.sql(
+    `INSERT INTO t VALUES (1); INSERT INTO other VALUES (1); ALTER TABLE t RENAME TO u; INSERT INTO u VALUES (2)`,
+  );
+  await db.sql(`ALTER TABLE u RENAME TO t; INSERT INTO t VALUES (3)`);
+  expect(places(await millrace.atLeast(2, 'sink'))).toEqual(['0 insert t', '0 insert t']);
+  expect(places(await millrace.atLeast(4, 'all')).slice(2)).toEqual(['2 insert u', '0 insert t']);
+  expect(millrace.lines.filter((line) => line.includes('table_renamed'))).toEqual([
+    expect.stringMatching(/^sink: .*"public"."t" come as "public"."u".*source.include_tables/),
+  ]);
+});
+
 describe('logical messages', () => {
   const emit = (transactional: boolean, prefix: string, content: string) =>
     `SELECT pg_logical_emit_message(${transactional}, '${prefix}', ${content})`;

@@ -142,6 +142,33 @@ describe('/ready', { timeout: 60_000 }, () => {
     await watched.untilGreen();
   });
 
+  test('the same is in /metrics: databases and sinks by name, and no value of a row', async () => {
+    watched = await startWatched([shop()]);
+    await watched.untilGreen();
+    await db.sql(`INSERT INTO items VALUES (424242, 'secret-of-a-row')`);
+    await eventually('it arrives', async () => (await watched!.count('shop')) === 1);
+    const metrics = async () => await (await fetch(`${watched!.server.url}/metrics`)).text();
+    const text = await metrics();
+    for (const line of [
+      'millrace_source_streaming{database="shop"} 1',
+      'millrace_sink_messages_total{database="shop",sink="shop"} 1',
+      'millrace_sink_lag_bytes{database="shop",sink="shop"} 0',
+      'millrace_entity_health{entity_type="postgres_database",entity_name="shop"} 0',
+      'millrace_health_findings{severity="error"} 0',
+    ]) {
+      expect(text.split('\n')).toContain(line);
+    }
+    expect(text).not.toMatch(/424242|secret-of-a-row|items/);
+    const { databases } = await watched.api('/status');
+    expect(JSON.stringify(databases)).not.toMatch(/secret-of-a-row/);
+    await db.sql(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1`, [db.name]);
+    await db.sql(`ALTER PUBLICATION millrace RENAME TO other`);
+    await db.sql(`INSERT INTO items VALUES (2)`);
+    await eventually('the metrics are red', async () =>
+      (await metrics()).includes('millrace_entity_health{entity_type="postgres_database",entity_name="shop"} 2'),
+    );
+  });
+
   test('shows what is no error, with the SQL, and stays green: identity, partitions, large values', async () => {
     await db.sql(`CREATE TABLE keyless (a int)`);
     await db.sql(`CREATE TABLE parts (id int, day date, PRIMARY KEY (id, day)) PARTITION BY RANGE (day)`);
@@ -177,7 +204,7 @@ describe('/ready', { timeout: 60_000 }, () => {
   });
 
   test('a slot that is about to be lost is told of while it can be saved, with the SQL that does', async () => {
-    const postgres = await startOwnPostgres();
+    const postgres = await startOwnPostgres({ fsync: 'off' });
     try {
       const own = await postgres.createDatabase();
       await own.sql(`CREATE TABLE items (id int PRIMARY KEY)`);

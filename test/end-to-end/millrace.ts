@@ -32,7 +32,7 @@ export interface SinkOptions {
   readonly source?: object;
   readonly actions?: readonly string[];
   readonly status?: string;
-  readonly initial_backfill?: boolean;
+  readonly initial_backfill?: boolean | readonly object[];
   readonly logical_messages?: boolean | readonly string[];
   readonly schema_changes?: boolean;
   readonly unchanged_toast?: 'omit' | 'marker';
@@ -44,6 +44,8 @@ export interface MillraceOptions {
   readonly sinks?: readonly SinkOptions[];
   readonly slot?: object;
   readonly publication?: object;
+  /** Other keys of the database. */
+  readonly database?: object;
   readonly dataDir?: string;
   readonly changeLogBytesMax?: number;
 }
@@ -72,6 +74,7 @@ export function configText(db: TestDatabase, options: MillraceOptions): string {
         slot: { name: db.name, create_if_not_exists: true, ...options.slot },
         publication: { name: 'millrace', create_if_not_exists: true, ...options.publication },
         await_database: { timeout_ms: 2_000 },
+        ...options.database,
       },
     ],
     sinks: sinks.map(({ name = 'sink', stream = name, destination, ...rest }) => ({

@@ -45,7 +45,8 @@ test('a row of every type and edge, streamed and then read by a backfill, gives 
   const [server] = await db.sql<{ version: number }>(`SELECT current_setting('server_version_num')::int AS version`);
   const golden = goldenValues(Math.trunc(server!.version / 10_000));
   await db.sql(GOLDEN_SETUP);
-  await db.sql(`CREATE TABLE g.golden (id int PRIMARY KEY, ${golden.map(([type], i) => `c${i} ${type}`).join(', ')})`);
+  await db.sql(`CREATE TABLE g.golden (id int PRIMARY KEY, ${golden.map(([type], i) => `c${i} ${type}`).join(', ')});
+    ALTER TABLE g.golden REPLICA IDENTITY FULL`);
   const seen = await asRole([
     `DateStyle = 'SQL, DMY'`,
     `IntervalStyle = 'iso_8601'`,
@@ -55,11 +56,11 @@ test('a row of every type and edge, streamed and then read by a backfill, gives 
     'search_path = public',
   ]);
   millrace = await startMillrace(seen, { sinks: [{ name: 'streamed' }] });
-  await db.sql(
-    `INSERT INTO g.golden VALUES (1, ${golden.map(([type, value]) => `CAST(${value} AS ${type})`).join(', ')})`,
-  );
-  await millrace.atLeast(1, 'streamed');
-  const [first] = await millrace.bodies('streamed');
+  const values = golden.map(([type, value]) => `CAST(${value} AS ${type})`).join(', ');
+  await db.sql(`INSERT INTO g.golden VALUES (1, ${values}), (2, ${values});
+    UPDATE g.golden SET ${golden.map((_, i) => `c${i} = NULL`).join(', ')} WHERE id = 2; DELETE FROM g.golden WHERE id = 2`);
+  await millrace.atLeast(4, 'streamed');
+  const [first, , update] = await millrace.bodies('streamed');
   const { dataDir } = millrace;
   await millrace.stop();
 
@@ -71,8 +72,11 @@ test('a row of every type and edge, streamed and then read by a backfill, gives 
   const [second] = await millrace.bodies('read');
   expect(JSON.parse(second!)).toMatchObject({ action: 'read' });
   expect(recordOf(second!)).toBe(recordOf(first!));
-  const columns = golden.map(([, , json], i) => `"c${i}":${json}`).join(',');
-  expect(recordOf(first!)).toBe(`{"record":{"id":1,${columns}}`);
+  const columns = golden.map(([, , json], i) => `"c${i}":${json}`);
+  expect(recordOf(first!)).toBe(`{"record":{"id":1,${columns.join(',')}}`);
+  // The old values of an update, of all columns that had one.
+  const old = columns.filter((_, i) => golden[i]![2] !== 'null' || golden[i]![0].startsWith('json'));
+  expect(update!).toContain(`,"changes":{${old.join(',')}},"action":"update"`);
 });
 
 test('money keeps its locale when the role is given another one between stream and backfill', async ({ skip }) => {

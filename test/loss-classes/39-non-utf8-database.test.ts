@@ -19,10 +19,12 @@ async function database(options: DatabaseOptions): Promise<TestDatabase> {
   return db;
 }
 
-/** Why the database's pipeline is down, or undefined while it is not. */
+/** Why nothing is captured, or undefined while it is. */
 function captureFailure(): unknown {
-  const state = millrace!.server.databases[0]!.state;
-  return state.kind === 'failed' ? state.error : undefined;
+  const { state, pipeline } = millrace!.server.databases[0]!;
+  if (state.kind === 'failed') return state.error;
+  const capture = pipeline?.capture.state;
+  return capture !== undefined && 'error' in capture ? (capture.error ?? undefined) : undefined;
 }
 
 const ENCODINGS = [

@@ -2,13 +2,15 @@
  * A pipeline into a stream of the real store that is killed after every single message which became durable, so that
  * each life begins between another pair of messages: also inside a transaction, a truncate, or a batch's mark.
  */
+import { comparePositions } from '@millrace/core/position';
+import type { Pipeline } from '@millrace/engine/pipeline';
 import type { SinkSpec } from '@millrace/engine/sink-spec';
 import { localS2Sink } from '@millrace/sinks/s2-local';
 import type { Sink } from '@millrace/sinks/sink';
 import type { LocalStore } from '@millrace/stream-store/local-store';
 import { RecordCursor } from '@millrace/stream-store/record-codec';
 import type { TestDatabase } from '@millrace/testkit/postgres';
-import { BASIN, type Message } from '../end-to-end/millrace.ts';
+import { BASIN, eventually, type Message } from '../end-to-end/millrace.ts';
 import { inDirectory, startOwnPipeline, untilAborted } from './own-sink.ts';
 
 const STREAM = 'lives';
@@ -36,12 +38,22 @@ export async function killedAfterEachMessage(
         if (life === count) await db.sql(`CREATE TABLE the_end (id int PRIMARY KEY); INSERT INTO the_end VALUES (1)`);
         const wanted = life === count ? theEnd : (length: number) => length > life;
         messages = await arrived(own.store, wanted);
+        // Every other life ends with its cursor on record; the others go on from what the stream alone proves.
+        if (life % 2 === 0 && life < count) await cursorSaved(own.pipeline);
       } finally {
         await own.die();
       }
     }
   });
   return messages;
+}
+
+async function cursorSaved({ deliveries }: Pipeline): Promise<void> {
+  const [delivery] = deliveries;
+  await eventually('the cursor is on record', () => {
+    const { savedPosition, cursor, delivered } = delivery!;
+    return delivered.messages === 1 && comparePositions(savedPosition, cursor.position) === 0;
+  });
 }
 
 function theEnd(_length: number, last: Message | undefined): boolean {

@@ -57,6 +57,7 @@ interface Message {
     readonly commit_idx: number;
     readonly idempotency_key: string;
     readonly transaction_annotations: unknown;
+    readonly unchanged_columns?: readonly string[];
   };
 }
 
@@ -248,6 +249,14 @@ export function createJudge({ reference, fromStart, viaRoot, truncates, messages
             `${name} is missing among ${Object.keys(message.record).join()}, columns ${columns.map((column) => column.name).join()}: ${about(message)}`,
           );
       } else same(name, expected(text, type), given, message);
+    }
+    // What is left out is named, and nothing else is.
+    const absent = columns.filter(({ name }, i) => values[i] === undefined && !(name in message.record));
+    const named = message.metadata.unchanged_columns ?? [];
+    if (absent.length !== named.length || absent.some(({ name }) => !named.includes(name))) {
+      report(
+        `unchanged_columns are ${named.join()}, absent ${absent.map(({ name }) => name).join()}: ${about(message)}`,
+      );
     }
     for (const name of Object.keys(message.record)) {
       if (!columns.some((column) => column.name === name)) report(`${name} is too much: ${about(message)}`);

@@ -32,6 +32,8 @@ export interface RunOptions {
   readonly kills: number;
   /** SIGKILLs and immediate restarts of Postgres. */
   readonly postgresKills: number;
+  /** Absent: the seed decides. */
+  readonly backfill?: boolean;
   readonly report?: (line: string) => void;
 }
 
@@ -69,9 +71,10 @@ interface Kind {
   readonly script: Omit<ScriptOptions, 'config' | 'seed'>;
 }
 
-function chooseKind(random: Random, { serial }: RunOptions): Kind {
+function chooseKind(random: Random, { serial, backfill: asked }: RunOptions): Kind {
   const viaRoot = random.chance(0.4);
-  const backfill = random.chance(0.4);
+  const byChance = random.chance(0.4);
+  const backfill = asked ?? byChance;
   // A reader of tables as they are now cannot say what they were called and looked like before.
   const ddl = random.chance(0.75) ? 0.03 + random.next() * 0.05 : 0;
   return {
@@ -117,10 +120,13 @@ export async function runRandom(options: RunOptions): Promise<RunResult> {
     if (kind.backfill) await schema();
     if (serial) {
       const before = kind.backfill ? transactions >> 1 : 0;
-      await runSerially(script, 0, before);
+      counts = await runSerially(script, 0, before);
       await startMillrace(child);
       if (!kind.backfill) await schema();
+      const first = counts;
       counts = await runSerially(script, before, transactions);
+      counts.committed += first.committed;
+      counts.rolledBack += first.rolledBack;
     } else {
       const early = kind.backfill ? startScripts(script) : null;
       await early?.reached(transactions >> 2);

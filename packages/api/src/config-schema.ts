@@ -106,6 +106,13 @@ export const backfillSchema = z.strictObject({
     .describe('Backfills wait while a standby of the server is further behind. Default: no matter.'),
 });
 
+/** Continuous comparison of the tables with what was captured. */
+export const auditSchema = z.strictObject({
+  enabled: flag.nullish().describe('Compare all tables with what was captured, over and over. Default false.'),
+  rows_per_second: numberIn(1, 10_000_000).nullish().describe('How fast the auditor reads. Default 1000.'),
+  pause_minutes: numberIn(0, 525_600).nullish().describe('Between one pass and the next. Default 60.'),
+});
+
 export const databaseSchema = z.strictObject({
   name: name.describe('What sinks call this database. Unique in the file.'),
   url: text
@@ -150,6 +157,7 @@ export const databaseSchema = z.strictObject({
   replication_lag_high_mb: numberIn(1, 1_000_000_000)
     .nullish()
     .describe('WAL that is not captured yet, in MB, beyond which health says replication_lag_high. Default 2500.'),
+  audit: auditSchema.nullish().describe('Whether and how fast the source is compared with what was captured.'),
   backfill: backfillSchema.nullish().describe('How hard backfills may read.'),
   annotations: annotations.nullish(),
   use_local_tunnel: later(z.literal(false, { error: LATER })),

@@ -71,6 +71,8 @@ test('the shop example gets every default', () => {
         publication: { name: 'millrace', createIfNotExists: true },
         poolSize: 10,
         replicationLagHighBytes: 2_500_000_000,
+        audit: null,
+        backfill: { connections: 2, rowsPerSecondMax: null, activeSessionsMax: null, replayLagMaxSeconds: null },
         annotations: {},
         awaitDatabase: { timeoutMs: 30_000, intervalMs: 3000 },
         standbys: [],
@@ -199,7 +201,7 @@ sinks:
       include_tables: [a]
       exclude_tables: [b]
     status: on
-    initial_backfill: [{ table: a, type: full }]
+    initial_backfill: [{ table: a, type: full, sort_column: b }, { table: a, type: partial }]
     destination: { type: s2, basin: shop, stream: "\${NOPE}", acess_token: x }
 functions:
   - { name: f }
@@ -221,7 +223,10 @@ bogus: 1
       "16: sinks[1].name: is already the name of sinks[0] (line 10)",
       "19: sinks[1].source.exclude_tables: cannot stand next to include_tables",
       "20: sinks[1].status: must be one of: active, paused, disabled",
-      "21: sinks[1].initial_backfill: as a list is not supported by this version of Millrace yet; true or false is",
+      "21: sinks[1].initial_backfill[0].sort_column: is taken with type partial only",
+      "21: sinks[1].initial_backfill[1].table: stands in initial_backfill[0] already",
+      "21: sinks[1].initial_backfill[1]: sort_column is required for type partial",
+      "21: sinks[1].initial_backfill[1]: start_position is required for type partial",
       "22: sinks[1].destination.stream: the environment variable NOPE is not set (or give a default: \${NOPE:-...})",
       "22: sinks[1].destination.basin: a basin name has 8 to 48 characters, only lower-case letters, digits and -, and neither starts nor ends with -",
       "22: sinks[1].destination.stream: a stream name has 1 to 512 bytes and is not "." or ".."",

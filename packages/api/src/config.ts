@@ -51,6 +51,8 @@ export interface DatabaseConfig {
   readonly poolSize: number;
   /** WAL that is not captured yet; beyond it health says replication_lag_high. */
   readonly replicationLagHighBytes: number;
+  /** Continuous comparison of the tables with what was captured. null: none. */
+  readonly audit: { readonly rowsPerSecond: number; readonly pauseMs: number } | null;
   readonly backfill: {
     readonly connections: number;
     readonly rowsPerSecondMax: number | null;
@@ -282,6 +284,13 @@ function resolveDatabase(
     },
     poolSize: database.pool_size ?? 10,
     replicationLagHighBytes: (database.replication_lag_high_mb ?? 2_500) * 1_000_000,
+    audit:
+      database.audit?.enabled === true
+        ? {
+            rowsPerSecond: database.audit.rows_per_second ?? 1000,
+            pauseMs: (database.audit.pause_minutes ?? 60) * 60_000,
+          }
+        : null,
     backfill: {
       connections: database.backfill?.connections ?? 2,
       rowsPerSecondMax: database.backfill?.rows_per_second ?? null,

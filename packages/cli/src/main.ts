@@ -3,6 +3,7 @@ import manifest from '../package.json' with { type: 'json' };
 import { CLIENT_ENVIRONMENT } from './client.ts';
 import { addAppend } from './commands/append.ts';
 import { addApply } from './commands/apply.ts';
+import { addBackfill } from './commands/backfill.ts';
 import { addBench } from './commands/bench.ts';
 import { addCheck } from './commands/check.ts';
 import { addCheckTail } from './commands/check-tail.ts';
@@ -59,7 +60,7 @@ function buildProgram(): Command {
     .addHelpText('after', `\n${CLIENT_ENVIRONMENT}\n\nFirst steps:\n  $ millrace demo\n  $ millrace start --help`);
 
   program.commandsGroup('Run:');
-  for (const add of [addDemo, addCheck, addStart, addStatus, addStore, addBench]) add(program);
+  for (const add of [addDemo, addCheck, addStart, addStatus, addBackfill, addStore, addBench]) add(program);
   program.commandsGroup('Records:');
   for (const add of [addAppend, addRead, addTail, addCheckTail, addTrim, addFence]) add(program);
   program.commandsGroup('Streams:');

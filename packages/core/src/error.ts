@@ -81,6 +81,7 @@ export const codes = {
   storage_lost: { retry: 'operator', text: 'The local disk is gone, and with it what was not yet in the bucket.' },
   storage_mismatch: { retry: 'operator', text: 'The data directory and the bucket belong to different stores.' },
   log_lost: { retry: 'operator', text: 'The change log has lost changes that it had captured.' },
+  verify_impossible: { retry: 'operator', text: 'This cannot be verified as it is.' },
   verify_unreadable: { retry: 'operator', text: 'A record of the stream is no message of a sink.' },
   row_index_reset: { retry: 'backoff', text: 'The row index starts over, or reads a table again.' },
   log_overrun: { retry: 'operator', text: 'A sink fell behind the retained change log.' },

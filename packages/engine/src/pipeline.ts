@@ -9,8 +9,13 @@
  * 2. change-log/  is durable; only then is Postgres told (I3). It is trimmed to the slowest sink, within a bound (I6).
  * 3. decode/      turns the log's bytes into one sink's messages: committed transactions only, whole, in commit order.
  * 4. backfill/    reads the tables as they are and merges the rows where no newer change can be overtaken.
- * 5. deliver/     writes batches, and moves the sink's cursor once they are durable there (I4).
+ * 5. rows/        keeps the last state of every row as the log tells it, where something needs it (row-index.ts).
+ * 6. deliver/     writes batches, and moves the sink's cursor once they are durable there (I4).
  */
+import { randomUUID } from 'node:crypto';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { MillraceError } from '@millrace/core/error';
 import { ORDINAL_END } from '@millrace/core/position';
 import type { StateTable, Stream } from '@millrace/stream-store/store';
 import { BackfillFeed } from './backfill/backfill-feed.ts';
@@ -32,9 +37,12 @@ import { cursorStore, newCursor } from './deliver/cursor-store.ts';
 import { type Delivery, type DeliveryState, startDelivery } from './deliver/delivery.ts';
 import type { OpenFeed } from './deliver/feed.ts';
 import { startTrimming } from './health/trimming.ts';
+import { forgetRowIndex, type RowIndex, startRowIndex } from './row-index.ts';
+import type { TableReport } from './rows/table-check.ts';
 import { settingsPin } from './settings-pin.ts';
 import type { SinkSpec } from './sink-spec.ts';
 import { SourceCatalog } from './source-catalog.ts';
+import { type Auditor, startAuditor, Verifier } from './verifier.ts';
 
 export interface PipelineOptions {
   readonly source: SourceConfig;
@@ -55,6 +63,8 @@ export interface PipelineOptions {
   readonly onSink?: (sink: string, state: DeliveryState) => void;
   /** Something of the source that this sink's messages do not show, or not as one might think; see there. */
   readonly onContentNotice?: ((sink: string, notice: ContentNotice) => void) | undefined;
+  /** Where the row index is kept when something needs it: a sink with fill_unchanged, a repair, or the auditor. */
+  readonly rows?: { readonly file: string; readonly audit: AuditConfig | null } | undefined;
   readonly backfillLimits?: BackfillLimits | undefined;
   /** Free bytes of the disk under the log; absent: not known. */
   readonly diskBytesLeft?: (() => Promise<number | null>) | undefined;
@@ -62,10 +72,23 @@ export interface PipelineOptions {
   readonly onBackfill?: ((sink: string, backfill: BackfillView) => void) | undefined;
 }
 
+export interface AuditConfig {
+  readonly rowsPerSecond: number;
+  readonly pauseMs: number;
+  /** The auditor has compared a table. */
+  readonly onTable: (report: TableReport) => void;
+  readonly onFailure: (error: MillraceError) => void;
+}
+
 export interface Pipeline {
   readonly capture: Capture;
   readonly log: ChangeLog;
   readonly deliveries: readonly Delivery[];
+  /** null: nothing needs it. */
+  readonly rowIndex: RowIndex | null;
+  readonly verifier: Verifier;
+  /** null: it is not wanted. */
+  readonly auditor: Auditor | null;
   /** By sink; of those that are not disabled. */
   readonly backfills: ReadonlyMap<string, BackfillManager>;
   /** Rejects when the pipeline cannot go on without a person. */
@@ -91,6 +114,22 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
   const sourceState = new SourceState(state, `${key}/identity`);
   const catalog = new SourceCatalog(source.connection);
   const schemas = new SchemaHistory(state, `${key}/schema`, (relation, xid) => catalog.describeRelation(relation, xid));
+  const backfillSource = new BackfillSource({
+    connection: source.connection,
+    publication: source.publication.name,
+    slot: source.slot.name,
+    limits: options.backfillLimits ?? DEFAULT_BACKFILL_LIMITS,
+    logBytesLeft: async () => logBytesMax - (await log.bytesFrom(log.stream.firstSeqNum)),
+    diskBytesLeft: options.diskBytesLeft ?? (async () => null),
+  });
+  const rowIndex = await openRowIndex();
+  const end = async () => {
+    await rowIndex?.stop();
+    await backfillSource.close();
+    await schemas.close();
+    await catalog.close();
+    log.close();
+  };
   const capture = startCapture({
     source,
     state: sourceState,
@@ -99,6 +138,7 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
     spoolDir: options.spoolDir,
     onNotice: options.onNotice,
     onRelation: (message, next, xid) => schemas.announced(message, next, xid),
+    compare: rowIndex?.compare,
     ...(onCapture && { onState: onCapture }),
   });
   const giveUp = () => void capture.stop();
@@ -108,8 +148,7 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
     options.signal?.throwIfAborted();
   } catch (error) {
     await capture.stop();
-    await Promise.all([schemas.close(), catalog.close()]);
-    log.close();
+    await end();
     throw error;
   } finally {
     options.signal?.removeEventListener('abort', giveUp);
@@ -119,18 +158,9 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
     for (const spec of sinks) await catalog.requireTables(source.publication.name, spec.tables);
   } catch (error) {
     await capture.stop();
-    await Promise.all([schemas.close(), catalog.close()]);
-    log.close();
+    await end();
     throw error;
   }
-  const backfillSource = new BackfillSource({
-    connection: source.connection,
-    publication: source.publication.name,
-    slot: source.slot.name,
-    limits: options.backfillLimits ?? DEFAULT_BACKFILL_LIMITS,
-    logBytesLeft: async () => logBytesMax - (await log.bytesFrom(log.stream.firstSeqNum)),
-    diskBytesLeft: options.diskBytesLeft ?? (async () => null),
-  });
   const backfills = new Map(
     sinks
       .filter((spec) => spec.status !== 'disabled')
@@ -161,7 +191,35 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
         onState: (event) => onSink?.(spec.name, event),
       }),
     );
-  const trimming = startTrimming({ log, deliveries, bytesMax: logBytesMax });
+  const followers = rowIndex === null ? deliveries : [...deliveries, rowIndex.delivery];
+  const trimming = startTrimming({ log, deliveries: followers, bytesMax: logBytesMax });
+
+  /** Started before capture, which may need it for a repair. */
+  async function openRowIndex(): Promise<RowIndex | null> {
+    if (options.rows === undefined) return null;
+    const { file, audit } = options.rows;
+    const fills = sinks.filter((spec) => spec.fillUnchanged && spec.status !== 'disabled');
+    const all = audit !== null || source.slot.onLoss === 'repair';
+    if (!all && fills.length === 0) {
+      await forgetRowIndex({ file, state, key });
+      return null;
+    }
+    const filled = (schema: string, table: string) => fills.some((spec) => spec.takes(schema, table));
+    return await startRowIndex({
+      file,
+      state,
+      key,
+      log,
+      schemas,
+      backfills: backfillSource,
+      publication: source.publication.name,
+      takes: all ? () => true : filled,
+      keepsValues: filled,
+      askers: () => fills.map((spec) => cursors.get(spec)!.load()!.position),
+      poke: () => capture.poke(),
+      onNotice: (text) => options.onNotice?.({ kind: 'row_index', text }),
+    });
+  }
 
   /** A sink's changes from its cursor on, and the rows of its backfill between them until that is complete. */
   function openFeed(spec: SinkSpec): OpenFeed {
@@ -173,6 +231,7 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
         actions: spec.actions,
         contents: spec.contents,
         marks: cursor.backfills,
+        lastValues: spec.fillUnchanged ? (rowIndex?.lastValues ?? null) : null,
         onNotice: (notice) => options.onContentNotice?.(spec.name, notice),
       });
       const changes = await MessageSource.open(log, schemas, encoder, cursor.position, signal);
@@ -191,19 +250,38 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
     };
   }
 
+  const verifier = new Verifier({
+    connection: source.connection,
+    publication: source.publication.name,
+    log,
+    schemas,
+    poke: () => capture.poke(),
+    sinks,
+    delivery: (name) => deliveries.find((delivery) => delivery.name === name),
+    backfills,
+    rowIndex,
+    files: `${options.rows?.file ?? join(tmpdir(), `millrace-${randomUUID()}`)}-verify-`,
+  });
+  await verifier.removeLeftovers();
+  const audit = options.rows?.audit ?? null;
+  const auditor =
+    audit === null || rowIndex === null ? null : startAuditor({ verifier, rowIndex, state, key, ...audit });
+
   return {
     capture,
     log,
     deliveries,
+    rowIndex,
+    verifier,
+    auditor,
     backfills,
-    done: Promise.race([capture.done, trimming.done, ...deliveries.map((delivery) => delivery.done)]),
+    done: Promise.race([capture.done, trimming.done, ...followers.map((delivery) => delivery.done)]),
     async stop() {
+      await auditor?.stop();
       await Promise.all(deliveries.map((delivery) => delivery.stop()));
       await capture.stop();
       await trimming.stop();
-      await backfillSource.close();
-      await Promise.all([schemas.close(), catalog.close()]);
-      log.close();
+      await end();
     },
   };
 }

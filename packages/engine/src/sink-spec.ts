@@ -1,4 +1,5 @@
 import type { Sink } from '@millrace/sinks/sink';
+import type { SinkRecords } from '@millrace/sinks/sink-records';
 import type { InitialBackfill } from './backfill/backfill-manager.ts';
 import type { MessageContents } from './decode/message-contents.ts';
 import type { MessageOrigin } from './decode/message-plan.ts';
@@ -9,6 +10,8 @@ export interface SinkSpec {
   /** `paused`: nothing is delivered, the log keeps what comes. `disabled`: it starts anew when it is active again. */
   readonly status: 'active' | 'paused' | 'disabled';
   readonly sink: Sink;
+  /** What it delivered, read back for a verification. Absent: its destination cannot be read. */
+  readonly records?: (() => SinkRecords) | undefined;
   readonly origin: MessageOrigin;
   readonly takes: (schema: string, table: string) => boolean;
   /** Tables it names one by one: they have to exist and be published. */

@@ -89,9 +89,13 @@ export async function startCapturing(db: TestDatabase, options: CaptureTestOptio
   });
   async function arrived(): Promise<void> {
     const [{ lsn }] = await db.sql(`SELECT (pg_current_wal_flush_lsn() - '0/0')::text AS lsn`);
-    const deadline = performance.now() + 60_000;
+    const deadline = performance.now() + 20_000;
     while (log.progress < BigInt(lsn)) {
-      if (performance.now() > deadline) throw new Error('the log does not get there');
+      if (performance.now() > deadline) {
+        throw new Error(`the log does not get there: ${capture.state.kind}`, {
+          cause: 'error' in capture.state ? capture.state.error : undefined,
+        });
+      }
       capture.poke();
       await log.changed(AbortSignal.timeout(20));
     }

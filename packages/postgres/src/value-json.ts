@@ -14,6 +14,7 @@
  * | arrays                                      | nested arrays of the element's form, bounds dropped               |
  * | vector (pgvector)                           | array of numbers                                                  |
  * | domain                                      | as its base type                                                  |
+ * | "char"                                      | string; beyond ASCII an octal escape, as Postgres 16 prints it    |
  * | numeric, money, bytea, uuid, date, time,    | string of the text Postgres prints                                |
  * | timetz, enum, composite, ranges, int2vector |                                                                   |
  * | and every other type                        |                                                                   |
@@ -53,7 +54,8 @@ const INTERVAL = 6;
 const JSON_TEXT = 7;
 const JSON_BINARY = 8;
 const VECTOR = 9;
-const ARRAY = 10;
+const CHAR = 10;
+const ARRAY = 11;
 
 const COMMA = 0x2c;
 
@@ -77,6 +79,7 @@ const kindsByName: Readonly<Record<string, number>> = {
   interval: INTERVAL,
   json: JSON_TEXT,
   jsonb: JSON_BINARY,
+  char: CHAR,
 };
 
 export function codecOf(type: TypeDescription): ValueCodec {
@@ -160,6 +163,9 @@ export function writeJson(out: ByteWriter, codec: ValueCodec, source: Buffer, st
     case VECTOR:
       if (isVector(source, start, end)) out.copy(source, start, end);
       else writeJsonString(out, source, start, end);
+      return;
+    case CHAR:
+      writeChar(out, source, start, end);
       return;
     case ARRAY: {
       const before = out.length;
@@ -300,6 +306,13 @@ function writeBool(out: ByteWriter, source: Buffer, start: number, end: number):
   if (first === 0x74) out.ascii('true');
   else if (first === 0x66) out.ascii('false');
   else writeJsonString(out, source, start, end);
+}
+
+/** "char" is one byte of any value. Beyond ASCII Postgres 16 prints three octal digits; before, the byte, which is no UTF-8. */
+function writeChar(out: ByteWriter, source: Buffer, start: number, end: number): void {
+  const byte = end - start === 1 ? source[start]! : 0;
+  if (byte < 0x80) writeJsonString(out, source, start, end);
+  else out.ascii(`"\\\\${byte.toString(8)}"`);
 }
 
 function isDigit(byte: number): boolean {

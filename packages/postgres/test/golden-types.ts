@@ -119,7 +119,7 @@ export const GOLDEN: readonly GoldenGroup[] = [
       ['name', "'n'", '"n"'],
       ['"char"', "'q'", '"q"'],
       ['"char"', "''", '""'],
-      ['"char"', "'\\377'", '"\\\\377"', 16],
+      ['"char"', '(-1)::"char"', '"\\\\377"'],
     ],
   },
   {

@@ -15,12 +15,14 @@ import type { SinkSpec } from '@millrace/engine/sink-spec';
 import { localS2Sink } from '@millrace/sinks/s2-local';
 import { type Intent, remoteS2Sink } from '@millrace/sinks/s2-remote';
 import type { Sink } from '@millrace/sinks/sink';
+import { localSinkRecords, remoteSinkRecords, type SinkRecords } from '@millrace/sinks/sink-records';
 import { type HttpServer, type HttpServerOptions, startHttpServer } from '@millrace/stream-store/http/server';
 import { type LocalStore, type LocalStoreOptions, openLocalStore } from '@millrace/stream-store/local-store';
 import type { StateTable, StreamStore } from '@millrace/stream-store/store';
 import { CHANGE_LOG_BYTES_MAX } from './change-log-bound.ts';
 import { contentReporter } from './content-reporter.ts';
 import { type DatabaseSupervisor, superviseDatabase } from './database-supervisor.ts';
+import { auditOf } from './drift-reporter.ts';
 import { engineMetrics } from './engine-metrics.ts';
 import { intentStore } from './intent-store.ts';
 import { createManagement, type Management } from './management/management.ts';
@@ -206,6 +208,10 @@ async function openPipeline({
       activeBackendsMax: database.backfill.activeSessionsMax,
       replayLagMaxSeconds: database.backfill.replayLagMaxSeconds,
     },
+    rows: {
+      file: join(dirname(spool), 'rows', `${stableId('database', database.name)}.db`),
+      audit: auditOf(database, notices, log),
+    },
     diskBytesLeft: async () => {
       const { bavail, bsize } = await statfs(dirname(spool));
       return bavail * bsize;
@@ -230,6 +236,7 @@ function specOf(sink: SinkConfig, database: DatabaseConfig, store: LocalStore): 
     name: sink.name,
     status: sink.status,
     sink: sinkOf(sink, store),
+    records: () => recordsOf(sink, store),
     origin: {
       database: {
         id: stableId('database', database.name),
@@ -253,6 +260,12 @@ function specOf(sink: SinkConfig, database: DatabaseConfig, store: LocalStore): 
     initialBackfill: sink.initialBackfill,
     backfillId: (schema, table) => stableId('backfill', sink.name, schema, table),
   };
+}
+
+function recordsOf({ name, destination }: SinkConfig, store: LocalStore): SinkRecords {
+  const { basin, stream, accessToken, endpoint } = destination;
+  if (accessToken === undefined && endpoint === undefined) return localSinkRecords({ store, name, basin, stream });
+  return remoteSinkRecords({ name, basin, stream, accessToken: accessToken ?? 'none', endpoint });
 }
 
 function sinkOf({ name, destination }: SinkConfig, store: LocalStore): Sink {

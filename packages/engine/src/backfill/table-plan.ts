@@ -50,6 +50,8 @@ export interface TablePlan {
   readonly whole: readonly ReadUnit[];
   /** Where operators of the key's types are found. */
   readonly searchPath: string;
+  /** That of the session: values that are names (regclass) print as it says, in the stream too. */
+  readonly ownSearchPath: string;
   readonly columnTypes: ReadonlyMap<string, string>;
   /** The server can scan a range of pages: Postgres 14 and later. */
   readonly pagesCanBeRead: boolean;
@@ -108,7 +110,7 @@ export async function planTable(connection: PgConnection, publication: string, o
     partitioned: root.kind === 'partitioned',
     leaves,
     whole,
-    searchPath: await searchPath(connection, root.oid),
+    ...(await searchPaths(connection, root.oid)),
     columnTypes: await columnTypes(connection, root.oid),
     pagesCanBeRead: connection.serverVersion >= 140_000,
   };
@@ -125,8 +127,12 @@ async function readPublished(
   root: TableDescription,
 ): Promise<Published[]> {
   const lists = connection.serverVersion >= 150_000;
+  // Postgres 15 to 17 list generated columns and do not send them; 18 lists those that it sends.
+  const sent = connection.serverVersion >= 180_000 ? '' : ` AND a.attgenerated = ''`;
+  const columns = `(SELECT pg_catalog.json_agg(a.attname) FROM pg_catalog.pg_attribute AS a
+          WHERE a.attrelid = c.oid AND a.attname = ANY (p.attnames)${sent})`;
   const { rows } = await connection.query(
-    `SELECT c.oid, ${lists ? 'pg_catalog.to_json(p.attnames), p.rowfilter' : 'NULL, NULL'}
+    `SELECT c.oid, ${lists ? `${columns}, p.rowfilter` : 'NULL, NULL'}
        FROM pg_catalog.pg_publication_tables AS p
        JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.schemaname
        JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
@@ -134,9 +140,9 @@ async function readPublished(
         AND c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(${root.oid}) UNION SELECT ${root.oid})
       ORDER BY 1`,
   );
-  return rows.map(([oid, columns, filter]) => ({
+  return rows.map(([oid, names, filter]) => ({
     oid: Number(oid),
-    columns: columns === null || columns === undefined ? null : new Set(JSON.parse(columns) as string[]),
+    columns: names === null || names === undefined ? null : new Set(JSON.parse(names) as string[]),
     filter: filter ?? null,
   }));
 }
@@ -196,7 +202,10 @@ async function keyOf(
 }
 
 /** Names resolve as in the user's own sessions; operators of key types in other schemas (citext, ltree) are added. */
-async function searchPath(connection: PgConnection, oid: number): Promise<string> {
+async function searchPaths(
+  connection: PgConnection,
+  oid: number,
+): Promise<Pick<TablePlan, 'searchPath' | 'ownSearchPath'>> {
   const { rows } = await connection.query(
     `WITH RECURSIVE t AS (
        SELECT atttypid AS oid FROM pg_catalog.pg_attribute WHERE attrelid = ${oid} AND attnum > 0 AND NOT attisdropped
@@ -205,9 +214,9 @@ async function searchPath(connection: PgConnection, oid: number): Promise<string
      SELECT pg_catalog.concat_ws(', ', NULLIF(pg_catalog.current_setting('search_path'), ''),
             (SELECT pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(n.nspname), ', ') FROM t
                JOIN pg_catalog.pg_type AS p ON p.oid = t.oid JOIN pg_catalog.pg_namespace AS n ON n.oid = p.typnamespace
-              WHERE n.nspname <> 'pg_catalog'))`,
+              WHERE n.nspname <> 'pg_catalog')), pg_catalog.current_setting('search_path')`,
   );
-  return rows[0]?.[0] || 'pg_catalog';
+  return { searchPath: rows[0]?.[0] || 'pg_catalog', ownSearchPath: rows[0]?.[1] ?? '' };
 }
 
 async function readRelations(connection: PgConnection, oids: string) {

@@ -70,6 +70,8 @@ export function startCapture(options: CaptureOptions): Capture {
   let spool: TransactionSpool | null = null;
   /** Up to here nothing is streamed: a transaction was found that cannot be. */
   let plainThrough: Lsn = 0n;
+  /** The next connection does not stream: Postgres failed on this one. */
+  let plainNext = false;
 
   function enter(next: CaptureState): void {
     current = next;
@@ -142,7 +144,8 @@ export function startCapture(options: CaptureOptions): Capture {
       ...(onRelation && { relation: onRelation }),
     });
     let streamed: StreamedTransactions | null = null;
-    const streaming = spoolDir !== undefined && log.committedLsn >= plainThrough;
+    const streaming = spoolDir !== undefined && !plainNext && log.committedLsn >= plainThrough;
+    plainNext = false;
     try {
       if (streaming) {
         spool = await TransactionSpool.open(spoolDir, { pressure: (on) => press('spool', on), failed });
@@ -180,6 +183,11 @@ export function startCapture(options: CaptureOptions): Capture {
       if (streamed !== null) plainThrough = maxLsn(plainThrough, streamed.plainThrough);
       await writer.drained();
       if (failure !== null) throw failure;
+      // Postgres cannot decode every schema change while its transaction is in progress, but can when it has committed.
+      if (streaming && error?.code === 'pg_query_failed') {
+        plainNext = true;
+        throw new MillraceError('pg_transaction_unstreamable', { detail: error.detail, cause: error });
+      }
       if (error !== null) throw error;
     } finally {
       mine = null;

@@ -81,7 +81,8 @@ export async function sendsAgain(
   };
   const stream = await startReplication(
     connection,
-    { slot, publications: [publication], startLsn: wanted.lsn },
+    // A message without a transaction begins before the position the log gave it: nothing may be skipped on the way there.
+    { slot, publications: [publication], startLsn: wanted.xid === 0 ? 0n : wanted.lsn },
     {
       message(buffer, start, end) {
         if (buffer[start] === BEGIN && end - start === BEGIN_BYTES) {

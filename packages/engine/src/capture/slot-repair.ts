@@ -58,11 +58,13 @@ export interface RepairContext {
 
 export async function repairLoss(loss: Loss, cause: MillraceError, context: RepairContext): Promise<void> {
   const { config, state, notify, now } = context;
-  const recent = state.repairs.attempts.filter((at) => at > now() - REPAIR_WINDOW_MS);
+  const slot = config.slot.name;
+  const before = state.repairs.slot === slot ? state.repairs.attempts : [];
+  const recent = before.filter((at) => at > now() - REPAIR_WINDOW_MS);
   if (recent.length >= REPAIR_ATTEMPTS_MAX) throw exhausted(recent[0]!, cause);
-  await state.saveRepairs({ ...state.repairs, attempts: [...recent, now()] });
+  await state.saveRepairs({ slot, attempts: [...recent, now()], appended: state.repairs.appended });
   const nth = `attempt ${recent.length + 1} of ${REPAIR_ATTEMPTS_MAX} in a day`;
-  notify({ kind: 'repair_started', text: `repair of slot "${config.slot.name}" (${loss}), ${nth}: ${cause.message}` });
+  notify({ kind: 'repair_started', text: `repair of slot "${slot}" (${loss}), ${nth}: ${cause.message}` });
   try {
     const { summary, consistentPoint } = await repair(context);
     notify({
@@ -241,7 +243,7 @@ function exhausted(first: number, cause: MillraceError): MillraceError {
     detail: `${REPAIR_ATTEMPTS_MAX} repairs were tried within a day. ${cause.message}`,
     hint:
       'Mend what makes the slot get lost (max_slot_wal_keep_size, idle_replication_slot_timeout, who drops it). The next ' +
-      `attempt is made after ${again}, or after one start with slot.on_loss: refuse.`,
+      `attempt is made after ${again}, or at once with another slot.name.`,
     cause,
   });
 }

@@ -8,7 +8,9 @@ export type SourceNoticeKind =
   | 'timeline_followed'
   | 'repair_started'
   | 'repair_finished'
-  | 'repair_failed';
+  | 'repair_failed'
+  /** The row index cannot go on, or a repair loads tables again that it could not compare. */
+  | 'row_index';
 
 export interface SourceNotice {
   readonly kind: SourceNoticeKind;

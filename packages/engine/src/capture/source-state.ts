@@ -28,6 +28,8 @@ export interface SlotIntent {
 }
 
 export interface RepairRecord {
+  /** The name of the slot that was lost. */
+  readonly slot: string;
   /** When each attempt began, milliseconds since the epoch, oldest first. */
   readonly attempts: readonly number[];
   /** Commit LSN of the last difference a repair appended, or was about to: no server can send that one again. */
@@ -74,13 +76,13 @@ export class SourceState {
 
   get repairs(): RepairRecord {
     const stored = this.#state.get(`${this.#key}/repairs`);
-    if (stored === undefined) return { attempts: [], appended: 0n };
-    const json = decode(stored) as { attempts: number[]; appended: string };
-    return { attempts: json.attempts, appended: BigInt(json.appended) };
+    if (stored === undefined) return { slot: '', attempts: [], appended: 0n };
+    const json = decode(stored) as Omit<RepairRecord, 'appended'> & { appended: string };
+    return { ...json, appended: BigInt(json.appended) };
   }
 
-  async saveRepairs({ attempts, appended }: RepairRecord): Promise<void> {
-    await this.#state.put(`${this.#key}/repairs`, encode({ attempts, appended: String(appended) }));
+  async saveRepairs(record: RepairRecord): Promise<void> {
+    await this.#state.put(`${this.#key}/repairs`, encode({ ...record, appended: String(record.appended) }));
   }
 
   /**

@@ -71,7 +71,6 @@ export async function openSource(
 ): Promise<OpenSource> {
   checkLog(state, log);
   const repairs = config.slot.onLoss === 'repair' && compare !== undefined;
-  if (!repairs && state.repairs.attempts.length > 0) await state.saveRepairs({ ...state.repairs, attempts: [] });
   const applicationName = await state.applicationName(config.name);
   const connection = await PgConnection.connect({ ...config.connection, applicationName, replication: true }, signal);
   const onAbort = () => void connection.close();
@@ -82,7 +81,8 @@ export async function openSource(
     let admission = admit(facts);
     if (admission.kind === 'create') {
       await create(connection, config, state, facts.server, notify);
-      facts = await gather(connection, config, state, log);
+      // Made just now: nothing is left over.
+      facts = { ...(await gather(connection, config, state, log)), intent: null };
       admission = admit(facts);
     }
     if (facts.slot !== null) facts = { ...facts, slot: await freeSlot(connection, facts.slot, signal, notify) };

@@ -13,6 +13,18 @@ export function truncateNotDelivered(table: TableSchema): ContentNotice {
   };
 }
 
+/** The sink took the table under its former name, and does not take it under this one. */
+export function tableRenamed(before: TableSchema, now: TableSchema): ContentNotice {
+  const label = `${quoteIdentifier(now.schema)}.${quoteIdentifier(now.name)}`;
+  const former = `${quoteIdentifier(before.schema)}.${quoteIdentifier(before.name)}`;
+  return {
+    kind: 'table_renamed',
+    table: former,
+    text: `The changes of ${former} come as ${label} by now, which the sink does not take.`,
+    hint: `Add ${label} to source.include_tables of the sink, or take it out of the excluded ones.`,
+  };
+}
+
 /** `filled`: the sink asked for values to be filled in, and these are not known. */
 export function unchangedColumns(table: TableSchema, columns: readonly string[], filled: boolean): ContentNotice {
   const label = labelOf(table);

@@ -19,6 +19,7 @@ export const DDL_PREFIX = 'millrace.ddl';
 
 export type NoticeKind =
   | 'truncate_not_delivered'
+  | 'table_renamed'
   | 'toast_columns_detected'
   | 'unchanged_value_unknown'
   | 'replica_identity_missing'

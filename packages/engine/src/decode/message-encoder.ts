@@ -58,7 +58,6 @@ import {
 import {
   checkShape,
   fillUnchanged,
-  hasUnchanged,
   keyChanged,
   writeChanges,
   writeDigits,
@@ -310,7 +309,13 @@ export class MessageEncoder implements ChangeVisitor {
       this.needed = { kind: 'schema', relation, at };
       return UNKNOWN;
     }
-    if (!this.#options.takes(schema.schema, schema.name)) return SKIP;
+    const { takes } = this.#options;
+    if (!takes(schema.schema, schema.name)) {
+      const before = this.#options.schemas.version(oid, schema.version - 1);
+      if (before !== undefined && takes(before.schema, before.name))
+        this.#options.onNotice?.(notices.tableRenamed(before, schema));
+      return SKIP;
+    }
     const former = this.#former.get(oid);
     if (former?.schema === schema) return former;
     notices.identityNotices(former?.schema, schema, (notice) => this.#options.onNotice?.(notice));
@@ -321,16 +326,15 @@ export class MessageEncoder implements ChangeVisitor {
     const row = this.#row;
     const out = batch.body;
     checkShape(plan, row.newCount);
-    // A row that comes into a row filter is an insert to us, without the values that its update did not touch.
-    const sparse = hasUnchanged(row);
-    if (sparse && !this.#canFill(ordinal)) return false;
+    const start = out.length;
     out.bytes(RECORD_OPEN);
-    if (sparse) this.#sparseRecord(out, plan, bytes, ordinal);
-    else writeRecord(out, plan, bytes, row.newKinds, row.newStarts, row.newEnds);
+    // A row that comes into a row filter is an insert to us, without the values that its update did not touch.
+    const whole = writeRecord(out, plan, bytes, row.newKinds, row.newStarts, row.newEnds);
+    if (!whole && !this.#sparseRecord(out, start, plan, bytes, ordinal)) return false;
     out.bytes(plan.insertHead);
     this.#metadata(out, ordinal);
     writeKey(out, plan, bytes, row.newKinds, row.newStarts, row.newEnds);
-    if (sparse) this.#leftOut(out);
+    if (!whole) this.#leftOut(out);
     out.bytes(plan.tail);
     return batch.add(this.#transaction.lsn, ordinal);
   }
@@ -341,11 +345,10 @@ export class MessageEncoder implements ChangeVisitor {
     checkShape(plan, row.newCount);
     if (row.oldKind !== 0) checkShape(plan, row.oldCount);
     if (row.oldKind !== 0) fillUnchanged(row);
-    const sparse = hasUnchanged(row);
-    if (sparse && !this.#canFill(ordinal)) return false;
+    const start = out.length;
     out.bytes(RECORD_OPEN);
-    if (sparse) this.#sparseRecord(out, plan, bytes, ordinal);
-    else writeRecord(out, plan, bytes, row.newKinds, row.newStarts, row.newEnds);
+    const whole = writeRecord(out, plan, bytes, row.newKinds, row.newStarts, row.newEnds);
+    if (!whole && !this.#sparseRecord(out, start, plan, bytes, ordinal)) return false;
     out.bytes(CHANGES_OPEN);
     if (row.oldKind !== 0) writeChanges(out, plan, bytes, row);
     out.bytes(plan.updateHead);
@@ -355,7 +358,7 @@ export class MessageEncoder implements ChangeVisitor {
       out.bytes(OLD_KEY_OPEN);
       writeKey(out, plan, bytes, row.oldKinds, row.oldStarts, row.oldEnds);
     }
-    if (sparse) this.#leftOut(out);
+    if (!whole) this.#leftOut(out);
     out.bytes(plan.tail);
     return batch.add(this.#transaction.lsn, ordinal);
   }
@@ -365,7 +368,9 @@ export class MessageEncoder implements ChangeVisitor {
     const out = batch.body;
     checkShape(plan, row.oldCount);
     out.bytes(RECORD_OPEN);
-    writeRecord(out, plan, bytes, row.oldKinds, row.oldStarts, row.oldEnds);
+    if (!writeRecord(out, plan, bytes, row.oldKinds, row.oldStarts, row.oldEnds)) {
+      throw new MillraceError('decode_malformed', { detail: 'A deleted row lacks a value, which only a new one can.' });
+    }
     out.bytes(plan.deleteHead);
     this.#metadata(out, ordinal);
     writeKey(out, plan, bytes, row.oldKinds, row.oldStarts, row.oldEnds);
@@ -383,8 +388,14 @@ export class MessageEncoder implements ChangeVisitor {
     return false;
   }
 
-  /** A row of which some values were not sent: filled in from before, or left out. */
-  #sparseRecord(out: ByteWriter, plan: MessagePlan, bytes: Buffer, ordinal: number): void {
+  /**
+   * A row of which some values were not sent: filled in from before, or left out. The message begins at `start`; false:
+   * it cannot be made yet, and nothing of it is left.
+   */
+  #sparseRecord(out: ByteWriter, start: number, plan: MessagePlan, bytes: Buffer, ordinal: number): boolean {
+    out.rewind(start);
+    if (!this.#canFill(ordinal)) return false;
+    out.bytes(RECORD_OPEN);
     const { newKinds, newStarts, newEnds, oldKind, oldKinds, oldStarts, oldEnds } = this.#row;
     const { codecs, identityColumns } = plan;
     this.#left = [];
@@ -410,6 +421,7 @@ export class MessageEncoder implements ChangeVisitor {
       else out.bytes(kind === VALUE_UNCHANGED ? UNCHANGED_TOAST : NULL);
     }
     if (this.#left.length > 0) this.#noteLeft(plan);
+    return true;
   }
 
   /** Without values that the update left alone. They are not null: the metadata names them. */

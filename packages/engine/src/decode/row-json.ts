@@ -6,7 +6,7 @@ import type { ByteWriter } from '@millrace/core/byte-writer';
 import { MillraceError } from '@millrace/core/error';
 import { OLD_KEY, type RowReader, VALUE_NULL, VALUE_TEXT, VALUE_UNCHANGED } from '@millrace/postgres/pgoutput';
 import { writeJson, writeJsonString } from '@millrace/postgres/value-json';
-import { type MessagePlan, NULL, UNCHANGED_TOAST } from './message-plan.ts';
+import { type MessagePlan, NULL } from './message-plan.ts';
 
 const BASE64 = Buffer.from('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/');
 
@@ -19,6 +19,7 @@ export function checkShape(plan: MessagePlan, columns: number): void {
   });
 }
 
+/** false: a value was not sent (VALUE_UNCHANGED). What was written up to there is for the caller to take back. */
 export function writeRecord(
   out: ByteWriter,
   plan: MessagePlan,
@@ -26,7 +27,7 @@ export function writeRecord(
   kinds: Int32Array,
   starts: Int32Array,
   ends: Int32Array,
-): void {
+): boolean {
   const { names, codecs } = plan;
   for (let i = 0; i < codecs.length; i++) {
     out.bytes(names[i]!);
@@ -35,18 +36,12 @@ export function writeRecord(
         writeJson(out, codecs[i]!, bytes, starts[i]!, ends[i]!);
         break;
       case VALUE_UNCHANGED:
-        out.bytes(UNCHANGED_TOAST);
-        break;
+        return false;
       default:
         out.bytes(NULL);
     }
   }
-}
-
-export function hasUnchanged(row: RowReader): boolean {
-  const { newKinds } = row;
-  for (let i = 0; i < row.newCount; i++) if (newKinds[i] === VALUE_UNCHANGED) return true;
-  return false;
+  return true;
 }
 
 /** The old key of an update is known and is not the new one. */

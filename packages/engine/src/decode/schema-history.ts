@@ -12,6 +12,7 @@
  * | `<prefix>/<oid>/<version>` | JSON of StoredVersion; versions of a table count from 1 |
  */
 import { createHash } from 'node:crypto';
+import { pause } from '@millrace/core/pause';
 import { comparePositions, formatPosition, type Position, parsePosition } from '@millrace/core/position';
 import { decodeRelation, type Relation } from '@millrace/postgres/pgoutput';
 import type { StateTable } from '@millrace/stream-store/store';
@@ -59,6 +60,7 @@ interface Table {
 
 /** Questions of capture that wait for an answer; beyond it readers ask. */
 const EAGER_QUESTIONS_MAX = 1_000;
+const CLOSE_GRACE_MS = 1_000;
 const LATEST: Position = { lsn: 0xffff_ffff_ffff_ffffn, ordinal: 0 };
 
 export class SchemaHistory {
@@ -134,10 +136,11 @@ export class SchemaHistory {
     return this.#table(oid).versions.find(({ schema }) => schema.version === version)?.schema;
   }
 
-  /** No further question is asked. Resolves when the one under way has ended. */
+  /** Nothing is announced any more. Resolves when what was is answered, or the time is up: then readers ask again. */
   async close(): Promise<void> {
     this.#closed = true;
-    await this.#last;
+    const over = new AbortController();
+    await Promise.race([this.#last.then(() => over.abort()), pause(CLOSE_GRACE_MS, over.signal)]);
   }
 
   #ask(table: Table, message: Buffer, relation: string, at: Position, xid: number): Question {
@@ -155,7 +158,6 @@ export class SchemaHistory {
     const before = lastBefore(table, at);
     let described: DescribedRelation;
     try {
-      if (this.#closed && known !== undefined) return known.schema;
       described = await this.#describe(decodeRelation(message, 0, message.length), xid);
     } catch (error) {
       if (known !== undefined) return known.schema; // As good as it was before it was announced again.

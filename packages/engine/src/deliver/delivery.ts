@@ -6,6 +6,7 @@
 import { assert, InvariantError } from '@millrace/core/assert';
 import { backoffMs } from '@millrace/core/backoff';
 import { MillraceError } from '@millrace/core/error';
+import type { Lsn } from '@millrace/core/lsn';
 import { pause } from '@millrace/core/pause';
 import { comparePositions, type Position } from '@millrace/core/position';
 import { MessageBatch } from '@millrace/sinks/message-batch';
@@ -27,6 +28,8 @@ export interface Delivery {
   readonly savedPosition: Position;
   readonly cursor: SinkCursor;
   readonly delivered: { readonly messages: number; readonly batches: number };
+  /** How far the log was looked at, while no write is under way: it may be long until something is found. Else null. */
+  readonly shownLsn: Lsn | null;
   /** Rejects only on a bug in this program. */
   readonly done: Promise<void>;
   stop(): Promise<void>;
@@ -61,6 +64,7 @@ export function startDelivery(options: DeliveryOptions): Delivery {
   let known = cursors.begun;
   let saved = cursor.position;
   const delivered = { messages: 0, batches: 0 };
+  let looking: { readonly feed: Feed; readonly writes: WriteWindow } | null = null;
 
   function enter(next: DeliveryState): void {
     state = next;
@@ -126,9 +130,11 @@ export function startDelivery(options: DeliveryOptions): Delivery {
       saver.dirty();
       onProgress();
     });
+    looking = { feed, writes };
     try {
       await pump(feed, writes);
     } finally {
+      looking = null;
       await feed.close();
       await writes.settled();
     }
@@ -189,6 +195,9 @@ export function startDelivery(options: DeliveryOptions): Delivery {
       return cursor;
     },
     delivered,
+    get shownLsn() {
+      return looking?.writes.idle === true ? looking.feed.progress : null;
+    },
     done,
     async stop() {
       stopping.abort();

@@ -1,3 +1,4 @@
+import type { Lsn } from '@millrace/core/lsn';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { SinkCursor } from '@millrace/sinks/sink';
 
@@ -11,6 +12,8 @@ export interface Feed {
   /** Resolves when fill may have something, or on the signal. Rejects when the feed has failed. */
   changed(signal: AbortSignal): Promise<void>;
   close(): Promise<void>;
+  /** Every transaction that committed before it was looked at; moves while fill passes over what the sink does not take. */
+  readonly progress: Lsn;
 }
 
 /** A feed of what comes after `cursor`. */

@@ -32,6 +32,10 @@ export class CommitHistory {
     return this.#samples.at(-1) ?? null;
   }
 
+  get sampleCount(): number {
+    return this.#samples.length;
+  }
+
   get oldest(): CommitSample | null {
     return this.#samples[0] ?? null;
   }

@@ -39,6 +39,7 @@ export interface MonitoredPipeline {
     readonly state: DeliveryView;
     readonly cursor: { readonly position: Position; readonly destination: unknown };
     readonly delivered: { readonly messages: number; readonly batches: number };
+    readonly shownLsn: Lsn | null;
   }[];
   /** By sink. */
   readonly backfills: ReadonlyMap<string, { list(): readonly BackfillLook[] }>;
@@ -109,6 +110,7 @@ const LOG_MEASURED_EVERY = 5;
 
 interface SinkTrack {
   position: Position | null;
+  shownLsn: Lsn | null;
   messages: number;
   /** When it last moved, or had nothing to do. */
   movedMs: number;
@@ -120,7 +122,6 @@ interface SinkTrack {
 export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
   const { names, sinks, lagHighBytes = LAG_HIGH_BYTES, logBytesMax, now = () => performance.now() } = options;
   const timing: HealthTiming = { ...HEALTH_TIMING, ...options.timing };
-  const startedAtMs = now();
   const notices = new NoticeBoard();
   const commits = new CommitHistory();
   /** The server's WAL position by the server's clock. */
@@ -129,6 +130,7 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
   let watched: MonitoredPipeline | null = null;
   let commitsBefore = 0;
   let wasStreaming = false;
+  let streamedAtMs = now();
   let reads = -1;
   let aheadSinceMs: number | null = null;
   let logBytes: number | null = null;
@@ -163,6 +165,7 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
     // What the server said before it was connected to, a slot that was not made yet, says nothing of now.
     if (streaming && !wasStreaming) void prober.refresh();
     wasStreaming = streaming;
+    if (streaming) streamedAtMs = now();
     const readsNow = streaming ? (capture.stats?.reads ?? -1) : -1;
     if (readsNow !== reads || !streaming) aheadSinceMs = null;
     reads = readsNow;
@@ -203,11 +206,11 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
   }
 
   function sampleDelivery(log: MonitoredPipeline['log'], delivery: MonitoredPipeline['deliveries'][number]): void {
-    const { name, state, cursor, delivered } = delivery;
+    const { name, state, cursor, delivered, shownLsn } = delivery;
     const { position } = cursor;
     let track = tracks.get(name);
     if (track === undefined) {
-      track = { position, messages: delivered.messages, movedMs: now(), retryingSinceMs: null, before: null };
+      track = { position, shownLsn, messages: delivered.messages, movedMs: now(), retryingSinceMs: null, before: null };
       tracks.set(name, track);
       const { lsn } = position;
       const known = track;
@@ -222,10 +225,12 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
       track.position === null ||
       track.position.lsn !== position.lsn ||
       track.position.ordinal !== position.ordinal ||
-      track.messages !== delivered.messages;
+      track.messages !== delivered.messages ||
+      (shownLsn !== null && track.shownLsn !== null && shownLsn > track.shownLsn);
     const works = state.kind === 'running' || state.kind === 'starting';
     if (moved || !works || position.lsn >= log.durableLsn) track.movedMs = now();
     track.position = position;
+    track.shownLsn = shownLsn;
     track.messages = delivered.messages;
     if (state.kind !== 'retrying') track.retryingSinceMs = null;
     else track.retryingSinceMs ??= now();
@@ -240,7 +245,7 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
     const checks = sourceChecks(
       {
         nowMs: now(),
-        startedAtMs,
+        streamedAtMs,
         names,
         failure,
         capture: pipeline?.capture.state ?? null,

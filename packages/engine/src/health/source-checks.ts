@@ -36,7 +36,8 @@ export type CaptureView =
 
 export interface SourceEvidence {
   readonly nowMs: number;
-  readonly startedAtMs: number;
+  /** When it last streamed; before the first time, when it was to begin. */
+  readonly streamedAtMs: number;
   readonly names: SourceNames;
   /** Why there is no pipeline; null: there is one, or it starts for the first time. */
   readonly failure: MillraceError | null;
@@ -161,7 +162,7 @@ function connected({ capture, failure }: SourceEvidence): Check {
 }
 
 function messages(evidence: SourceEvidence, timing: HealthTiming): Check {
-  const { capture, silentMs, lag, lagHighBytes, nowMs, startedAtMs, names, probe } = evidence;
+  const { capture, silentMs, lag, lagHighBytes, nowMs, streamedAtMs, names, probe } = evidence;
   const findings: Finding[] = [];
   if (silentMs !== null && silentMs > timing.captureStallMs) {
     findings.push({
@@ -183,7 +184,7 @@ function messages(evidence: SourceEvidence, timing: HealthTiming): Check {
   }
   let status: CheckStatus = 'healthy';
   if (capture?.kind !== 'streaming' || probe === null) {
-    const late = nowMs - startedAtMs > timing.firstEventMs && capture?.kind !== 'streaming';
+    const late = nowMs - streamedAtMs > timing.firstEventMs && capture?.kind !== 'streaming';
     status = late ? 'error' : 'initializing';
   }
   return check('replication_messages', 'Replication messages', findings, status);

@@ -177,12 +177,30 @@ function relationMessage(raw: RawTable, columns: readonly RawColumn[], identity:
   return Buffer.from(out.view());
 }
 
+/** How SQL names the rows that are published. */
+export function relationOf({ own, withDescendants }: PublishedTable): string {
+  return `${withDescendants ? '' : 'ONLY '}${quoteIdentifier(own.schema)}.${quoteIdentifier(own.name)}`;
+}
+
 /** SELECT of the published columns, in their order, of the rows the filter admits. */
 export function selectRows(table: PublishedTable, where: string | null = null): string {
-  const { own, schema, withDescendants, rowFilter } = table;
+  const { schema, rowFilter } = table;
   const columns = schema.columns.map((column) => quoteIdentifier(column.name)).join(', ');
   const conditions = [rowFilter, where].filter((condition) => condition !== null).map((condition) => `(${condition})`);
   const filter = conditions.length === 0 ? '' : ` WHERE ${conditions.join(' AND ')}`;
-  const from = `${withDescendants ? '' : 'ONLY '}${quoteIdentifier(own.schema)}.${quoteIdentifier(own.name)}`;
-  return `SELECT ${columns} FROM ${from}${filter}`;
+  return `SELECT ${columns} FROM ${relationOf(table)}${filter}`;
+}
+
+/**
+ * Whether the table was written anew after the snapshot of this transaction was taken: ALTER TABLE, VACUUM FULL and
+ * TRUNCATE do, and to an older snapshot it then looks empty. The catalog shows the file of the snapshot, the function
+ * the one there is now. Asked with the table locked.
+ */
+export async function rewritten(connection: PgConnection, { schema }: PublishedTable): Promise<boolean> {
+  const { rows } = await connection.query(
+    `SELECT pg_catalog.count(*) FROM pg_catalog.pg_class AS c
+      WHERE c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(${schema.oid}) UNION SELECT ${schema.oid})
+        AND c.relkind = 'r' AND c.relfilenode IS DISTINCT FROM pg_catalog.pg_relation_filenode(c.oid)`,
+  );
+  return rows[0]?.[0] !== '0';
 }

@@ -14,7 +14,7 @@ import { MillraceError } from '@millrace/core/error';
 import type { PgConnection } from '@millrace/postgres/connection';
 import { DELETE, INSERT, OLD_KEY, TRUNCATE, UPDATE, VALUE_NULL, VALUE_TEXT } from '@millrace/postgres/pgoutput';
 import { MarkedRows } from './marked-rows.ts';
-import { type PublishedTable, readPublication, selectRows } from './published-tables.ts';
+import { type PublishedTable, readPublication, relationOf, rewritten, selectRows } from './published-tables.ts';
 import { RowHasher, splitKey } from './row-hasher.ts';
 import { compareHashes, type IndexedRow, type IndexedTable, sameColumn } from './row-lookup.ts';
 
@@ -134,6 +134,13 @@ class TableDiff {
     const { connection, drained, onProgress, signal } = this.#options;
     const hasher = new RowHasher(table.schema, table.key);
     const counts = this.#counts;
+    await connection.query(`LOCK TABLE ${relationOf(table)} IN ACCESS SHARE MODE`);
+    if (await rewritten(connection, table)) {
+      throw new MillraceError('pg_repair_failed', {
+        detail: `"${table.own.schema}"."${table.own.name}" was truncated or rewritten (ALTER TABLE, VACUUM FULL) after the snapshot was taken.`,
+        hint: 'It is tried again with a new snapshot. Do not alter tables during the repair.',
+      });
+    }
     await connection.query(`DECLARE ${CURSOR} NO SCROLL CURSOR FOR ${selectRows(table)}`);
     let rowsMax = 100;
     for (let rows = rowsMax; rows === rowsMax; ) {

@@ -7,20 +7,13 @@ import { rmSync } from 'node:fs';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { ByteWriter } from '@millrace/core/byte-writer';
 import type { Lsn } from '@millrace/core/lsn';
+import type { SinkRecords } from '@millrace/sinks/sink-records';
 import type { ColumnSchema } from '../table-schema.ts';
 import type { ComparedRow, ComparedState, ComparedTable } from './compared-state.ts';
 import { type MessageRecord, newMessageRecord, readMessage } from './message-record.ts';
 import type { PublishedTable } from './published-tables.ts';
 import { columnType } from './row-lookup.ts';
 import { HASH_BYTES, writeHash, writeUnknownHash } from './value-hash.ts';
-
-/** The records of one sink in its stream. A port; see server's sink-records.ts. */
-export interface SinkRecords {
-  /** The stream no longer has the sink's first records. */
-  readonly trimmed: boolean;
-  /** Hands out the bodies that were not handed out yet, up to the durable tail. Resolves when there are no more. */
-  read(take: (bytes: Buffer, start: number, end: number) => void, signal: AbortSignal): Promise<void>;
-}
 
 /** Since when a column has been what it is now: rows whose last change is older hold another column's value. */
 export type ColumnSince = (table: PublishedTable, column: ColumnSchema) => Lsn | null;
@@ -32,8 +25,8 @@ export interface StreamStateOptions {
   readonly delivered: (lsn: Lsn, signal: AbortSignal) => Promise<void>;
   readonly since: ColumnSince;
   readonly takes: (schema: string, table: string) => boolean;
-  /** The sink was given every row there is: it has an initial backfill that is complete. */
-  readonly whole: boolean;
+  /** The sink was given every row there is of this table: it has an initial backfill that is complete. */
+  readonly whole: (schema: string, table: string) => boolean;
   /** Unchanged values stand as a marker in the record (unchanged_toast: marker). */
   readonly marker: boolean;
 }
@@ -98,7 +91,8 @@ export class StreamState implements ComparedState {
     }
     const tab = this.#tab(schema.schema, schema.name);
     return {
-      whole: this.#options.whole && !this.#options.records.trimmed && !this.#partial.has(tab),
+      whole:
+        this.#options.whole(schema.schema, schema.name) && !this.#options.records.trimmed && !this.#partial.has(tab),
       find: (table, key) => this.#find(table, tab, key),
       after: (id, rowsMax) => this.#next.all(tab, id, rowsMax) as unknown as { id: number; key: Uint8Array }[],
     };

@@ -13,7 +13,7 @@ import { pause } from '@millrace/core/pause';
 import { type PgConnection, quoteIdentifier, quoteLiteral } from '@millrace/postgres/connection';
 import type { ComparedRow, ComparedState, ComparedTable } from './compared-state.ts';
 import { MarkedRows } from './marked-rows.ts';
-import { type PublishedTable, selectRows } from './published-tables.ts';
+import { type PublishedTable, relationOf, selectRows } from './published-tables.ts';
 import { RowHasher, splitKey } from './row-hasher.ts';
 import { compareHashes } from './row-lookup.ts';
 
@@ -138,7 +138,7 @@ class TableCheck {
       const where = after === null ? null : `(${order}) > (${literals(after, table.keyTypes)})`;
       const rows: { key: Buffer; hashes: Buffer }[] = [];
       let bytesRead = 0;
-      const { end } = await inSnapshot(connection, async () => {
+      const { end } = await inSnapshot(connection, [table], async () => {
         await connection.queryRows(
           `${selectRows(table, where)} ORDER BY ${order} LIMIT ${rowsMax}`,
           (bytes, start, stop) => {
@@ -206,7 +206,7 @@ class TableCheck {
         const some = suspects.slice(at, at + SUSPECTS_AT_ONCE);
         const begin = await walEnd(connection);
         const source = new Map<string, { table: PublishedTable; hashes: Buffer }>();
-        const { end } = await inSnapshot(connection, () => this.#readKeys(some, source));
+        const { end } = await inSnapshot(connection, this.#options.group, () => this.#readKeys(some, source));
         await state.reach(end, signal);
         this.#judge(some, source, begin);
       }
@@ -286,9 +286,15 @@ export class TableGone extends Error {
  * A transaction of one snapshot, and where the WAL ended once that was taken: every transaction it sees committed
  * before. On a standby that is how far was replayed.
  */
-async function inSnapshot(connection: PgConnection, work: () => Promise<void>): Promise<{ end: Lsn }> {
+async function inSnapshot(
+  connection: PgConnection,
+  group: readonly PublishedTable[],
+  work: () => Promise<void>,
+): Promise<{ end: Lsn }> {
   await connection.query('BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY');
   try {
+    // Before the snapshot: a table that is written anew after it (ALTER TABLE, VACUUM FULL) would look empty.
+    await connection.query(`LOCK TABLE ${group.map(relationOf).join(', ')} IN ACCESS SHARE MODE`);
     await connection.query('SELECT pg_catalog.pg_current_snapshot()');
     const end = await walEnd(connection);
     await work();

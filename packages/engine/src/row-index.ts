@@ -1,0 +1,348 @@
+/**
+ * The row index of one source, running: a follower of the change log with a position of its own, fed and kept like a
+ * sink (deliver/), filled like one with an initial backfill (backfill/), writing into SQLite (rows/). On only where
+ * something needs it. What it knows serves
+ *
+ * * sinks with fill_unchanged, as LastValues: what a column held before a change;
+ * * the repair of a lost slot, which compares the tables with it;
+ * * the auditor, and `millrace verify` of a table.
+ */
+import { rm } from 'node:fs/promises';
+import { MillraceError } from '@millrace/core/error';
+import type { Lsn } from '@millrace/core/lsn';
+import { pause } from '@millrace/core/pause';
+import { comparePositions, ORDINAL_END, type Position } from '@millrace/core/position';
+import type { MessageBatch } from '@millrace/sinks/message-batch';
+import type { StateTable } from '@millrace/stream-store/store';
+import { BackfillFeed } from './backfill/backfill-feed.ts';
+import { BackfillManager } from './backfill/backfill-manager.ts';
+import type { WriteRead } from './backfill/backfill-run.ts';
+import type { BackfillSource } from './backfill/backfill-source.ts';
+import { backfillStore } from './backfill/backfill-store.ts';
+import type { CompareWithSource } from './capture/slot-repair.ts';
+import type { ChangeLog } from './change-log/change-log.ts';
+import { MessageSource } from './decode/message-source.ts';
+import type { SchemaHistory } from './decode/schema-history.ts';
+import { cursorStore, newCursor } from './deliver/cursor-store.ts';
+import { type Delivery, startDelivery } from './deliver/delivery.ts';
+import type { Feed, OpenFeed } from './deliver/feed.ts';
+import { identityColumns, type LastValues } from './last-values.ts';
+import { readPublication } from './rows/published-tables.ts';
+import { type DiffedIndex, diffPublication } from './rows/repair-diff.ts';
+import { type ReadTable, RowEncoder } from './rows/row-encoder.ts';
+import { rowIndexSink } from './rows/row-index-sink.ts';
+import { RowLookup } from './rows/row-lookup.ts';
+import type { TableSchema } from './table-schema.ts';
+
+type Takes = (schema: string, table: string) => boolean;
+
+export interface RowIndexOptions {
+  /** The SQLite file. */
+  readonly file: string;
+  readonly state: StateTable;
+  /** Of the source's state in the table. */
+  readonly key: string;
+  readonly log: ChangeLog;
+  readonly schemas: SchemaHistory;
+  readonly backfills: BackfillSource;
+  readonly publication: string;
+  /** Tables to be indexed. */
+  readonly takes: Takes;
+  /** Tables whose large values are kept. */
+  readonly keepsValues: Takes;
+  /** Saved positions of the sinks that ask for values: what is older is forgotten. Empty: nobody asks. */
+  readonly askers: () => readonly Position[];
+  readonly poke: () => void;
+  readonly onNotice?: ((text: string) => void) | undefined;
+}
+
+export interface RowIndex extends DiffedIndex {
+  readonly delivery: Delivery;
+  readonly lastValues: LastValues;
+  /** Where a repair gets its difference from. */
+  readonly compare: CompareWithSource;
+  /** Resolves when every transaction that committed before `lsn` is in. */
+  reach(lsn: Lsn, signal: AbortSignal): Promise<void>;
+  /** Tables left out because they have no key, as `schema.table`. */
+  readonly keyless: readonly string[];
+  /** Every published table was read. */
+  readonly filled: boolean;
+  stop(): Promise<void>;
+}
+
+const POLL_MS = 20;
+const POKE_EVERY_POLLS = 10;
+const COLLECT_INTERVAL_MS = 5_000;
+const RELOAD_MS = 1_000;
+
+/** Removes an index that nothing needs any more. */
+export async function forgetRowIndex({
+  file,
+  state,
+  key,
+}: Pick<RowIndexOptions, 'file' | 'state' | 'key'>): Promise<void> {
+  for (const name of ['cursor', 'backfills']) {
+    if (state.get(`${key}/rows/${name}`) !== undefined) await state.delete(`${key}/rows/${name}`);
+  }
+  for (const suffix of ['', '-wal', '-shm']) await rm(`${file}${suffix}`, { force: true });
+}
+
+export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex> {
+  const { file, state, key, log, schemas, publication, takes, keepsValues, askers, poke } = options;
+  const lookup = new RowLookup(file);
+  const cursors = cursorStore(state, `${key}/rows/cursor`);
+  const stopping = new AbortController();
+  const keyless = new Set<string>();
+  /** Tables that came after the feed was opened, each a reason to open it again once. */
+  const added = new Set<string>();
+  let published: ReadonlyMap<number, ReadTable> | null = null;
+  let reopen: string | null = null;
+  let filled = false;
+  /** The feed is open: the file is the one the cursor speaks of, and which tables are complete is known. */
+  let open = false;
+
+  // At or before every position somebody will ask about.
+  const first = askers().reduce((a, b) => (comparePositions(a, b) <= 0 ? a : b), newCursor(log.durableLsn).position);
+  if (cursors.load() === null) await cursors.save({ ...newCursor(0n), position: first }, false);
+
+  const sink = rowIndexSink({
+    file,
+    start: first,
+    end: () => newCursor(log.durableLsn).position,
+    async holds(position) {
+      try {
+        await log.seek(position.lsn);
+        return true;
+      } catch (error) {
+        if (error instanceof MillraceError && error.code === 'log_overrun') return false;
+        throw error;
+      }
+    },
+  });
+  const manager = new BackfillManager({
+    sink: 'row index',
+    store: backfillStore(state, `${key}/rows/backfills`),
+    source: options.backfills,
+    initial: true,
+    initialId,
+    takes,
+    takesUpdates: true,
+  });
+
+  /** Of the first fill of a table: another one when its rows were forgotten. */
+  function initialId(schema: string, name: string): string {
+    return JSON.stringify([sink.incarnation, schema, name, lookup.table(schema, name)?.generation ?? 0]);
+  }
+
+  function complete(schema: string, name: string): boolean {
+    const id = initialId(schema, name);
+    return manager.list().some((job) => job.id === id && job.state === 'completed');
+  }
+
+  const openFeed: OpenFeed = async (cursor, signal) => {
+    lookup.reopen();
+    reopen = null;
+    const encoder = new RowEncoder({
+      schemas,
+      takes,
+      keepsValues,
+      onKeyless: ({ schema, name }) => keyless.add(`${schema}.${name}`),
+      onTable: ({ schema, name }) => {
+        const id = initialId(schema, name);
+        if (published === null || added.has(id) || manager.list().some((job) => job.id === id)) return;
+        added.add(id);
+        reopen = 'a table was added';
+      },
+    });
+    const changes = await MessageSource.open(log, schemas, encoder, cursor.position, signal);
+    published = await readTables(signal);
+    if (published === null) {
+      // The log can be followed without the source.
+      void pause(RELOAD_MS, signal).then(() => {
+        reopen ??= 'the source was away';
+      });
+      return watched({
+        get progress() {
+          return changes.progress;
+        },
+        fill: (batch) => changes.fill(batch),
+        changed: (stop) => Promise.race([log.changed(stop), pause(RELOAD_MS, stop)]),
+        close: async () => {},
+      });
+    }
+    const { position } = cursor;
+    manager.attach({
+      marks: cursor.backfills,
+      write: readWith(encoder, published),
+      partialLsn: position.ordinal >= 0 && position.ordinal < ORDINAL_END ? position.lsn : null,
+      inTransaction: () => changes.inTransaction,
+      poke,
+    });
+    encoder.watch = manager;
+    open = true;
+    return watched(new BackfillFeed(changes, manager, (abort) => log.changed(abort)));
+  };
+
+  function watched(feed: Feed): Feed {
+    return {
+      get progress() {
+        return feed.progress;
+      },
+      async fill(batch: MessageBatch) {
+        if (reopen !== null) throw new MillraceError('row_index_reset', { detail: `${reopen}.` });
+        return await feed.fill(batch);
+      },
+      changed: (signal) => feed.changed(signal),
+      close: () => feed.close(),
+    };
+  }
+
+  async function readTables(signal: AbortSignal): Promise<ReadonlyMap<number, ReadTable> | null> {
+    try {
+      const { tables } = await options.backfills.pool.use(signal, (connection) =>
+        readPublication(connection, publication),
+      );
+      for (const { key: columns, schema } of tables) {
+        if (columns.length === 0 && takes(schema.schema, schema.name)) keyless.add(`${schema.schema}.${schema.name}`);
+      }
+      return new Map(
+        tables.map(({ schema, own }) => [
+          schema.oid,
+          { schema, leaf: own.schema !== schema.schema || own.name !== schema.name },
+        ]),
+      );
+    } catch (error) {
+      if (!(error instanceof MillraceError)) throw error;
+      return null;
+    }
+  }
+
+  function isFilled(): boolean {
+    if (published === null) return false;
+    const open = new Set(
+      manager
+        .list()
+        .filter((job) => job.state === 'active')
+        .map((job) => job.id),
+    );
+    const known = new Set(manager.list().map((job) => job.id));
+    for (const { schema } of published.values()) {
+      if (!takes(schema.schema, schema.name)) continue;
+      const id = initialId(schema.schema, schema.name);
+      if (!known.has(id) || open.has(id)) return false;
+    }
+    return true;
+  }
+
+  const delivery = startDelivery({
+    name: 'row index',
+    sink,
+    paused: false,
+    cursors,
+    keepsMark: (id) => manager.keepsMark(id),
+    openFeed,
+    onState: (event) => {
+      if (event.kind !== 'retrying') return;
+      filled = false;
+      open = false;
+      if (event.error.code !== 'row_index_reset' && event.attempt === 0) options.onNotice?.(event.error.message);
+    },
+  });
+
+  const collecting = setInterval(() => {
+    const positions = askers();
+    if (positions.length === 0) return;
+    const slowest = positions.reduce((a, b) => (comparePositions(a, b) <= 0 ? a : b));
+    sink.collect(slowest.lsn).catch(() => {}); // The next write finds out.
+  }, COLLECT_INTERVAL_MS);
+  collecting.unref();
+
+  const givenUp = () =>
+    delivery.state.kind === 'stopped' ||
+    (delivery.state.kind === 'retrying' &&
+      (delivery.state.error.retry === 'operator' || delivery.state.error.retry === 'never'));
+
+  function covers(position: Position): boolean {
+    if (givenUp()) return true;
+    if (comparePositions(delivery.cursor.position, position) < 0) return false;
+    filled ||= isFilled();
+    return filled;
+  }
+
+  async function until(holds: () => boolean, signal: AbortSignal): Promise<void> {
+    // Positions move with writes, idle passes and fills; nothing announces all of them.
+    while (!holds() && !signal.aborted) await pause(POLL_MS, signal);
+  }
+
+  async function reachPosition(lsn: Lsn, signal: AbortSignal): Promise<void> {
+    const target = { lsn, ordinal: ORDINAL_END };
+    await until(() => open && (lsn === 0n || comparePositions(delivery.cursor.position, target) >= 0), signal);
+    signal.throwIfAborted();
+  }
+
+  return {
+    delivery,
+    lastValues: {
+      covers,
+      caughtUp: (position, signal) => until(() => covers(position), AbortSignal.any([signal, stopping.signal])),
+      value: (table, rowKey, column, before) => lookup.value(table, rowKey, column, before),
+    },
+    table: (schema, name) => lookup.table(schema, name),
+    complete,
+    get keyless() {
+      return [...keyless];
+    },
+    get filled() {
+      return (filled ||= isFilled());
+    },
+    async reach(lsn, signal) {
+      for (let polls = 0; log.progress < lsn; polls++) {
+        if (polls % POKE_EVERY_POLLS === 0) poke();
+        await pause(POLL_MS, signal);
+        signal.throwIfAborted();
+      }
+      await reachPosition(log.durableLsn, signal);
+    },
+    async compare({ connection, message, drained, signal }) {
+      await reachPosition(log.durableLsn, signal);
+      const index: DiffedIndex = { table: (schema, name) => lookup.table(schema, name), complete };
+      const summary = await diffPublication({ connection, publication, index, message, drained, signal });
+      if (summary.reloaded.length > 0) {
+        options.onNotice?.(
+          `repair: emptied and loaded again, because they could not be compared: ${summary.reloaded.join(', ')}`,
+        );
+      }
+      return summary;
+    },
+    async stop() {
+      clearInterval(collecting);
+      stopping.abort();
+      await delivery.stop();
+      lookup.close();
+    },
+  };
+}
+
+/** Rows of the first fill as operations of the index. */
+function readWith(encoder: RowEncoder, published: ReadonlyMap<number, ReadTable>): WriteRead {
+  const known = new WeakMap<TableSchema, ReadTable | null>();
+  return (batch, schema, bytes, columns, _index, about) => {
+    let table = known.get(schema);
+    if (table === undefined) {
+      const described = published.get(schema.oid);
+      if (described === undefined || !sameShape(schema, described.schema)) {
+        throw new MillraceError('row_index_reset', { detail: 'A table was altered while it was read.' });
+      }
+      table = identityColumns(described.schema).length === 0 ? null : described;
+      known.set(schema, table);
+    }
+    return table === null || encoder.read(batch, table, bytes, columns, about.at);
+  };
+}
+
+function sameShape(a: TableSchema, b: TableSchema): boolean {
+  return (
+    a.columns.length === b.columns.length &&
+    a.columns.every(({ name, type }, i) => name === b.columns[i]!.name && type.oid === b.columns[i]!.type.oid)
+  );
+}

@@ -1,0 +1,98 @@
+import { type OwnPostgres, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
+import { type Standby, startStandby } from '@millrace/testkit/replica';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { eventually, type Millrace, startMillrace } from './millrace.ts';
+
+const SETTINGS = { fsync: 'off', full_page_writes: 'off', autovacuum: 'off' };
+
+let own: OwnPostgres;
+let db: TestDatabase;
+let standby: Standby;
+const running: Millrace[] = [];
+
+beforeAll(async () => {
+  own = await startOwnPostgres(SETTINGS);
+  db = await own.createDatabase();
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY, v text)`);
+  await db.sql(`INSERT INTO t SELECT i, 'before' FROM generate_series(1, 300) i`);
+  standby = await startStandby(own, { settings: SETTINGS });
+  await standby.caughtUp();
+});
+afterAll(async () => {
+  for (const each of running) await each.remove();
+  await standby.remove();
+  await own.remove();
+});
+
+const primary = () => {
+  const { host: hostname, port, user: username, password } = db.config;
+  return { hostname, port, username, password };
+};
+
+test('a standby is captured and backfilled, with publication and slot made by help of its primary', async () => {
+  const millrace = await startMillrace(standby.database(db), {
+    database: { primary: primary() },
+    sinks: [{ initial_backfill: true }],
+  });
+  running.push(millrace);
+  expect(await db.sql(`SELECT pubname FROM pg_publication`)).toEqual([{ pubname: 'millrace' }]);
+  expect(await db.sql(`SELECT FROM pg_replication_slots WHERE slot_type = 'logical'`)).toEqual([]);
+  await db.sql(`UPDATE t SET v = 'after' WHERE id <= 10`);
+  await db.sql(`INSERT INTO t VALUES (1000, 'new')`);
+  await millrace.atLeast(301);
+  const latest = new Map<unknown, unknown>();
+  await eventually('every row is there as it is now', async () => {
+    latest.clear();
+    for (const { record } of await millrace.messages()) latest.set(record['id'], record['v']);
+    return latest.size === 301 && [...latest.values()].filter((v) => v === 'after').length === 10;
+  });
+  expect(latest.get(1000)).toBe('new');
+
+  // After a restart of both it goes on where it was, and waits for a standby that has not caught up yet.
+  const { dataDir } = millrace;
+  await millrace.stop();
+  await db.sql(`INSERT INTO t VALUES (1001, 'while it was down')`);
+  await standby.server.restart();
+  const again = await startMillrace(standby.database(db), {
+    dataDir,
+    database: { primary: primary() },
+    sinks: [{ initial_backfill: true }],
+  });
+  running.push(again);
+  await db.sql(`INSERT INTO t VALUES (1002, 'last')`);
+  await eventually('the last row arrives', async () =>
+    (await again.messages()).some(({ record }) => record['id'] === 1002),
+  );
+  const inserted = (await again.messages())
+    .filter(({ action }) => action === 'insert')
+    .map(({ record }) => record['id']);
+  expect(inserted).toEqual([1000, 1001, 1002]);
+}, 60_000);
+
+test('without its primary a standby says what is to be done there', async () => {
+  await expect(
+    startMillrace(standby.database(db), { publication: { name: 'another' }, slot: { name: 'another' } }),
+  ).rejects.toMatchObject({
+    code: 'pg_publication_missing',
+    detail: expect.stringContaining('A standby cannot make it'),
+    hint: expect.stringContaining('CREATE PUBLICATION "another"'),
+  });
+});
+
+test('a standby older than 16 is refused as what it is', async () => {
+  const old = await startOwnPostgres(SETTINGS, 15);
+  try {
+    const its = await old.createDatabase();
+    const replica = await startStandby(old, { settings: SETTINGS, major: 15 });
+    try {
+      await expect(startMillrace(replica.database(its))).rejects.toMatchObject({
+        code: 'pg_version_unsupported',
+        hint: expect.stringContaining('Postgres 16'),
+      });
+    } finally {
+      await replica.remove();
+    }
+  } finally {
+    await old.remove();
+  }
+}, 60_000);

@@ -1,0 +1,138 @@
+// A standby is promoted. If its copy of the slot is persistent and it has all that was captured, capture goes on there,
+// each change once. If the copy is temporary, or there is none, a slot made anew would skip what happened between: it
+// is refused, and "safe to fail over" said no before.
+import { cpSync, rmSync } from 'node:fs';
+import { failoverReadiness } from '@millrace/engine/failover-readiness';
+import { type OwnPostgres, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
+import { type Standby, startStandby } from '@millrace/testkit/replica';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { eventually, type Millrace, startMillrace } from '../end-to-end/millrace.ts';
+import { acknowledged } from './engine-process.ts';
+
+const MAJOR = 17; // The first with failover slots.
+const SETTINGS = { fsync: 'off', full_page_writes: 'off', autovacuum: 'off' };
+const SLOT = { failover: true };
+
+let own: OwnPostgres;
+let db: TestDatabase;
+let millrace: Millrace;
+const closing: (() => Promise<void>)[] = [];
+
+beforeAll(async () => {
+  own = await startOwnPostgres(SETTINGS, MAJOR);
+  db = await own.createDatabase();
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
+  millrace = await startMillrace(db, { slot: SLOT });
+  await db.sql(`INSERT INTO t SELECT generate_series(1, 10)`);
+  await millrace.atLeast(10);
+  await acknowledged(db);
+  await millrace.stop();
+});
+afterAll(async () => {
+  await millrace.remove();
+  for (const close of closing) await close();
+  await own.remove();
+});
+
+async function standby(physicalSlot: string, settings: Readonly<Record<string, string>>): Promise<Standby> {
+  const made = await startStandby(own, { settings: { ...SETTINGS, ...settings }, major: MAJOR, physicalSlot });
+  closing.push(() => made.remove());
+  return made;
+}
+const config = (of: TestDatabase) => ({ ...of.config, ssl: 'disable' as const });
+const ready = async (at: Standby) => {
+  const [row] = await db.sql(
+    `SELECT confirmed_flush_lsn - '0/0' AS held FROM pg_replication_slots WHERE slot_name = '${db.name}'`,
+  );
+  return failoverReadiness({
+    connection: config(db),
+    slot: db.name,
+    standbys: [config(at.database(db))],
+    captured: BigInt(row.held),
+  });
+};
+const problems = async (at: Standby) => {
+  const found = await ready(at);
+  return [...found.problems, ...found.standbys[0]!.problems].map(({ code }) => code);
+};
+/** On a copy of what was captured, so that one refusal does not prepare the next. */
+async function failOverTo(at: Standby): Promise<Millrace> {
+  const dataDir = `${millrace.dataDir}-${at.physicalSlot}`;
+  cpSync(millrace.dataDir, dataDir, { recursive: true });
+  closing.push(async () => rmSync(dataDir, { recursive: true, force: true }));
+  const started = await startMillrace(at.database(db), { dataDir, slot: SLOT });
+  closing.push(() => started.remove());
+  return started;
+}
+/** Of the copy on the standby. */
+const copy = async (at: Standby) => {
+  const [row] = await at
+    .database(db)
+    .sql(`SELECT temporary, synced FROM pg_replication_slots WHERE slot_name = '${db.name}'`);
+  return row as { temporary: boolean; synced: boolean } | undefined;
+};
+/** The copy of the data directory took the slot along, as a slot of the standby itself. */
+const dropOwn = (at: Standby) => at.database(db).sql(`SELECT pg_drop_replication_slot('${db.name}')`);
+
+test('without a copy of the slot the promoted server is refused', async () => {
+  const absent = await standby('absent', { sync_replication_slots: 'off' });
+  expect(await problems(absent)).toEqual(['standby_slots_unset', 'sync_off', 'copy_foreign']);
+  await dropOwn(absent);
+  expect(await problems(absent)).toEqual(['standby_slots_unset', 'sync_off', 'copy_missing']);
+  await absent.promote();
+  await absent.database(db).sql(`INSERT INTO t VALUES (11)`);
+  await expect(failOverTo(absent)).rejects.toMatchObject({
+    code: 'pg_slot_missing',
+    hint: expect.stringContaining('failover slot'),
+  });
+}, 60_000);
+
+test('with a copy that was not persistent yet the promoted server is refused', async () => {
+  // The slot stays where it is while the server goes on: a copy made now cannot become persistent.
+  await db.sql(`INSERT INTO t SELECT generate_series(11, 20)`);
+  await db.sql(`SELECT pg_switch_wal(); CHECKPOINT`);
+  const temporary = await standby('temporary', { sync_replication_slots: 'on' });
+  await dropOwn(temporary);
+  await eventually('there is a copy', async () => (await copy(temporary))?.synced === true);
+  expect(await copy(temporary)).toEqual({ temporary: true, synced: true });
+  expect(await problems(temporary)).toContain('copy_temporary');
+  expect((await ready(temporary)).safe).toBe(false);
+  await temporary.promote();
+  await expect(failOverTo(temporary)).rejects.toMatchObject({ code: 'pg_slot_missing' });
+}, 60_000);
+
+test('with a persistent copy it is safe, and every change of both lives is there once', async () => {
+  const synced = await standby('synced', { sync_replication_slots: 'on' });
+  await dropOwn(synced);
+  await db.sql(`ALTER SYSTEM SET synchronized_standby_slots = 'synced'`);
+  await db.sql(`SELECT pg_reload_conf()`);
+  const before = await startMillrace(db, { dataDir: millrace.dataDir, slot: SLOT });
+  let next = 21;
+  await eventually('the copy is persistent', async () => {
+    // What makes a slot move on: a record of the running transactions, and a change beyond it.
+    await db.sql(`SELECT pg_log_standby_snapshot()`);
+    await db.sql(`INSERT INTO t VALUES (${next++})`);
+    await acknowledged(db);
+    return (await copy(synced))?.temporary === false;
+  });
+  await db.sql(`INSERT INTO t VALUES (${next++})`);
+  await before.atLeast(next - 1);
+  await acknowledged(db);
+  expect(await problems(synced)).toEqual([]);
+  const answer = await ready(synced);
+  expect(answer).toMatchObject({ safe: true, standbys: [{ safe: true, copy: { temporary: false } }] });
+  // The primary dies with a transaction that was captured and never heard of by the copy of the slot.
+  await db.sql(`INSERT INTO t VALUES (${next++})`);
+  await before.atLeast(next - 1);
+  await own.server.kill();
+  await before.stop();
+  await synced.promote();
+  const promoted = synced.database(db);
+  await promoted.sql(`INSERT INTO t VALUES (${next++})`);
+  const after = await failOverTo(synced);
+  expect(after.lines.join('\n')).toContain('went over to timeline 2');
+  await promoted.sql(`INSERT INTO t VALUES (${next++})`);
+  const ids = (await after.atLeast(next - 1)).map(({ record }) => record['id']);
+  expect(ids).toEqual(Array.from({ length: next - 1 }, (_, i) => i + 1));
+  await own.server.restart();
+}, 60_000);
