@@ -1,6 +1,7 @@
 /** Results as tables, with the target beside each number; and the part of README.md that is made of them. */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { BACKFILL_READERS, type BackfillNumbers } from './backfill.ts';
 import { DRAIN_CLIENTS, type DrainClient, type DrainNumbers } from './drains.ts';
 import type { GrowthNumbers, GrowthProgram } from './growth.ts';
 import type { LargeNumbers, LargeSection } from './large.ts';
@@ -25,13 +26,14 @@ export function tablesOf(results: Results): Table[] {
     const drains = results[name];
     if (drains !== undefined) tables.push(drainTable(name, drains.numbers, about(drains)));
   }
-  const { latency, store, writers, growth, sinks, source, large } = results;
+  const { latency, store, writers, growth, sinks, source, backfill, large } = results;
   if (latency !== undefined) tables.push(latencyTable(latency.numbers, about(latency)));
   if (store !== undefined) tables.push(storeTable(store.numbers, about(store)));
   if (writers !== undefined) tables.push(writersTable(writers.numbers, about(writers)));
   if (growth !== undefined) tables.push(growthTable(growth.numbers, about(growth)));
   if (sinks !== undefined) tables.push(sinksTable(sinks.numbers, about(sinks)));
   if (source !== undefined) tables.push(sourceTable(source.numbers, about(source)));
+  if (backfill !== undefined) tables.push(backfillTable(backfill.numbers, about(backfill)));
   if (large !== undefined) tables.push(largeTable(large.numbers, about(large)));
   return tables;
 }
@@ -360,6 +362,28 @@ function sourceTable(numbers: SourceNumbers, measured: string): Table {
     notes: [
       `TPC-B-like, ${clients} clients, scale factor ${scaleFactor}, ${seconds} s a run, all tables published, on the cores ` +
         `that Postgres has too. Medians of ${runs} interleaved runs.`,
+      measured,
+    ],
+  };
+}
+
+function backfillTable({ readers, rows, runs, about: what }: BackfillNumbers, measured: string): Table {
+  const verdict = (name: string, ratio: number) => {
+    if (name === 'one') return judge(TARGETS.backfillOne, ratio);
+    return name === 'two' ? judge(TARGETS.backfillParallel, ratio) : '';
+  };
+  return {
+    title: 'Backfill: rows of a table, beside COPY',
+    header: ['reader', 'rows/s (min-max)', 'ratio', 'target', 'CPU s per M rows'],
+    rows: Object.entries(readers).map(([name, { rowsPerSecond, cpuSecondsPerMillionRows, ratio }]) => [
+      BACKFILL_READERS[name]?.about ?? name,
+      spread(rowsPerSecond, thousands),
+      `${ratio.toFixed(2)}x`,
+      verdict(name, ratio),
+      spread(cpuSecondsPerMillionRows, (value) => value.toFixed(2)),
+    ]),
+    notes: [
+      `${rows.toLocaleString('en-US')} rows: ${what}. Medians of ${runs} interleaved runs; ratios to COPY.`,
       measured,
     ],
   };

@@ -2,6 +2,7 @@
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { BackfillNumbers } from './backfill.ts';
 import type { DrainNumbers } from './drains.ts';
 import type { GrowthNumbers } from './growth.ts';
 import type { LargeSection } from './large.ts';
@@ -22,6 +23,7 @@ export const SECTIONS = [
   'growth',
   'sinks',
   'source',
+  'backfill',
   'large',
 ] as const;
 export type SectionName = (typeof SECTIONS)[number];
@@ -45,6 +47,7 @@ export interface Results {
   readonly growth?: Measured<GrowthNumbers>;
   readonly sinks?: Measured<SinksNumbers>;
   readonly source?: Measured<SourceNumbers>;
+  readonly backfill?: Measured<BackfillNumbers>;
   readonly large?: Measured<LargeSection>;
 }
 

@@ -2,7 +2,7 @@
  * Measures what the project claims about its speed: `npm run bench -- [options]`. Progress goes to stderr, tables to
  * stdout, and after a run at full scale the numbers to bench/results/latest.json and bench/README.md.
  *
- *   --only a,b    of small, one, big, latency, store, writers, growth, sinks, source, large (all but large)
+ *   --only a,b    of small, one, big, latency, store, writers, growth, sinks, source, backfill, large (all but large)
  *   --large       the long outage too: 10 M rows, some 20 GB of disk, many minutes
  *   --runs N      interleaved repetitions (5)
  *   --scale S     of the numbers of rows (1); below 1 nothing is written down but what --json asks for
@@ -10,6 +10,7 @@
  *   --json FILE   this run's results, wherever you like
  */
 import { parseArgs } from 'node:util';
+import { measureBackfill } from './backfill.ts';
 import { POSTGRES_SETTINGS } from './backlog.ts';
 import { measureDrains } from './drains.ts';
 import { measureGrowth } from './growth.ts';
@@ -81,6 +82,8 @@ async function measureSection(session: Session, name: SectionName, before: Resul
       return { growth: await measured(await measureGrowth(session), false) };
     case 'sinks':
       return { sinks: await measured(await measureSinks(session)) };
+    case 'backfill':
+      return { backfill: await measured(await measureBackfill(session)) };
     case 'source':
       return { source: await measured(await measureSource(session)) };
     case 'large':
@@ -128,7 +131,7 @@ function positive(option: string, text: string, least: number): number {
 
 function usage(code: number): never {
   const text =
-    'usage: npm run bench -- [--only small,one,big,latency,store,writers,growth,sinks,source,large] [--large] [--runs N] [--scale S]\n' +
+    'usage: npm run bench -- [--only small,one,big,latency,store,writers,growth,sinks,source,backfill,large] [--large] [--runs N] [--scale S]\n' +
     '                        [--quick] [--json FILE]\n';
   (code === 0 ? process.stdout : process.stderr).write(text);
   process.exit(code);

@@ -23,6 +23,8 @@ export const TARGETS = {
   streamCreation: { atLeast: 5_000, unit: '/s' },
   rss: { atMost: 400 * MIB, unit: ' MiB' },
   retainedWal: { atMost: 32 * MIB, unit: ' MiB' },
+  backfillOne: { atLeast: 0.7, unit: 'x' },
+  backfillParallel: { atLeast: 1, unit: 'x' },
   tenSinks: { atMost: 2, unit: 'x' },
 } as const satisfies Record<string, Target>;
 

@@ -14,7 +14,7 @@ const LONG_FILES: Readonly<Record<string, number>> = {
 const DRAWERS = /(^|\/)((utils?|helpers?|common|misc|shared|types)(\/|\.ts$)|index\.ts$)/;
 /** The change log is what capture writes and decode reads: the port between them. */
 const PORT_STAGE = 'change-log';
-const STAGES = ['backfill', 'capture', 'change-log', 'decode', 'deliver', 'health', 'transform'];
+const STAGES = ['backfill', 'capture', 'change-log', 'decode', 'deliver', 'health', 'rows', 'transform'];
 
 /** Which packages of ours a package's sources may import. */
 const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {

@@ -20,6 +20,7 @@ export interface BenchServerInput {
   readonly publication: string;
   readonly dataDir: string;
   readonly sinks: readonly BenchSink[];
+  readonly backfillConnections?: number;
 }
 
 export interface BenchServer {
@@ -59,6 +60,7 @@ export async function startBenchServer(input: BenchServerInput): Promise<BenchSe
           ssl: 'disable',
           slot: { name: slot },
           publication: { name: publication },
+          ...(input.backfillConnections !== undefined && { backfill: { connections: input.backfillConnections } }),
         },
       ],
       sinks: input.sinks.map(({ name, table, endpoint }) => ({

@@ -58,3 +58,33 @@ test('docs/messages.md explains every key of a message', () => {
   expect([record, changes].every((part) => typeof part === 'object')).toBe(true);
   expect(['record', 'changes', ...keys(rest)].filter((key) => !explained.has(key))).toEqual([]);
 });
+
+test('the outbox, the shape of a table and the tables without an identity are as docs/messages.md shows them', async () => {
+  const { blocks } = markdownFile('docs/messages.md');
+  const block = (info: string) => blocks.find((each) => each.info === info)!.text;
+  const db = await createDatabase();
+  let millrace: Millrace | undefined;
+  try {
+    await db.sql(`CREATE TABLE orders (id int PRIMARY KEY, total numeric);
+      CREATE TABLE products (id int PRIMARY KEY, name varchar(100)); CREATE TABLE keyless (v int);
+      CREATE TABLE whole (v int); ALTER TABLE whole REPLICA IDENTITY FULL;
+      CREATE TABLE parent (v int) PARTITION BY RANGE (v); CREATE TABLE part PARTITION OF parent DEFAULT`);
+    const rows = await db.sql(block('sql keyless'));
+    expect(rows.map(({ oid }) => oid).sort()).toEqual(['keyless', 'parent', 'part']);
+    const sinks = [
+      { name: 'events', actions: [], logical_messages: ['outbox'] },
+      { name: 'shapes', schema_changes: true, source: { include_tables: ['products'] } },
+    ];
+    millrace = await startMillrace(db, { sinks });
+    await db.sql(block('sql outbox'));
+    const [event] = await millrace.atLeast(1, 'events');
+    expect(event).toMatchObject(JSON.parse(block('json logical message')));
+    await db.sql(`INSERT INTO products VALUES (1, 'a'); ALTER TABLE products RENAME name TO title`);
+    await millrace.atLeast(2, 'shapes');
+    await db.sql(`INSERT INTO products VALUES (2, 'b')`);
+    expect((await millrace.atLeast(4, 'shapes'))[2]).toMatchObject(JSON.parse(block('json schema message')));
+  } finally {
+    await millrace?.remove();
+    await db.drop();
+  }
+});

@@ -3,10 +3,11 @@
  * A backfill must agree with the stream on every one of them. Run on all by `npm run test:matrix`.
  */
 
+import { MillraceError } from '@millrace/core/error';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { chosenMajor } from '@millrace/testkit/postgres-majors';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { type Millrace, startMillrace } from './millrace.ts';
+import { eventually, type Millrace, startMillrace } from './millrace.ts';
 
 const MAJOR = chosenMajor();
 const since = (major: number) => test.skipIf(MAJOR < major);
@@ -88,4 +89,27 @@ test('a dropped column, and one that came with a default, are the same in both',
   const { streamed, read } = await bothWays('UPDATE t SET v = v', 1);
   expect(streamed).toEqual(['{"record":{"id":1,"v":"a","n":7}']);
   expect(read).toEqual(streamed);
+});
+
+test('a publication that is dropped stops capture, and nothing behind that is acknowledged', async () => {
+  // Up to 17 the walsender ends with an error, since 18 it goes on without the changes, with a warning.
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION millrace FOR TABLE t`);
+  millrace = await startMillrace(db, { publication: { create_if_not_exists: false } });
+  await db.sql('INSERT INTO t VALUES (1)');
+  await millrace.atLeast(1);
+  await db.sql('DROP PUBLICATION millrace');
+  const [before] = await db.sql<{ lsn: string }>('SELECT pg_current_wal_insert_lsn() AS lsn');
+  await db.sql('INSERT INTO t VALUES (2)');
+  const reason = () => {
+    const { state, pipeline } = millrace!.server.databases[0]!;
+    if (state.kind === 'failed') return state.error.code;
+    const capture = pipeline?.capture.state;
+    return capture !== undefined && 'error' in capture && capture.error instanceof MillraceError && capture.error.code;
+  };
+  await eventually('capture says why', () => reason() === 'pg_publication_missing');
+  const [slot] = await db.sql<{ kept: boolean }>(
+    `SELECT confirmed_flush_lsn <= '${before!.lsn}' AS kept FROM pg_replication_slots WHERE slot_name = '${db.name}'`,
+  );
+  expect(slot).toEqual({ kept: true });
+  expect(await millrace.messages()).toHaveLength(1);
 });

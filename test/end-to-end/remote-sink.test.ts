@@ -120,6 +120,36 @@ test.each([
   60_000,
 );
 
+test("shapes of a table arrive once as well, each before its rows, by what the sink's own record proves", async () => {
+  remote = await startRemote();
+  const token = await remote.token(['append']);
+  const proxy = await startProxy({ port: Number(new URL(remote.url).port) });
+  try {
+    await db.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
+    const sinks = sinkTo(`http://127.0.0.1:${proxy.port}`, token).map((sink) => ({ ...sink, schema_changes: true }));
+    millrace = await startMillrace(db, { sinks });
+    const { dataDir } = millrace;
+    const expected: unknown[] = [];
+    for (let round = 0; round < 5; round++) {
+      const first = round * 10 + 1;
+      const insert = db.sql(
+        `ALTER TABLE t ADD c${round} int; INSERT INTO t SELECT generate_series(${first}, ${first + 9})`,
+      );
+      proxy.cut();
+      await insert;
+      expected.push('schema', ...Array.from({ length: 10 }, (_, i) => first + i));
+      if (round % 2 === 1) {
+        await millrace.stop();
+        millrace = await startMillrace(db, { dataDir, sinks });
+      }
+    }
+    await eventually('everything arrives', async () => (await remote!.ids()).length >= expected.length);
+    expect((await remote.ids()).map((id) => id ?? 'schema')).toEqual(expected);
+  } finally {
+    await proxy.close();
+  }
+}, 60_000);
+
 test('while the target refuses connections the slot advances, and everything arrives once it is back', async () => {
   const dead = await holdDeadPort();
   await db.sql(`CREATE TABLE t (id int PRIMARY KEY, pad text)`);

@@ -103,6 +103,29 @@ test('rows of the time when every sink was stopped are read by the shape of that
   ]);
 });
 
+test('a transaction so large that Postgres streams it before its end says the same, in the same places', async () => {
+  await db.sql(
+    `ALTER DATABASE "${db.name}" SET logical_decoding_work_mem = '64kB'; CREATE TABLE t (id int PRIMARY KEY, v text)`,
+  );
+  millrace = await startMillrace(db, {
+    sinks: [{ schema_changes: true, logical_messages: true, actions: ['insert', 'truncate'] }],
+  });
+  const rows = (from: number) => `INSERT INTO t (id) SELECT generate_series(${from}, ${from + 1999})`;
+  await db.sql(`BEGIN; ${rows(0)}; SAVEPOINT s; TRUNCATE t; ALTER TABLE t ADD w int; ${rows(9000)};
+    SELECT pg_logical_emit_message(true, 'm', 'gone'); ROLLBACK TO s; ALTER TABLE t DROP v; ${rows(2000)};
+    SELECT pg_logical_emit_message(true, 'm', 'kept'); TRUNCATE t; ${rows(4000)}; COMMIT`);
+  const messages = await millrace.atLeast(6_004);
+  const runs: string[] = [];
+  for (const m of messages) {
+    const run = m.action === 'insert' ? `insert ${Object.keys(m.record)}` : m.action;
+    if (runs.at(-1) !== run) runs.push(run);
+  }
+  expect(runs).toEqual(['schema', 'insert id,v', 'schema', 'insert id', 'message', 'truncate', 'insert id']);
+  const changes = messages.filter((m) => m.action !== 'schema');
+  expect(changes.map((m) => m.metadata.commit_idx)).toEqual([...Array(6_002).keys()]);
+  expect(changes.filter((m) => m.action === 'insert').map((m) => m.record['id'])).toEqual([...Array(6_000).keys()]);
+});
+
 test('DDL comes as messages where the event triggers are, in its place, and never fails', async () => {
   await db.sql(DDL_TRIGGER_SQL);
   await db.sql(`CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY);

@@ -79,10 +79,14 @@ test('without its primary a standby says what is to be done there', async () => 
   });
 });
 
-test('a standby older than 16 is refused as what it is', async () => {
+test('a standby older than 16 is refused as what it is, and so is a failover slot before 17', async () => {
   const old = await startOwnPostgres(SETTINGS, 15);
   try {
     const its = await old.createDatabase();
+    await expect(startMillrace(its, { slot: { failover: true } })).rejects.toMatchObject({
+      code: 'pg_version_unsupported',
+      detail: expect.stringContaining('slot.failover needs Postgres 17'),
+    });
     const replica = await startStandby(old, { settings: SETTINGS, major: 15 });
     try {
       await expect(startMillrace(replica.database(its))).rejects.toMatchObject({

@@ -50,7 +50,7 @@ describe('of three databases', { timeout: 60_000 }, () => {
       await flows(0, 2);
       const { reasons } = await watched.ready();
       expect(new Set(reasons.map(({ name }) => name))).toEqual(new Set(['two']));
-      await eventually('it is reported', () => watched!.lines.some((line) => line.startsWith('two: ')));
+      await eventually('it is reported', () => watched!.lines.some((line) => /^two: .*Starting it again/.test(line)));
       const [, two] = (await watched.api('/postgres_databases')).data;
       expect(two).toMatchObject({
         name: 'two',

@@ -28,10 +28,10 @@ test('killed between each pair of messages, a sink that takes them gets every ro
   expect(what(messages)).toEqual(['0 1', '1 a', '2 2', '4 b', '5 c', '6 3']);
   // What was said of the transaction before the kill holds for what comes after it.
   expect(messages[5]!.metadata.transaction_annotations).toEqual({ by: 'ann' });
-});
+}, 60_000);
 
 test('killed between each pair of rows, a sink that does not take messages gets every row once', async () => {
   const messages = await killedAfterEachMessage(db, 3, {}, work);
   expect(what(messages)).toEqual(['0 1', '2 2', '6 3']);
   expect(messages[2]!.metadata.transaction_annotations).toEqual({ by: 'ann' });
-});
+}, 60_000);

@@ -106,4 +106,4 @@ test('money keeps its locale when the role is given another one between stream a
   await db.sql('UPDATE t SET id = 1');
   const [, again] = await millrace.atLeast(2, 'streamed');
   expect(again!.record).toEqual(streamed!.record);
-});
+}, 60_000);

@@ -33,16 +33,16 @@ const ROWS = [
 test('every row is read by the shape at its position, also after a kill in the middle of the transaction', async () => {
   const messages = await killedAfterEachMessage(db, ROWS.length, {}, work);
   expect(messages.slice(0, -1).map((m) => [m.metadata.table_name, m.record])).toEqual(ROWS);
-});
+}, 60_000);
 
 test('killed between a shape and the row it is of, a sink of schema changes gets each of both once', async () => {
   const contents = { ...DEFAULT_CONTENTS, schemaChanges: true };
-  const messages = await killedAfterEachMessage(db, ROWS.length * 2, { contents }, work);
-  const seen = messages.slice(0, -2).map((m) => (m.action === 'schema' ? m.record['version'] : m.record));
-  expect(seen).toEqual(ROWS.flatMap(([, row], i) => [i + 1, row]));
+  const messages = await killedAfterEachMessage(db, 6, { contents }, async () => {
+    await db.sql(`BEGIN; INSERT INTO t VALUES (1, 'one'); ALTER TABLE t ALTER v TYPE int USING 0; INSERT INTO t VALUES (2, 2);
+      ALTER TABLE t DROP v; ALTER TABLE t ADD v bool; INSERT INTO t VALUES (3, true); COMMIT`);
+  });
+  const seen = messages.slice(0, -2).map((m) => (m.action === 'schema' ? m.record['version'] : m.record['v']));
+  expect(seen).toEqual([1, 'one', 2, 2, 3, true]);
   const columns = messages.filter((m) => m.action === 'schema').map((m) => m.record['columns'] as { type: string }[]);
-  expect(columns.map((list) => list.at(-1)!.type)).toEqual([
-    ...['text', 'text', 'integer', 'boolean', 'jsonb', 'jsonb'],
-    'integer',
-  ]);
-});
+  expect(columns.map((list) => list.at(-1)!.type)).toEqual(['text', 'integer', 'boolean', 'integer']);
+}, 60_000);

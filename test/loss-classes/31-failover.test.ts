@@ -22,7 +22,11 @@ beforeAll(async () => {
   own = await startOwnPostgres(SETTINGS, MAJOR);
   db = await own.createDatabase();
   await db.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
-  millrace = await startMillrace(db, { slot: SLOT });
+  const plain = await startMillrace(db);
+  await plain.stop();
+  // A slot that was made without it is marked when the configuration asks for it.
+  millrace = await startMillrace(db, { dataDir: plain.dataDir, slot: SLOT });
+  expect(millrace.lines.join(' ')).toContain('is copied to standbys from now on');
   await db.sql(`INSERT INTO t SELECT generate_series(1, 10)`);
   await millrace.atLeast(10);
   await acknowledged(db);

@@ -94,3 +94,12 @@ test('a server that crashed and sends its last transactions again is not taken f
   await db.sql(`INSERT INTO t VALUES (6)`);
   expect((await again.atLeast(6)).map(({ record }) => record['id'])).toEqual([1, 2, 3, 4, 5, 6]);
 });
+
+test('nothing is made on a server that is not the one', async () => {
+  const other = await startOwnPostgres(SETTINGS);
+  closing.push(() => other.remove());
+  const stranger = await other.createDatabase();
+  await expect(against(stranger)).rejects.toMatchObject({ code: 'pg_system_changed' });
+  expect(await stranger.sql(`SELECT pubname FROM pg_publication`)).toEqual([]);
+  expect(await stranger.sql(`SELECT slot_name FROM pg_replication_slots`)).toEqual([]);
+});

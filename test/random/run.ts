@@ -229,20 +229,25 @@ function configuration(db: TestDatabase, kind: Kind): string {
 /** Ends Millrace when the stream holds the last change. */
 async function caughtUp(db: TestDatabase, child: ProcessHarness, dataDir: string): Promise<void> {
   const deadline = performance.now() + CATCH_UP_MS;
+  let starts = 0;
   const [{ lsn }] = await db.sql('SELECT pg_current_wal_flush_lsn() AS lsn');
   for (;;) {
     const [slot] = await db.sql(
       `SELECT confirmed_flush_lsn >= '${lsn}'::pg_lsn AS done FROM pg_replication_slots WHERE slot_name = '${SLOT}'`,
     );
     if (slot?.done === true) {
-      await delay(200);
+      await delay(200 + starts * 500);
       await child.kill('SIGTERM');
       if (await isComplete(dataDir)) return;
+      starts++;
       child.start();
       await child.waitForLine(/listening/, { timeoutMs: 30_000 });
     }
     if (!child.running) throw new Error(`Millrace ended by itself:\n${child.transcript()}`);
-    if (performance.now() > deadline) throw new Error(`Millrace does not catch up:\n${child.transcript()}`);
+    if (performance.now() > deadline)
+      throw new Error(
+        `Millrace does not catch up (the slot has: ${slot?.done}, starts: ${starts}):\n${child.transcript()}`,
+      );
     await delay(100);
   }
 }

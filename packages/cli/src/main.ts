@@ -37,6 +37,7 @@ import { addStatus } from './commands/status.ts';
 import { addStore } from './commands/store.ts';
 import { addTail } from './commands/tail.ts';
 import { addTrim } from './commands/trim.ts';
+import { addVerify } from './commands/verify.ts';
 import { CommandFailure, explainFailure } from './failure.ts';
 import { settleFlagEnvironment } from './flag-environment.ts';
 import { endQuietlyOnClosedPipe } from './terminal.ts';
@@ -60,7 +61,7 @@ function buildProgram(): Command {
     .addHelpText('after', `\n${CLIENT_ENVIRONMENT}\n\nFirst steps:\n  $ millrace demo\n  $ millrace start --help`);
 
   program.commandsGroup('Run:');
-  for (const add of [addDemo, addCheck, addStart, addStatus, addBackfill, addStore, addBench]) add(program);
+  for (const add of [addDemo, addCheck, addStart, addStatus, addBackfill, addVerify, addStore, addBench]) add(program);
   program.commandsGroup('Records:');
   for (const add of [addAppend, addRead, addTail, addCheckTail, addTrim, addFence]) add(program);
   program.commandsGroup('Streams:');

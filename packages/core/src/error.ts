@@ -47,7 +47,7 @@ export const codes = {
   pg_version_unsupported: { retry: 'operator', text: 'This Postgres version is not supported.' },
   // Replication
   pg_wal_level: { retry: 'operator', text: 'wal_level is not logical.' },
-  pg_replication_denied: { retry: 'operator', text: 'The user lacks the REPLICATION right.' },
+  pg_replication_denied: { retry: 'operator', text: 'The user lacks REPLICATION, or CONNECT on the database.' },
   pg_no_free_slots: { retry: 'operator', text: 'All replication slots are in use.' },
   pg_no_free_senders: { retry: 'backoff', text: 'All WAL senders are in use.' },
   pg_slot_missing: { retry: 'operator', text: 'The replication slot does not exist.' },

@@ -23,6 +23,7 @@ import { BackfillManager } from './backfill/backfill-manager.ts';
 import { type BackfillLimits, BackfillSource, DEFAULT_BACKFILL_LIMITS } from './backfill/backfill-source.ts';
 import { backfillStore } from './backfill/backfill-store.ts';
 import type { BackfillView } from './backfill/backfill-view.ts';
+import type { Left } from './backfill/wal-budget.ts';
 import { type Capture, type CaptureState, startCapture } from './capture/capture.ts';
 import type { SourceConfig } from './capture/source.ts';
 import type { SourceNotice } from './capture/source-notice.ts';
@@ -66,8 +67,8 @@ export interface PipelineOptions {
   /** Where the row index is kept when something needs it: a sink with fill_unchanged, a repair, or the auditor. */
   readonly rows?: { readonly file: string; readonly audit: AuditConfig | null } | undefined;
   readonly backfillLimits?: BackfillLimits | undefined;
-  /** Free bytes of the disk under the log; absent: not known. */
-  readonly diskBytesLeft?: (() => Promise<number | null>) | undefined;
+  /** What is free of the disk under the log; absent: not known. */
+  readonly diskLeft?: (() => Promise<Left | null>) | undefined;
   /** A backfill has come to be, or is in another state. */
   readonly onBackfill?: ((sink: string, backfill: BackfillView) => void) | undefined;
 }
@@ -119,8 +120,11 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
     publication: source.publication.name,
     slot: source.slot.name,
     limits: options.backfillLimits ?? DEFAULT_BACKFILL_LIMITS,
-    logBytesLeft: async () => logBytesMax - (await log.bytesFrom(log.stream.firstSeqNum)),
-    diskBytesLeft: options.diskBytesLeft ?? (async () => null),
+    logLeft: async () => ({
+      bytes: logBytesMax - (await log.bytesFrom(log.stream.firstSeqNum)),
+      of: logBytesMax,
+    }),
+    diskLeft: options.diskLeft ?? (async () => null),
   });
   const rowIndex = await openRowIndex();
   const end = async () => {

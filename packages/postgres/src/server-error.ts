@@ -87,7 +87,7 @@ export function startupError(
           'the server, as it was on the one before.',
       });
     case '42501':
-      if (replication) return replicationDenied(response, user);
+      if (replication) return replicationDenied(response, user, database);
       return new PgServerError('pg_privilege', response, {
         hint: `Let the user connect:\n  GRANT CONNECT ON DATABASE ${ident(database)} TO ${ident(user)};`,
       });
@@ -96,9 +96,13 @@ export function startupError(
   }
 }
 
-export function replicationDenied(response: ErrorResponse, user: string): PgServerError {
+/** One SQLSTATE for both rights a replication connection needs. */
+function replicationDenied(response: ErrorResponse, user: string, database: string): PgServerError {
   return new PgServerError('pg_replication_denied', response, {
-    hint: `As a superuser:\n  ALTER ROLE ${ident(user)} REPLICATION;\n(Amazon RDS: GRANT rds_replication TO ${ident(user)};)`,
+    hint:
+      `As a superuser, or as the admin role of the provider:\n  ALTER ROLE ${ident(user)} REPLICATION;\n` +
+      `(Amazon RDS and Aurora: GRANT rds_replication TO ${ident(user)};)\n` +
+      `It also has to be let into the database:\n  GRANT CONNECT ON DATABASE ${ident(database)} TO ${ident(user)};`,
   });
 }
 

@@ -119,6 +119,7 @@ describe('values that do not fit their type are text', () => {
       'timestamptz',
       'interval',
       'bytea',
+      'char',
       '_int4',
       '_text',
     ]
@@ -174,6 +175,13 @@ describe('types', () => {
     expect(json(type, '2024-01-01 03:04:05.5+05:30')).toBe('"2023-12-31T21:34:05.500000Z"');
     expect(json(type, '2024-12-31 23:00:00-03')).toBe('"2025-01-01T02:00:00.000000Z"');
     expect(json(type, '1800-01-01 00:00:00+00:53:28')).toBe('"1799-12-31T23:06:32.000000Z"');
+  });
+
+  test('"char" beyond ASCII is an octal escape, whichever version of Postgres printed it', () => {
+    expect(json(builtin('char'), Buffer.from([0xff]))).toBe('"\\\\377"');
+    expect(json(builtin('char'), '\\377')).toBe('"\\\\377"');
+    expect(json(builtin('char'), Buffer.from([0x7f]))).toBe('"\x7f"');
+    expect(json(builtin('_char'), Buffer.from('{a,\xe4}', 'latin1'))).toBe('["a","\\\\344"]');
   });
 
   test('json keeps its spelling on one line', () => {

@@ -46,13 +46,20 @@ export interface SupervisorOptions {
    * Rejects when the database refuses or is away, and soon after the signal. A pipeline that it returns is stopped by
    * the supervisor.
    */
-  readonly start: (signal: AbortSignal, notices: NoticeBoard) => Promise<Pipeline>;
+  readonly start: (attempt: StartAttempt) => Promise<Pipeline>;
   /** A first attempt that fails is the last one. */
   readonly firstFailureEnds: boolean;
   /** Begins to watch the database; stopped with the supervisor. */
   readonly watch: (supervised: Supervised) => HealthMonitor;
   readonly log: (line: string) => void;
   readonly retry?: { readonly minMs: number; readonly maxMs: number };
+}
+
+export interface StartAttempt {
+  readonly signal: AbortSignal;
+  readonly notices: NoticeBoard;
+  /** Why it takes so long: what an attempt that goes on has met so far. */
+  readonly onTrouble: (error: MillraceError) => void;
 }
 
 /** What is to be watched, as of now. */
@@ -76,6 +83,7 @@ export function superviseDatabase(options: SupervisorOptions): DatabaseSuperviso
   fatal.promise.catch(() => {});
   let state: DatabaseState = { kind: 'starting' };
   let pipeline: Pipeline | null = null;
+  let trouble: MillraceError | null = null;
   let wake = new AbortController();
 
   async function run(): Promise<void> {
@@ -85,7 +93,12 @@ export function superviseDatabase(options: SupervisorOptions): DatabaseSuperviso
       wake = new AbortController();
       const startedAt = performance.now();
       try {
-        pipeline = await start(AbortSignal.any([signal, wake.signal]), monitor.notices);
+        trouble = null;
+        pipeline = await start({
+          signal: AbortSignal.any([signal, wake.signal]),
+          notices: monitor.notices,
+          onTrouble: (error) => (trouble = error),
+        });
         state = { kind: 'running' };
         hasRun = true;
         firstStart.resolve();
@@ -118,7 +131,7 @@ export function superviseDatabase(options: SupervisorOptions): DatabaseSuperviso
 
   const monitor = options.watch({
     pipeline: () => pipeline,
-    failure: () => (state.kind === 'failed' ? state.error : null),
+    failure: () => (state.kind === 'failed' ? state.error : trouble),
   });
   const ended = run().finally(() => {
     if (state.kind !== 'failed') state = { kind: 'stopped' };

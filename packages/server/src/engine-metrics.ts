@@ -4,6 +4,7 @@
  */
 import type { CheckStatus, EntityHealth } from '@millrace/engine/health/finding';
 import type { DatabaseReport } from '@millrace/engine/health/health-monitor';
+import type { AuditStatus } from '@millrace/engine/verifier';
 import type { DatabaseSupervisor } from './database-supervisor.ts';
 
 /** Sequin's `sequin_entity_health` in numbers one can alert on. */
@@ -27,11 +28,23 @@ interface Metric {
 }
 
 export function engineMetrics(databases: readonly DatabaseSupervisor[]): string {
-  const all = databases.map(({ name, monitor }) => ({ name, report: monitor.report() }));
+  const all = databases.map(({ name, monitor, pipeline }) => ({
+    name,
+    report: monitor.report(),
+    audit: pipeline?.auditor?.status ?? null,
+  }));
   return metricsOf(all).map(expose).join('');
 }
 
-function metricsOf(all: readonly { readonly name: string; readonly report: DatabaseReport }[]): Metric[] {
+interface Measured {
+  readonly name: string;
+  readonly report: DatabaseReport;
+  readonly audit: AuditStatus | null;
+}
+
+function metricsOf(all: readonly Measured[]): Metric[] {
+  const byAudit = (value: (status: AuditStatus) => number | null) =>
+    all.map(({ name, audit }) => [{ database: name }, audit === null ? null : value(audit)] as const);
   const bySource = (value: (report: DatabaseReport) => number | null) =>
     all.map(({ name, report }) => [{ database: name }, value(report)] as const);
   const bySink = (value: (sink: DatabaseReport['sinks'][number]) => number | null) =>
@@ -69,6 +82,22 @@ function metricsOf(all: readonly { readonly name: string; readonly report: Datab
       'millrace_source_slot_safe_wal_bytes',
       'WAL that may still be written before the slot is lost; missing when that has no bound.',
       bySource((r) => r.slot?.safeWalBytes ?? null),
+    ),
+    {
+      name: 'millrace_source_audit_rows_total',
+      type: 'counter',
+      help: 'Rows that the auditor compared with the source.',
+      samples: byAudit(({ rowsCompared }) => rowsCompared),
+    },
+    gauge(
+      'millrace_source_audit_drift_rows',
+      'Rows that differed from the source when their table was compared last.',
+      byAudit(({ drift }) => drift),
+    ),
+    gauge(
+      'millrace_source_audit_last_pass_timestamp_seconds',
+      'When the auditor last came to the end of all tables, as Unix time.',
+      byAudit(({ lastFullPassAt }) => (lastFullPassAt === null ? null : lastFullPassAt / 1000)),
     ),
     gauge(
       'millrace_sink_lag_bytes',

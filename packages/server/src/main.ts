@@ -9,7 +9,6 @@ import type { ResourceSpec } from '@millrace/api/resource-spec';
 import { describeBackfill } from '@millrace/engine/backfill/backfill-report';
 import type { DeliveryState } from '@millrace/engine/deliver/delivery';
 import type { HealthTiming } from '@millrace/engine/health/health-timing';
-import type { NoticeBoard } from '@millrace/engine/health/notice-board';
 import { type Pipeline, startPipeline } from '@millrace/engine/pipeline';
 import type { SinkSpec } from '@millrace/engine/sink-spec';
 import { localS2Sink } from '@millrace/sinks/s2-local';
@@ -21,7 +20,7 @@ import { type LocalStore, type LocalStoreOptions, openLocalStore } from '@millra
 import type { StateTable, StreamStore } from '@millrace/stream-store/store';
 import { CHANGE_LOG_BYTES_MAX } from './change-log-bound.ts';
 import { contentReporter } from './content-reporter.ts';
-import { type DatabaseSupervisor, superviseDatabase } from './database-supervisor.ts';
+import { type DatabaseSupervisor, type StartAttempt, superviseDatabase } from './database-supervisor.ts';
 import { auditOf } from './drift-reporter.ts';
 import { engineMetrics } from './engine-metrics.ts';
 import { intentStore } from './intent-store.ts';
@@ -121,8 +120,7 @@ export async function startServer(options: ServerOptions): Promise<Server> {
         sinks,
         // A person waits for the only one and is told at once what is wrong. One of several is reported and tried again.
         firstFailureEnds: config.databases.length === 1,
-        start: (signal, notices) =>
-          openPipeline({ store, database, sinks, spool, changeLogBytesMax, log, signal, notices }),
+        start: (attempt) => openPipeline({ store, database, sinks, spool, changeLogBytesMax, log, ...attempt }),
         watch: (supervised) =>
           watchDatabase({ database, sinks, changeLogBytesMax, supervised, timing: options.healthTiming }),
         log,
@@ -155,15 +153,13 @@ export async function startServer(options: ServerOptions): Promise<Server> {
   }
 }
 
-interface PipelineParts {
+interface PipelineParts extends StartAttempt {
   readonly store: LocalStore;
   readonly database: DatabaseConfig;
   readonly sinks: readonly SinkConfig[];
   readonly spool: string;
   readonly changeLogBytesMax: number;
   readonly log: (line: string) => void;
-  readonly signal: AbortSignal;
-  readonly notices: NoticeBoard;
 }
 
 async function openPipeline({
@@ -175,6 +171,7 @@ async function openPipeline({
   log,
   signal,
   notices,
+  onTrouble,
 }: PipelineParts): Promise<Pipeline> {
   const logName = `changes/${database.name}`;
   const report = contentReporter(log);
@@ -189,8 +186,10 @@ async function openPipeline({
     signal,
     onCapture(state) {
       if (state.kind === 'streaming') log(`${database.name}: streaming from slot "${database.slot.name}"`);
-      else if (state.kind === 'connecting' && state.error !== null)
+      else if (state.kind === 'connecting' && state.error !== null) {
         log(`${database.name}: ${state.error.message} Retrying.`);
+        onTrouble(state.error);
+      }
     },
     onNotice(notice) {
       log(`${database.name}: ${notice.text}`);
@@ -212,9 +211,9 @@ async function openPipeline({
       file: join(dirname(spool), 'rows', `${stableId('database', database.name)}.db`),
       audit: auditOf(database, notices, log),
     },
-    diskBytesLeft: async () => {
-      const { bavail, bsize } = await statfs(dirname(spool));
-      return bavail * bsize;
+    diskLeft: async () => {
+      const { bavail, bsize, blocks } = await statfs(dirname(spool));
+      return { bytes: bavail * bsize, of: blocks * bsize };
     },
   });
 }

@@ -15,7 +15,10 @@ export interface BatchLimits {
   readonly messageOverhead: number;
 }
 
-/** Where a backfill stands: the key of the last row delivered, after which it goes on. Batches arrive whole or not. */
+/**
+ * Where a backfill stands: the key of the last row delivered, after which it goes on. Batches arrive whole or not.
+ * `schema/<oid>` is no backfill: its key is the version of the table that the sink was told of last.
+ */
 export interface BackfillMark {
   readonly backfill: string;
   readonly key: readonly string[];
@@ -31,7 +34,7 @@ export class MessageBatch {
   /** Messages [runEnds[i-1], runEnds[i]) belong to the transaction with commit LSN runLsns[i]. */
   readonly runLsns: Lsn[] = [];
   readonly runEnds: number[] = [];
-  /** Set when the batch holds rows of a backfill: where it stands after the last of them. */
+  /** Set when the batch holds rows of a backfill: where it stands after the last of them. Or it ends with a schema message. */
   mark: BackfillMark | null = null;
   /** Everything at or before it is in this batch or an earlier one. */
   through: Position = { lsn: 0n, ordinal: -1 };

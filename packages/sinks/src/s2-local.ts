@@ -6,6 +6,7 @@
 import { assert } from '@millrace/core/assert';
 import { ByteWriter } from '@millrace/core/byte-writer';
 import { MillraceError } from '@millrace/core/error';
+import { POSITION_ZERO } from '@millrace/core/position';
 import { BATCH_METERED_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_METERED_BYTES_MAX } from '@millrace/stream-store/limits';
 import { DEFAULT_BASIN_CONFIG } from '@millrace/stream-store/model';
 import { NumberedRecordWriter, RecordCursor } from '@millrace/stream-store/record-codec';
@@ -46,6 +47,7 @@ const WRITE_FAILURES: { readonly [code in S2Code]?: 'sink_conflict' | 'sink_unav
   server_draining: 'sink_unavailable',
   unavailable: 'sink_unavailable',
 };
+const NOTHING: Omit<SinkCursor, 'destination'> = { position: POSITION_ZERO, backfills: new Map() };
 const SCAN_LIMITS = { countMax: 1000, meteredBytesMax: 1 << 21 };
 const SINK_BASIN = { ...DEFAULT_BASIN_CONFIG, createStreamOnAppend: true };
 /** A backfill's key in the last record's header. */
@@ -72,7 +74,10 @@ export function localS2Sink(options: LocalS2Options): Sink {
       if (place !== null && place.id === stream.id) return await forward(stream, name, saved, place.seqNum);
       // Killed before a place was on record: all there is of the sink came after `saved`.
       if (saved !== null && place === null) return await forward(stream, name, saved, stream.firstSeqNum);
-      return (await backward(stream, name)) ?? saved;
+      // A place also where nothing was delivered yet: after a crash the records are looked through from there, all of
+      // them, since the newest alone does not have every mark.
+      const here = { id: stream.id, seqNum: stream.tail.seqNum } satisfies Place;
+      return (await backward(stream, name)) ?? { ...(saved ?? NOTHING), destination: here };
     },
 
     async write(batch) {

@@ -4,7 +4,7 @@ import type { BatchLimits, MessageBatch } from './message-batch.ts';
 /** How far a sink has come. Everything at or before `position` is durable in the destination (I4). */
 export interface SinkCursor {
   readonly position: Position;
-  /** Per backfill id, the key of the last row delivered. */
+  /** Per backfill id, the key of the last row delivered; per `schema/<oid>`, the version the sink was told of. */
   readonly backfills: ReadonlyMap<string, readonly string[]>;
   /** What the sink needs to find its place again; opaque to the engine, JSON. */
   readonly destination: unknown;

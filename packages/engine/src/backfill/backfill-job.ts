@@ -53,6 +53,11 @@ export interface BackfillJob {
   readonly updatedAt: number;
   readonly completedAt: number | null;
   readonly canceledAt: number | null;
+  /**
+   * By `<oid>/<file>`: pages that are to be read of a relation. What is written to later ones comes through the stream,
+   * also after a restart.
+   */
+  readonly ends?: Readonly<Record<string, number>>;
   /** A mark that an earlier version left: the key of its last row. */
   readonly startKey?: readonly string[];
 }

@@ -63,6 +63,7 @@ const LIST_RETRY_MS = 2_000;
 interface Running {
   readonly run: BackfillRun;
   readonly meter: RateMeter;
+  readonly ends: ReadonlyMap<string, number>;
   readonly startedAt: number;
 }
 
@@ -71,7 +72,6 @@ export class BackfillManager {
   readonly #now: () => number;
   readonly #jobs: Map<string, BackfillJob>;
   readonly #runs = new Map<string, Running>();
-  readonly #ends = new Map<string, Map<string, number>>();
   #port: FeedPort | null = null;
   #marks = new Map<string, readonly string[]>();
   #attached = new AbortController();
@@ -426,8 +426,7 @@ export class BackfillManager {
   #startRun(job: BackfillJob, port: FeedPort): void {
     const { source, takes } = this.#options;
     const meter = new RateMeter();
-    const ends = this.#ends.get(job.id) ?? new Map<string, number>();
-    this.#ends.set(job.id, ends);
+    const ends = new Map(Object.entries(job.ends ?? {}));
     const run = new BackfillRun({
       job,
       mark: parseMark(this.#marks.get(job.id)),
@@ -437,6 +436,7 @@ export class BackfillManager {
       publication: source.publication,
       takes,
       ends,
+      onPlanned: () => this.#save(),
       blocked: () => source.guard.reason,
       write: port.write,
       currentXid: () => (port.inTransaction() ? this.#xid : null),
@@ -450,7 +450,7 @@ export class BackfillManager {
       },
     });
     meter.add(performance.now(), run.processed);
-    this.#runs.set(job.id, { run, meter, startedAt: performance.now() });
+    this.#runs.set(job.id, { run, meter, ends, startedAt: performance.now() });
     source.guard.hold();
   }
 
@@ -463,9 +463,10 @@ export class BackfillManager {
     await running.run.stop();
   }
 
-  #count(id: string, { run, startedAt }: Running): void {
+  #count(id: string, { run, ends, startedAt }: Running): void {
     const activeMs = (this.#jobs.get(id)?.activeMs ?? 0) + Math.round(performance.now() - startedAt);
-    this.#update(id, { rowsProcessed: run.processed, rowsIngested: run.ingested, activeMs, updatedAt: this.#now() });
+    const counts = { rowsProcessed: run.processed, rowsIngested: run.ingested };
+    this.#update(id, { ...counts, activeMs, ends: Object.fromEntries(ends), updatedAt: this.#now() });
   }
 
   #saveLater(): void {
@@ -480,9 +481,10 @@ export class BackfillManager {
   #save(): Promise<void> {
     const jobs = [...this.#jobs.values()].map((job) => {
       const running = this.#runs.get(job.id);
-      return running === undefined
-        ? job
-        : { ...job, rowsProcessed: running.run.processed, rowsIngested: running.run.ingested };
+      if (running === undefined) return job;
+      const { run, ends } = running;
+      const counts = { rowsProcessed: run.processed, rowsIngested: run.ingested };
+      return { ...job, ...counts, ends: Object.fromEntries(ends) };
     });
     this.#saving = this.#saving.catch(() => {}).then(() => this.#options.store.save(jobs));
     return this.#saving;

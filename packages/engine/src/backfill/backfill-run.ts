@@ -16,7 +16,7 @@ import type { BackfillJob } from './backfill-job.ts';
 import { type BackfillMark, formatMark } from './backfill-mark.ts';
 import { ChangeWindow } from './change-window.ts';
 import { ChunkQuery } from './chunk-query.ts';
-import { RangeQueue, type Slot } from './range-queue.ts';
+import { addEnds, RangeQueue, type Slot } from './range-queue.ts';
 import { ChunkSize, type RateLimit } from './read-pacing.ts';
 import { explainRefusal } from './read-refusal.ts';
 import type { ReaderPool } from './reader-pool.ts';
@@ -70,6 +70,8 @@ export interface RunOptions {
   readonly onProgress: (rows: number) => void;
   /** Pages of a relation that are to be read, remembered over restarts: what comes later comes through the stream. */
   readonly ends: Map<string, number>;
+  /** `ends` says more than before; reading begins when this resolves. */
+  readonly onPlanned: () => Promise<void>;
 }
 
 const RETRY = { minMs: 200, maxMs: 10_000 };
@@ -299,6 +301,7 @@ export class BackfillRun {
     if (job.rowsInitial === null) {
       onEstimate(await pool.use(signal, (connection) => estimateRows(connection, plan, [...this.#queries.values()])));
     }
+    if (job.order === 'physical' && addEnds(this.#options.ends, units)) await this.#options.onPlanned();
     signal.throwIfAborted();
     this.#queue = new RangeQueue(units, job.order, this.#mark, job.startKey ?? null, this.#options.ends);
     this.#pass = Promise.withResolvers<void>();

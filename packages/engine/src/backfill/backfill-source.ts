@@ -4,6 +4,7 @@ import type { ConnectionConfig } from '@millrace/postgres/connection';
 import { RateLimit } from './read-pacing.ts';
 import { ReaderPool } from './reader-pool.ts';
 import { type LoadLimits, SourceGuard } from './source-guard.ts';
+import type { Left } from './wal-budget.ts';
 
 export interface BackfillLimits extends LoadLimits {
   /** Sessions that read at the same time, over all sinks. */
@@ -24,8 +25,8 @@ export interface BackfillSourceOptions {
   readonly publication: string;
   readonly slot: string;
   readonly limits: BackfillLimits;
-  readonly logBytesLeft: () => Promise<number | null>;
-  readonly diskBytesLeft: () => Promise<number | null>;
+  readonly logLeft: () => Promise<Left | null>;
+  readonly diskLeft: () => Promise<Left | null>;
 }
 
 export interface RootTable {
@@ -43,7 +44,7 @@ export class BackfillSource {
   readonly #listeners = new Set<() => void>();
 
   constructor(options: BackfillSourceOptions) {
-    const { connection, publication, slot, limits, logBytesLeft, diskBytesLeft } = options;
+    const { connection, publication, slot, limits, logLeft, diskLeft } = options;
     this.publication = publication;
     this.limits = limits;
     this.pool = new ReaderPool(connection, limits.connections);
@@ -52,8 +53,8 @@ export class BackfillSource {
       ...limits,
       pool: this.pool,
       slot,
-      logBytesLeft,
-      diskBytesLeft,
+      logLeft,
+      diskLeft,
       onChange: () => {
         for (const listener of this.#listeners) listener();
       },

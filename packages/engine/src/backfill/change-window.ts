@@ -33,10 +33,15 @@ interface Touched {
 export type Staleness = 'none' | 'all' | 'again' | ((key: string) => boolean | 'perhaps');
 
 export class ChangeWindow {
+  readonly #keysMax: number;
   readonly #transactions = new Map<number, Touched>();
   #lsn: Lsn = 0n;
   #keys = 0;
   #bytes = 0;
+
+  constructor(keysMax = WINDOW_KEYS_MAX) {
+    this.#keysMax = keysMax;
+  }
 
   /** The transaction whose changes follow. */
   begun(lsn: Lsn): void {
@@ -47,7 +52,7 @@ export class ChangeWindow {
   changed(xid: number, key: string | null): void {
     const touched = this.#touched(xid);
     if (touched.any) return;
-    if (key === null || this.#keys >= WINDOW_KEYS_MAX || this.#bytes >= WINDOW_KEY_BYTES_MAX) {
+    if (key === null || this.#keys >= this.#keysMax || this.#bytes >= WINDOW_KEY_BYTES_MAX) {
       this.#forget(touched);
       touched.any = true;
       return;

@@ -34,7 +34,7 @@ const SPARE_BYTES_MAX = 16 << 20;
 export class RangeQueue {
   readonly #units: readonly ReadUnit[];
   readonly #order: BackfillOrder;
-  readonly #ends: Map<string, number>;
+  readonly #ends: ReadonlyMap<string, number>;
   readonly #slots: Slot[] = [];
   readonly #spare: RowChunk[] = [];
   #unit: number;
@@ -46,7 +46,7 @@ export class RangeQueue {
     order: BackfillOrder,
     mark: BackfillMark | null,
     startKey: RowPosition | null,
-    ends: Map<string, number>,
+    ends: ReadonlyMap<string, number>,
   ) {
     this.#units = units;
     this.#order = order;
@@ -156,11 +156,7 @@ export class RangeQueue {
 
   /** As it was when the backfill first came to it: later pages hold what the stream has delivered. */
   #endOf(unit: ReadUnit): number {
-    const key = `${unit.oid}/${unit.file}`;
-    const known = this.#ends.get(key);
-    if (known !== undefined) return Math.min(known, unit.pages);
-    this.#ends.set(key, unit.pages);
-    return unit.pages;
+    return Math.min(this.#ends.get(endKey(unit)) ?? unit.pages, unit.pages);
   }
 
   #add(at: number, unit: ReadUnit, range: RowRange, pages: number | null): Slot {
@@ -181,6 +177,17 @@ export class RangeQueue {
     this.#slots.splice(at, 0, slot);
     return slot;
   }
+}
+
+/** Notes where the relations end that are not noted yet. True when there were some. */
+export function addEnds(ends: Map<string, number>, units: readonly ReadUnit[]): boolean {
+  const before = ends.size;
+  for (const unit of units) if (!ends.has(endKey(unit))) ends.set(endKey(unit), unit.pages);
+  return ends.size > before;
+}
+
+function endKey({ oid, file }: ReadUnit): string {
+  return `${oid}/${file}`;
 }
 
 function pageOf(position: RowPosition): number {

@@ -6,8 +6,8 @@ export const CHUNK_TARGET_MS = 200;
 /** A chunk is kept in memory until it is delivered. */
 export const CHUNK_BYTES_TARGET = 4 << 20;
 export const CHUNK_ROWS_MAX = 50_000;
-export const CHUNK_ROWS_FIRST = 1_000;
-const CHUNK_PAGES_FIRST = 16;
+export const CHUNK_ROWS_FIRST = 4_000;
+const CHUNK_PAGES_FIRST = 64;
 const CHUNK_PAGES_MAX = 16_384;
 
 /** Steers the size of a table's chunks towards a reading time, within the memory a chunk may take. */

@@ -4,7 +4,7 @@
  */
 import { type PgConnection, quoteLiteral } from '@millrace/postgres/connection';
 import type { ReaderPool } from './reader-pool.ts';
-import { WalBudget } from './wal-budget.ts';
+import { type Left, WalBudget } from './wal-budget.ts';
 
 export interface LoadLimits {
   /** Sessions that execute something, apart from our own. null: no matter. */
@@ -16,9 +16,9 @@ export interface LoadLimits {
 export interface GuardOptions extends LoadLimits {
   readonly pool: ReaderPool;
   readonly slot: string;
-  /** Bytes of change log that may still be written, and free bytes of the disk; null: not known. */
-  readonly logBytesLeft: () => Promise<number | null>;
-  readonly diskBytesLeft: () => Promise<number | null>;
+  /** Change log that may still be written, and what is free of the disk; null: not known. */
+  readonly logLeft: () => Promise<Left | null>;
+  readonly diskLeft: () => Promise<Left | null>;
   /** The answer is another one than before. */
   readonly onChange: (reason: string | null) => void;
   readonly intervalMs?: number;
@@ -74,14 +74,14 @@ export class SourceGuard {
   }
 
   async #ask(): Promise<void> {
-    const { pool, slot, activeBackendsMax, replayLagMaxSeconds, logBytesLeft, diskBytesLeft, onChange } = this.#options;
+    const { pool, slot, activeBackendsMax, replayLagMaxSeconds, logLeft, diskLeft, onChange } = this.#options;
     const source = await pool.use(this.#stopping.signal, (connection) => readSource(connection, slot));
     const shortage = this.#budget.add({
       atMs: performance.now(),
       left: {
-        'WAL that the slot may hold': source.safeWalBytes,
-        'change log': await logBytesLeft(),
-        'disk of the data directory': await diskBytesLeft(),
+        'WAL that the slot may hold': source.wal,
+        'change log': await logLeft(),
+        'disk of the data directory': await diskLeft(),
       },
     });
     const busy =
@@ -98,7 +98,8 @@ export class SourceGuard {
 }
 
 interface SourceLoad {
-  readonly safeWalBytes: number | null;
+  /** null: the slot may hold as much as it needs. */
+  readonly wal: Left | null;
   readonly activeBackends: number;
   readonly replayLagSeconds: number;
 }
@@ -109,13 +110,14 @@ async function readSource(connection: PgConnection, slot: string): Promise<Sourc
                FROM pg_catalog.pg_replication_slots WHERE slot_name = ${quoteLiteral(slot)}),
             (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
               WHERE state = 'active' AND backend_type = 'client backend' AND application_name NOT LIKE '% backfill'),
+            (SELECT setting::bigint * 1048576 FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size'),
             (SELECT COALESCE(max(extract(epoch FROM r.replay_lag)), 0) FROM pg_catalog.pg_stat_replication AS r
               WHERE r.pid NOT IN (SELECT active_pid FROM pg_catalog.pg_replication_slots
                                    WHERE slot_type = 'logical' AND active_pid IS NOT NULL))`,
   );
-  const [safe, active, lag] = rows[0] ?? [];
+  const [safe, active, bound, lag] = rows[0] ?? [];
   return {
-    safeWalBytes: safe === null || safe === undefined ? null : Number(safe),
+    wal: safe === null || safe === undefined ? null : { bytes: Number(safe), of: Number(bound) },
     activeBackends: Number(active ?? 0),
     replayLagSeconds: Number(lag ?? 0),
   };

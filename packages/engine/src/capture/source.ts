@@ -9,7 +9,7 @@ import { identifySystem, readSlot, type SlotInfo, setSlotFailover } from '@millr
 import type { ChangeLog } from '../change-log/change-log.ts';
 import type { LogWriterEvents } from '../change-log/log-writer.ts';
 import { lastTransaction, sendsAgain } from './resend-check.ts';
-import { type Admission, type AdmissionFacts, admit, type ServerFacts } from './slot-admission.ts';
+import { type Admission, type AdmissionFacts, admit, type Loss, type ServerFacts } from './slot-admission.ts';
 import { describeCreation, ensurePublication, makeSlot, requireFailover } from './slot-creation.ts';
 import { freeSlot } from './slot-holder.ts';
 import { type CompareWithSource, repairLoss } from './slot-repair.ts';
@@ -77,8 +77,10 @@ export async function openSource(
   signal.addEventListener('abort', onAbort, { once: true });
   try {
     let facts = await gather(connection, config, state, log);
-    await ensurePublication(connection, config, facts.server.inRecovery, signal);
     let admission = admit(facts);
+    // Nothing is made on a server that is not the one.
+    if (admission.kind === 'refuse' && isAnotherServer(admission.loss) && !repairs) throw admission.error;
+    await ensurePublication(connection, config, facts.server.inRecovery, signal);
     if (admission.kind === 'create') {
       await create(connection, config, state, facts.server, notify);
       // Made just now: nothing is left over.
@@ -106,6 +108,10 @@ export async function openSource(
   } finally {
     signal.removeEventListener('abort', onAbort);
   }
+}
+
+function isAnotherServer(loss: Loss | null): boolean {
+  return loss === 'replaced' || loss === 'diverged' || loss === 'rewound';
 }
 
 async function gather(

@@ -55,6 +55,15 @@ test('from before the first sample, transactions are not known, and seconds are 
   expect(history.lag(50n, { timeMs: 1_000 })).toEqual({ bytes: 150n, transactions: null, seconds: 8 });
 });
 
+test('after nothing at all, the first commit counts from itself', () => {
+  const history = new CommitHistory();
+  history.add({ lsn: 0n, timeMs: null, transactions: 0 });
+  expect(history.lag(0n, null)).toEqual(NO_LAG);
+  history.add({ lsn: 10n, timeMs: 3_000, transactions: 1 });
+  history.add({ lsn: 20n, timeMs: 5_000, transactions: 4 });
+  expect(history.lag(0n, null)).toEqual({ bytes: 20n, transactions: 4, seconds: 2 });
+});
+
 test('it stays within its bound, and what is recent stays exact', () => {
   const { history, samples } = made(Array.from({ length: 20_000 }, (_, i) => ({ step: 8n, timeMs: i })));
   const end = samples.at(-1)!;

@@ -7,8 +7,8 @@ import type { Lsn } from '@millrace/core/lsn';
 
 export interface CommitSample {
   readonly lsn: Lsn;
-  /** On the clock of the source; any origin. */
-  readonly timeMs: number;
+  /** On the clock of the source; any origin. null: nothing was committed yet. */
+  readonly timeMs: number | null;
   /** A running count of transactions. */
   readonly transactions: number;
 }
@@ -59,6 +59,10 @@ export class CommitHistory {
 
   /** The newest sample at or before `lsn`. */
   at(lsn: Lsn): CommitSample | null {
+    return this.#samples[this.#indexAfter(lsn) - 1] ?? null;
+  }
+
+  #indexAfter(lsn: Lsn): number {
     let low = 0;
     let high = this.#samples.length;
     while (low < high) {
@@ -66,22 +70,24 @@ export class CommitHistory {
       if (this.#samples[middle]!.lsn <= lsn) low = middle + 1;
       else high = middle;
     }
-    return this.#samples[low - 1] ?? null;
+    return low;
   }
 
   /**
    * How far `reached` is behind the newest sample. `before` stands in for what was there before the first sample.
    * Never negative: a source whose clock was set back has zero.
    */
-  lag(reached: Lsn, before: { readonly timeMs: number } | null): Lag {
+  lag(reached: Lsn, before: { readonly timeMs: number | null } | null): Lag {
     const { newest } = this;
     if (newest === null || reached >= newest.lsn) return NO_LAG;
-    const known = this.at(reached);
-    const timeMs = known?.timeMs ?? before?.timeMs;
+    const index = this.#indexAfter(reached);
+    const known = this.#samples[index - 1] ?? null;
+    // Where nothing was committed before, the first commit that is missing is the oldest thing there is.
+    const timeMs = known === null ? before?.timeMs : (known.timeMs ?? this.#samples[index]?.timeMs);
     return {
       bytes: newest.lsn - reached,
       transactions: known === null ? null : Math.max(0, newest.transactions - known.transactions),
-      seconds: timeMs === undefined ? null : Math.max(0, newest.timeMs - timeMs) / 1000,
+      seconds: timeMs == null || newest.timeMs === null ? null : Math.max(0, newest.timeMs - timeMs) / 1000,
     };
   }
 }

@@ -105,8 +105,8 @@ export interface HealthMonitor {
 
 /** Sequin's. */
 export const LAG_HIGH_BYTES = 2_500_000_000;
-/** The change log is measured with a read of one record: not in every sample. */
-const LOG_MEASURED_EVERY = 5;
+/** What takes a read of a record of the log is not done in every sample. */
+const LOG_READ_EVERY = 5;
 
 interface SinkTrack {
   position: Position | null;
@@ -115,8 +115,9 @@ interface SinkTrack {
   /** When it last moved, or had nothing to do. */
   movedMs: number;
   retryingSinceMs: number | null;
-  /** Commit time near where it stood when this process began. */
-  before: { readonly lsn: Lsn; readonly timeMs: number } | null;
+  /** Commit time near where it stands, while that is before all that was counted: read from the log, once in a while. */
+  before: { readonly lsn: Lsn; readonly timeMs: number | null } | null;
+  reading: boolean;
 }
 
 export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
@@ -171,7 +172,7 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
     reads = readsNow;
     sampleCommits(log);
     for (const delivery of pipeline.deliveries) sampleDelivery(log, delivery);
-    if (samples++ % LOG_MEASURED_EVERY === 0) {
+    if (samples++ % LOG_READ_EVERY === 0) {
       // A log that is being closed has nothing to say.
       void log.heldBytes().then(
         (bytes) => (logBytes = bytes),
@@ -193,8 +194,9 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
   function sampleCommits(log: MonitoredPipeline['log']): void {
     const { durableLsn, commitTimeMs } = log;
     if (commits.newest !== null && durableLsn < commits.newest.lsn) commits.clear();
-    if (durableLsn === 0n) return;
-    if (commitTimeMs !== null) {
+    // An empty log: all that will be in it is going to be counted.
+    if (durableLsn === 0n) commits.add({ lsn: 0n, timeMs: null, transactions: commitsBefore });
+    else if (commitTimeMs !== null) {
       commits.add({ lsn: durableLsn, timeMs: commitTimeMs, transactions: commitsBefore + log.commits });
     } else if (commits.newest === null) {
       const add = (timeMs: number | null) => {
@@ -210,17 +212,18 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
     const { position } = cursor;
     let track = tracks.get(name);
     if (track === undefined) {
-      track = { position, shownLsn, messages: delivered.messages, movedMs: now(), retryingSinceMs: null, before: null };
+      track = {
+        position,
+        shownLsn,
+        messages: delivered.messages,
+        movedMs: now(),
+        retryingSinceMs: null,
+        before: null,
+        reading: false,
+      };
       tracks.set(name, track);
-      const { lsn } = position;
-      const known = track;
-      if (lsn > 0n && lsn < log.durableLsn) {
-        void log.commitTimeNear(lsn).then(
-          (timeMs) => (known.before = timeMs === null ? null : { lsn, timeMs }),
-          () => {},
-        );
-      }
     }
+    readBefore(log, position.lsn, track);
     const moved =
       track.position === null ||
       track.position.lsn !== position.lsn ||
@@ -234,6 +237,22 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
     track.messages = delivered.messages;
     if (state.kind !== 'retrying') track.retryingSinceMs = null;
     else track.retryingSinceMs ??= now();
+  }
+
+  function readBefore(log: MonitoredPipeline['log'], lsn: Lsn, track: SinkTrack): void {
+    const { oldest } = commits;
+    if (oldest === null || lsn >= oldest.lsn || track.reading || track.before?.lsn === lsn) return;
+    if (track.before !== null && samples % LOG_READ_EVERY !== 0) return;
+    track.reading = true;
+    void log.commitTimeNear(lsn).then(
+      (timeMs) => {
+        track.before = { lsn, timeMs };
+        track.reading = false;
+      },
+      () => {
+        track.reading = false;
+      },
+    );
   }
 
   function report(): DatabaseReport {
@@ -324,8 +343,9 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
   function sinkLag(reached: Lsn, { log }: MonitoredPipeline, track: SinkTrack | undefined): Lag {
     const end = log.durableLsn;
     if (reached >= end) return NO_LAG;
-    const before = track?.before ?? null;
-    const lag = commits.lag(reached, before !== null && before.lsn <= reached ? before : commits.oldest);
+    // The time of the newest commit is still being read.
+    if (commits.newest === null) return { bytes: end - reached, transactions: null, seconds: null };
+    const lag = commits.lag(reached, track?.before ?? null);
     return { ...lag, bytes: end - reached };
   }
 

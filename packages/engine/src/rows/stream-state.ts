@@ -117,7 +117,7 @@ export class StreamState implements ComparedState {
         const column = columns[index]!;
         const from = since(table, column);
         // Of the transaction that altered the table, it may be from before or after.
-        if (from === null || (from > 0n && row.lsn <= from)) return -1;
+        
         return names[index] === column.name ? index : names.indexOf(column.name);
       },
     };

@@ -61,6 +61,7 @@ export interface TableCheckOptions {
 
 const CHUNK_ROWS_MAX = 2_000;
 const CHUNK_ROWS_MIN = 10;
+const CHUNK_ROWS_FIRST = 200;
 const CHUNK_BYTES_TARGET = 4 << 20;
 const SUSPECTS_AT_ONCE = 500;
 const LOOKS_MAX = 12;
@@ -131,7 +132,7 @@ class TableCheck {
     const hasher = new RowHasher(table.schema, table.key);
     const order = table.key.map(quoteIdentifier).join(', ');
     let after: readonly string[] | null = null;
-    let rowsMax = CHUNK_ROWS_MIN;
+    let rowsMax = CHUNK_ROWS_FIRST;
     for (;;) {
       await admit(rowsMax, signal);
       if (signal.aborted) throw stopped();

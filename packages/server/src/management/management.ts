@@ -34,6 +34,7 @@ import { healthRoutes } from './health-routes.ts';
 import { answerOf, ManagementError } from './management-error.ts';
 import { sinkRoutes } from './sink-routes.ts';
 import { statusRoutes } from './status-routes.ts';
+import { verificationRoutes } from './verification-routes.ts';
 
 /** What routes work with. Everything is as of now: ask again in every request. */
 export interface ManagementContext {
@@ -47,7 +48,13 @@ export interface ManagementContext {
 
 export type ManagementRoutes = (api: FastifyInstance, context: ManagementContext) => void;
 
-const ROUTES: readonly ManagementRoutes[] = [statusRoutes, databaseRoutes, sinkRoutes, backfillRoutes];
+const ROUTES: readonly ManagementRoutes[] = [
+  statusRoutes,
+  databaseRoutes,
+  sinkRoutes,
+  backfillRoutes,
+  verificationRoutes,
+];
 /** Below `/` and `/api` both, and without a token. */
 const OPEN_ROUTES: readonly ManagementRoutes[] = [healthRoutes];
 

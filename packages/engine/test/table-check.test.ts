@@ -1,0 +1,83 @@
+import { PgConnection } from '@millrace/postgres/connection';
+import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { ComparedRow, ComparedState } from '../src/rows/compared-state.ts';
+import { readPublication } from '../src/rows/published-tables.ts';
+import { RowHasher } from '../src/rows/row-hasher.ts';
+import { checkTable } from '../src/rows/table-check.ts';
+import { dataRow } from './row-messages.ts';
+
+let db: TestDatabase;
+let connection: PgConnection;
+beforeEach(async () => {
+  db = await createDatabase();
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 9) i;
+    CREATE PUBLICATION p FOR TABLE t`);
+  connection = await PgConnection.connect({ ...db.config, ssl: 'disable' });
+});
+afterEach(async () => {
+  await connection.close();
+  await db.drop();
+});
+
+/** A state whose rows `of` tells, asked anew in each look; `lsn` is when they changed last. */
+async function check(of: (key: string, look: number) => string | null, lsn: (key: string) => bigint = () => 1n) {
+  const { tables: group } = await readPublication(connection, 'p');
+  const { schema, key } = group[0]!;
+  const hasher = new RowHasher(schema, key);
+  let looks = 0;
+  const state: ComparedState = {
+    async reach() {
+      looks++;
+    },
+    table: () => ({
+      whole: true,
+      find(_table, bytes): ComparedRow | null {
+        const id = Buffer.from(bytes).toString().split(':')[1]!;
+        const value = of(id, looks);
+        if (value === null) return null;
+        const row = dataRow([id, value]);
+        hasher.aim(row, 0, row.length);
+        return { id: Number(id), hashes: Buffer.from(hasher.hashes), lsn: lsn(id), place: (i) => i };
+      },
+      after: (from) => (from === 0 ? [{ id: 77, key: Buffer.from('2:77') }] : []),
+    }),
+  };
+  const signal = AbortSignal.timeout(20_000);
+  const admit = async () => {};
+  const report = await checkTable({ connection, state, group, updates: true, deletes: true, admit, signal });
+  return { ...report, looks };
+}
+
+const right = (id: string) => (id === '77' ? null : `v${id}`);
+
+test('what was behind at first and then agrees is no drift, for a row that was late, lost or gone', async () => {
+  const report = await check((id, looks) => {
+    if (looks < 4) return { 3: 'old', 4: null, 77: 'gone' }[id] ?? (id === '4' ? null : right(id));
+    return right(id);
+  });
+  expect(report).toMatchObject({ rowsCompared: 9, missing: 0, extra: 0, different: 0, undecided: 0 });
+});
+
+test('what differs on both looks is drift, each kind with its key', async () => {
+  const report = await check((id) => (id === '3' ? 'old' : id === '4' ? null : id === '77' ? 'gone' : right(id)));
+  expect(report).toMatchObject({ missing: 1, extra: 1, different: 1, undecided: 0 });
+  expect(report.drifts).toEqual(
+    expect.arrayContaining([
+      { kind: 'different', key: ['3'] },
+      { kind: 'missing', key: ['4'] },
+      { kind: 'extra', key: ['77'] },
+    ]),
+  );
+});
+
+test('a row that changes between all looks is undecided, never drift', async () => {
+  const moving = await check((id, look) => (id === '3' ? `other ${look}` : right(id)));
+  expect(moving).toMatchObject({ different: 0, undecided: 1 });
+  // The other side is ahead: its change is newer than every look.
+  const ahead = await check(
+    (id) => (id === '3' ? 'newer' : right(id)),
+    (id) => (id === '3' ? 1n << 62n : 1n),
+  );
+  expect(ahead).toMatchObject({ different: 0, undecided: 1 });
+});
