@@ -13,9 +13,9 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { maxLsn, parseLsn } from '@millrace/core/lsn';
+import { backfillStore } from '@millrace/engine/backfill/backfill-store';
 import { SourceState } from '@millrace/engine/capture/source-state';
 import { ChangeLog } from '@millrace/engine/change-log/change-log';
-import { cursorStore } from '@millrace/engine/deliver/cursor-store';
 import { openLocalStore } from '@millrace/stream-store/local-store';
 import { RecordCursor } from '@millrace/stream-store/record-codec';
 import { createOracle } from '@millrace/testkit/oracle';
@@ -261,9 +261,8 @@ async function judgeAcknowledgement(
 async function backfilled(dataDir: string): Promise<boolean> {
   const store = await openLocalStore({ dir: dataDir });
   try {
-    const marks = cursorStore(store.state, `sink/${SINK}/cursor`).load()?.backfills ?? new Map();
-    const done = [...marks.values()].filter((key) => key.length === 0);
-    return done.length >= WORKLOAD_TABLE_NAMES.length;
+    const jobs = backfillStore(store.state, `sink/${SINK}/backfills`).load();
+    return jobs.length >= WORKLOAD_TABLE_NAMES.length && jobs.every(({ state }) => state !== 'active');
   } finally {
     await store.close();
   }

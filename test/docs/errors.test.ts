@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs';
 import { codes } from '@millrace/core/error';
 import { expect, test } from 'vitest';
 import { ERRORS_PAGE, errorsPage } from '../../tools/generate-error-docs.ts';
+import { healthSlugs } from './health-slugs.ts';
 import { documentation, inlineCode } from './markdown.ts';
 
 test('docs/errors.md is what node tools/generate-error-docs.ts makes', () => {
@@ -16,14 +17,23 @@ test('every error code named in the documentation is one', () => {
     .flatMap((file) => inlineCode(file).map((code) => ({ path: file.path, code })))
     .filter(({ code }) => /^[a-z]+(?:_[a-z]+)+$/.test(code) && prefixes.has(code.split('_')[0]!));
   expect(named.length).toBeGreaterThan(10);
-  // Names of Postgres' own.
+  // Names of Postgres' own, and a field of the management API.
   const POSTGRES = new Set([
     'pg_lsn',
     'pg_snapshot',
     'row_security',
     'pg_recvlogical',
     'pg_upgrade',
+    'pg_locks',
+    'pg_stat_activity',
+    'pg_current_snapshot',
+    'pg_read_all_stats',
+    'pg_monitor',
+    'sink_consumer',
     'pg_logical_emit_message',
   ]);
-  expect(named.filter(({ code }) => !Object.hasOwn(codes, code) && !POSTGRES.has(code))).toEqual([]);
+  const SLUGS = healthSlugs();
+  expect(named.filter(({ code }) => !Object.hasOwn(codes, code) && !POSTGRES.has(code) && !SLUGS.has(code))).toEqual(
+    [],
+  );
 });

@@ -1,10 +1,10 @@
-import { readdirSync, readFileSync, rmSync } from 'node:fs';
-import { join } from 'node:path';
+import { rmSync } from 'node:fs';
 import { startServer } from '@millrace/server/main';
 import { testDirectory } from '@millrace/testkit/postgres';
 import { expect, test } from 'vitest';
 import { parse } from 'yaml';
-import { inlineCode, markdownFile, ROOT } from './markdown.ts';
+import { healthSlugs } from './health-slugs.ts';
+import { inlineCode, markdownFile } from './markdown.ts';
 
 test('docs/management-api.md has every route of the management API, and no other', async () => {
   const dataDir = testDirectory('routes');
@@ -29,18 +29,8 @@ test('docs/management-api.md has every route of the management API, and no other
   }
 });
 
-/** As they are written in the sources: `slug: 'x'`, finding('x', ...), check('x', ...). */
-function slugs(folder: string): string[] {
-  const files = readdirSync(join(ROOT, folder)).filter((name) => name.endsWith('.ts') && !name.endsWith('.test.ts'));
-  return files.flatMap((name) => {
-    const text = readFileSync(join(ROOT, folder, name), 'utf8');
-    const found = text.matchAll(/(?:slug(?::| =)|\b(?:finding|check|ofError)\()\s*'([a-z_]+)'/g);
-    return [...found].map(([, slug]) => slug!);
-  });
-}
-
 test('every check and finding has its slug in docs/operating.md', () => {
-  const all = new Set([...slugs('packages/engine/src/health'), ...slugs('packages/server/src/preflight')]);
+  const all = healthSlugs();
   expect(all.size).toBeGreaterThan(40);
   const documented = new Set(inlineCode(markdownFile('docs/operating.md')));
   expect([...all].filter((slug) => !documented.has(slug))).toEqual([]);

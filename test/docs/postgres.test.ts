@@ -1,8 +1,11 @@
 /** What docs/postgres.md says about rights, tried on a real Postgres from which everybody else's rights are taken. */
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { eventually, type Millrace, type MillraceOptions, startMillrace } from '../end-to-end/millrace.ts';
 import { markdownFile } from './markdown.ts';
+
+// Servers start here, beside other tests.
+vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
 
 let db: TestDatabase;
 let role: string;

@@ -34,7 +34,7 @@ test('a backfill waits while the source is busier than it may be', async () => {
   const third = new pg.Client(db.config);
   await third.connect();
   const too = third.query('SELECT pg_sleep(60)').catch(() => {});
-  millrace = await startMillrace(db, { database: { backfill: { active_sessions_max: 1, rows_per_second: 300 } } });
+  millrace = await startMillrace(db, { database: { backfill: { active_sessions_max: 1, rows_per_second: 1000 } } });
   await managerOf(millrace).create([T]);
   await eventually('it says why it waits', () => /^the source is busy: [23] active sessions$/.test(waiting()));
   const { rowsProcessed } = managerOf(millrace).list()[0]!;
@@ -66,6 +66,9 @@ test('a backfill waits before the slot holds more WAL than it may, and goes on w
     await db.sql('CHECKPOINT');
     return waiting() === '' || managerOf(millrace!).list()[0]!.state === 'completed';
   });
-  await settled(millrace);
-  expect(managerOf(millrace).list()[0]).toMatchObject({ state: 'completed', error: null });
+  const { id, error } = managerOf(millrace).list()[0]!;
+  expect(error).toBe(null);
+  await managerOf(millrace)
+    .cancel(id)
+    .catch(() => {}); // It may be complete by now.
 }, 60_000);

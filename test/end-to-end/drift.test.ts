@@ -82,7 +82,7 @@ test('a stream that lost, kept or changed a row is found out, and the keys are n
   expect(quiet.stdout).toMatch(
     /public\.keyless +not compared: it has no primary key\npublic\.t +\d+ rows {2}1 missing, 1 different, 1 no longer/,
   );
-  expect(quiet.stdout).not.toContain('"x"');
+  expect(quiet.stdout).not.toMatch(/missing +\[/);
   const shown = await run(['verify', 'sink', '--show-keys'], env);
   expect(shown.stdout).toContain(`missing    ${JSON.stringify(['8', 'd "x"'])}`);
   const pinned = millrace.server.databases[0]!.monitor.notices.of({ sink: 'sink' });

@@ -4,7 +4,7 @@ import { startProxy } from '@millrace/testkit/proxy';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { startRemoteStore } from './blocked-store.ts';
 import { eventually } from './millrace.ts';
-import { startWatched, type Watched } from './several-databases.ts';
+import { QUICK, startWatched, type Watched } from './several-databases.ts';
 
 describe('/ready', { timeout: 60_000 }, () => {
   let db: TestDatabase;
@@ -73,10 +73,11 @@ describe('/ready', { timeout: 60_000 }, () => {
   test('stays green on an idle database beside a busy neighbour', async () => {
     const neighbour = await createDatabase();
     try {
-      watched = await startWatched([shop()]);
+      // Long enough for a busy machine, and still a part of what follows.
+      watched = await startWatched([shop()], { ...QUICK, captureStallMs: 3_000 });
       await watched.untilGreen();
       await neighbour.sql(`CREATE TABLE noise (id int)`);
-      for (let round = 0; round < 20; round++) {
+      for (let round = 0; round < 40; round++) {
         await neighbour.sql(`INSERT INTO noise SELECT generate_series(1, 200)`);
         const { reasons } = await watched.ready();
         expect(reasons).toEqual([]);
@@ -97,7 +98,7 @@ describe('/ready', { timeout: 60_000 }, () => {
         endpoint: store.url,
         access_token: store.token,
       };
-      watched = await startWatched([shop({ sink: { destination } })]);
+      watched = await startWatched([shop({ sink: { destination }, secondSink: 'near' })]);
       await watched.untilGreen();
       await db.sql(`INSERT INTO items VALUES (1)`);
       await eventually('the first arrives', async () => (await store.count('far')) === 1);
@@ -110,7 +111,10 @@ describe('/ready', { timeout: 60_000 }, () => {
       expect(Number(sink.lag.bytes)).toBeGreaterThan(0);
       expect(sink.lag.transactions).toBe(1);
       expect(sink.lag.seconds).toBeGreaterThanOrEqual(0);
-      // Capture is another matter, and well.
+      // Neither the other sink nor capture minds.
+      await eventually('the other has all', async () => (await watched!.count('near')) === 100);
+      expect((await watched.ready()).reasons.every(({ name }) => name === 'shop')).toBe(true);
+      expect((await watched.api('/sinks/near')).lag.bytes).toBe('0');
       expect((await watched.api('/postgres_databases/shop')).health.status).not.toBe('error');
       await store.unblock();
       await watched.untilGreen();
@@ -218,7 +222,7 @@ describe('/ready', { timeout: 60_000 }, () => {
       ]);
       process.kill(Number(pid), 'SIGSTOP');
       try {
-        for (let round = 0; round < 4; round++)
+        for (let round = 0; round < 5; round++)
           await own.sql(`SELECT pg_switch_wal() FROM (SELECT pg_logical_emit_message(false, 'x', 'y')) AS m`);
         await eventually('the warning', async () => {
           const { findings } = (await checksOf('/postgres_databases/shop')).get('replication_configuration')!;

@@ -14,7 +14,6 @@ export const QUICK: HealthTiming = {
   sampleMs: 50,
   probeMs: 150,
   tablesMs: 300,
-  probeTimeoutMs: 2_000,
   captureStallMs: 1_500,
   sinkStallMs: 1_500,
   sinkRetryMs: 500,
@@ -25,8 +24,10 @@ export interface DatabaseEntry {
   readonly url: string;
   readonly slot: string;
   readonly database?: object;
-  /** Of its only sink. */
+  /** Of the sink that has its name. */
   readonly sink?: object;
+  /** Another one, into a stream of its name in the store of the process. */
+  readonly secondSink?: string;
 }
 
 export interface Reason {
@@ -65,12 +66,12 @@ export async function startWatched(
       await_database: { timeout_ms: 2_000 },
       ...database,
     })),
-    sinks: entries.map(({ name, sink }) => ({
-      name,
-      database: name,
-      destination: { type: 's2', basin: BASIN, stream: name },
-      ...sink,
-    })),
+    sinks: entries.flatMap(({ name, sink, secondSink }) => [
+      { name, database: name, destination: { type: 's2', basin: BASIN, stream: name }, ...sink },
+      ...(secondSink === undefined
+        ? []
+        : [{ name: secondSink, database: name, destination: { type: 's2', basin: BASIN, stream: secondSink } }]),
+    ]),
   });
   const config = async (store: StreamStore): Promise<Config> => {
     await store.ensureBasin(BASIN, {

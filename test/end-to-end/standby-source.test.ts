@@ -1,9 +1,16 @@
+import { readFileSync } from 'node:fs';
 import { type OwnPostgres, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
+import { chosenMajor } from '@millrace/testkit/postgres-majors';
 import { type Standby, startStandby } from '@millrace/testkit/replica';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { eventually, type Millrace, startMillrace } from './millrace.ts';
 
+// Servers start here, beside other tests.
+vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
+
 const SETTINGS = { fsync: 'off', full_page_writes: 'off', autovacuum: 'off' };
+/** A standby can be captured from since 16. */
+const MAJOR = Math.max(16, chosenMajor());
 
 let own: OwnPostgres;
 let db: TestDatabase;
@@ -11,11 +18,11 @@ let standby: Standby;
 const running: Millrace[] = [];
 
 beforeAll(async () => {
-  own = await startOwnPostgres(SETTINGS);
+  own = await startOwnPostgres({ ...SETTINGS, log_statement: 'all' }, MAJOR);
   db = await own.createDatabase();
   await db.sql(`CREATE TABLE t (id int PRIMARY KEY, v text)`);
   await db.sql(`INSERT INTO t SELECT i, 'before' FROM generate_series(1, 300) i`);
-  standby = await startStandby(own, { settings: SETTINGS });
+  standby = await startStandby(own, { settings: SETTINGS, major: MAJOR });
   await standby.caughtUp();
 });
 afterAll(async () => {
@@ -35,6 +42,8 @@ test('a standby is captured and backfilled, with publication and slot made by he
     sinks: [{ initial_backfill: true }],
   });
   running.push(millrace);
+  // A quiet primary writes what the new slot waits for seldom, so it was asked to.
+  expect(readFileSync(own.server.logFile, 'utf8')).toContain('pg_log_standby_snapshot');
   expect(await db.sql(`SELECT pubname FROM pg_publication`)).toEqual([{ pubname: 'millrace' }]);
   expect(await db.sql(`SELECT FROM pg_replication_slots WHERE slot_type = 'logical'`)).toEqual([]);
   await db.sql(`UPDATE t SET v = 'after' WHERE id <= 10`);
@@ -67,7 +76,7 @@ test('a standby is captured and backfilled, with publication and slot made by he
     .filter(({ action }) => action === 'insert')
     .map(({ record }) => record['id']);
   expect(inserted).toEqual([1000, 1001, 1002]);
-}, 60_000);
+});
 
 test('without its primary a standby says what is to be done there', async () => {
   await expect(
@@ -99,4 +108,4 @@ test('a standby older than 16 is refused as what it is, and so is a failover slo
   } finally {
     await old.remove();
   }
-}, 60_000);
+});

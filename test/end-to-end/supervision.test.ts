@@ -68,6 +68,20 @@ describe('of three databases', { timeout: 60_000 }, () => {
     }
   });
 
+  test('one whose sink names a table that is not there is red with the reason, and starts once it is', async () => {
+    const sink = { source: { include_tables: ['items', 'orders'] } };
+    watched = await startWatched([entry(0), entry(1, { sink }), entry(2)]);
+    await watched.untilRed(({ name, check }) => name === 'two' && check === 'replication_connected');
+    await eventually('the others are green', async () =>
+      (await watched!.ready()).reasons.every(({ name }) => name === 'two'),
+    );
+    await flows(0, 2);
+    expect(JSON.stringify(await watched.api('/postgres_databases/two'))).toContain('pg_table_missing');
+    await dbs[1]!.sql(`CREATE TABLE orders (id int PRIMARY KEY)`);
+    await watched.untilGreen();
+    await flows(0, 1, 2);
+  });
+
   test('one whose slot is dropped while it runs is red, with the reason, and the others go on', async () => {
     watched = await startWatched([entry(0), entry(1), entry(2)]);
     await watched.untilGreen();

@@ -6,7 +6,6 @@ import { eventually, startMillrace } from '../end-to-end/millrace.ts';
 
 test('writes to unpublished tables and to tables no sink takes move the slot', async () => {
   const db = await createDatabase();
-  await db.sql(`ALTER DATABASE ${db.name} SET logical_decoding_work_mem = '64kB'`);
   await db.sql(`CREATE TABLE wanted (id int PRIMARY KEY); CREATE TABLE unwanted (id int PRIMARY KEY, v text);
     CREATE TABLE unpublished (id serial, v text)`);
   const publication = { init_sql: 'CREATE PUBLICATION millrace FOR TABLE wanted, unwanted' };

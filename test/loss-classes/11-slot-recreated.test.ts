@@ -1,8 +1,11 @@
 // A slot that was dropped, recreated or advanced behind our back must not let the stream go on at "now": what happened
 // between is in no slot, so it is refused with the gap named, however often it is tried.
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { eventually, type Millrace, startMillrace } from '../end-to-end/millrace.ts';
+
+// Processes and servers start here, beside other tests.
+vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
 
 let db: TestDatabase;
 let millrace: Millrace;

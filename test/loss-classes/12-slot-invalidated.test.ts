@@ -5,8 +5,11 @@ import { cpSync, rmSync } from 'node:fs';
 import { SourceState } from '@millrace/engine/capture/source-state';
 import { openLocalStore } from '@millrace/stream-store/local-store';
 import { type OwnPostgres, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
-import { afterEach, expect, test } from 'vitest';
+import { afterEach, expect, test, vi } from 'vitest';
 import { eventually, type Message, type Millrace, startMillrace } from '../end-to-end/millrace.ts';
+
+// Servers start here, beside other tests.
+vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
 
 const SETTINGS = { fsync: 'off', full_page_writes: 'off', autovacuum: 'off', min_wal_size: '32MB' };
 const REPAIR = { on_loss: 'repair' };
@@ -107,7 +110,7 @@ test('the gap is refused, or bridged by one transaction that also holds the dele
   // Who may want it under another name.
   millrace = await startMillrace(db, { ...options, slot: { ...REPAIR, name: `${db.name}_anew` } });
   expect(millrace.lines.join(' ')).toContain('attempt 1 of 5');
-}, 60_000);
+});
 
 test('an idle timeout of Postgres 18 is told by its name', async () => {
   own = await startOwnPostgres({ ...SETTINGS, idle_replication_slot_timeout: '1s' }, 18);
@@ -127,4 +130,4 @@ test('an idle timeout of Postgres 18 is told by its name', async () => {
     detail: expect.stringContaining('idle_timeout'),
     hint: expect.stringContaining('idle_replication_slot_timeout'),
   });
-}, 60_000);
+});

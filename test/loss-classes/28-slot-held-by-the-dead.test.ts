@@ -4,8 +4,11 @@ import { PgConnection } from '@millrace/postgres/connection';
 import { startReplication } from '@millrace/postgres/replication';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { startProxy } from '@millrace/testkit/proxy';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { acknowledged, type EngineProcess, engineProcess } from './engine-process.ts';
+
+// Processes and servers start here, beside other tests.
+vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
 
 let db: TestDatabase;
 let engine: EngineProcess;
@@ -55,7 +58,7 @@ test('a walsender that never hears of the crash is recognised as ours and ended'
     await db.sql(`INSERT INTO t VALUES (2)`);
     expect((await slot()).active_pid).toBe(before);
     engine.start();
-    const line = await engine.process.waitForLine(/still held by an earlier connection of ours/, { timeoutMs: 5_000 });
+    const line = await engine.process.waitForLine(/still held by an earlier connection of ours/);
     expect(line).toContain(`PID ${before}`);
     await engine.streaming();
     await settle();

@@ -1,8 +1,11 @@
 // Two engines, each with a data directory of its own, that were given the same slot: exactly one captures. The other
 // appends nothing, however long it waits, and takes over when the first ends; the first then does not go on in silence.
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { acknowledged, type EngineProcess, engineProcess } from './engine-process.ts';
+
+// Processes and servers start here, beside other tests.
+vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
 
 let db: TestDatabase;
 let engines: EngineProcess[];

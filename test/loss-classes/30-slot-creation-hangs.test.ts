@@ -4,8 +4,11 @@ import { PgConnection } from '@millrace/postgres/connection';
 import { createSlot, readSlot } from '@millrace/postgres/slot';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import pg from 'pg';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { eventually, type Millrace, startMillrace } from '../end-to-end/millrace.ts';
+
+// Processes and servers start here, beside other tests.
+vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
 
 let db: TestDatabase;
 let writer: pg.Client;
@@ -40,6 +43,8 @@ test('behind an idle transaction it gives up by lock_timeout, says who to look f
 
 test('when the connection is lost in the middle, the server gives up by itself', async () => {
   const connection = await connect();
+  // As if this process had been killed: nobody is left to cancel it.
+  connection.cancel = async () => {};
   const creating = createSlot(connection, db.name, { lockTimeoutMs: 500 }).catch(() => {});
   const waiting = async () => {
     const rows = await db.sql(
@@ -48,8 +53,6 @@ test('when the connection is lost in the middle, the server gives up by itself',
     return rows.length > 0;
   };
   await eventually('the creation waits', waiting);
-  // As if this process had been killed: nobody is left to cancel it.
-  await db.sql(`SELECT 1`);
   void connection.close();
   await creating;
   await eventually('the walsender has given up', async () => !(await waiting()));

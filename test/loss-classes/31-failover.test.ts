@@ -5,9 +5,12 @@ import { cpSync, rmSync } from 'node:fs';
 import { failoverReadiness } from '@millrace/engine/failover-readiness';
 import { type OwnPostgres, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
 import { type Standby, startStandby } from '@millrace/testkit/replica';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { eventually, type Millrace, startMillrace } from '../end-to-end/millrace.ts';
 import { acknowledged } from './engine-process.ts';
+
+// Servers start here, beside other tests.
+vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
 
 const MAJOR = 17; // The first with failover slots.
 const SETTINGS = { fsync: 'off', full_page_writes: 'off', autovacuum: 'off' };
@@ -89,7 +92,7 @@ test('without a copy of the slot the promoted server is refused', async () => {
     code: 'pg_slot_missing',
     hint: expect.stringContaining('failover slot'),
   });
-}, 60_000);
+});
 
 test('with a copy that was not persistent yet the promoted server is refused', async () => {
   // The slot stays where it is while the server goes on: a copy made now cannot become persistent.
@@ -103,7 +106,7 @@ test('with a copy that was not persistent yet the promoted server is refused', a
   expect((await ready(temporary)).safe).toBe(false);
   await temporary.promote();
   await expect(failOverTo(temporary)).rejects.toMatchObject({ code: 'pg_slot_missing' });
-}, 60_000);
+});
 
 test('with a persistent copy it is safe, and every change of both lives is there once', async () => {
   const synced = await standby('synced', { sync_replication_slots: 'on' });
@@ -139,4 +142,4 @@ test('with a persistent copy it is safe, and every change of both lives is there
   const ids = (await after.atLeast(next - 1)).map(({ record }) => record['id']);
   expect(ids).toEqual(Array.from({ length: next - 1 }, (_, i) => i + 1));
   await own.server.restart();
-}, 60_000);
+});

@@ -4,15 +4,16 @@
 import { cpSync } from 'node:fs';
 import { type OwnPostgres, openDatabase, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
 import { backUp, startStandby } from '@millrace/testkit/replica';
-import { afterAll, beforeAll, expect, test } from 'vitest';
-import { type Millrace, startMillrace } from '../end-to-end/millrace.ts';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { eventually, type Millrace, startMillrace } from '../end-to-end/millrace.ts';
+
+// Processes and servers start here, beside other tests.
+vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
 
 const SETTINGS = { fsync: 'off', full_page_writes: 'off', autovacuum: 'off' };
 let own: OwnPostgres;
 let db: TestDatabase;
 let millrace: Millrace;
-/** The data directory that has captured everything. */
-let latest: string;
 const closing: (() => Promise<void>)[] = [];
 
 beforeAll(async () => {
@@ -78,21 +79,34 @@ test('a copy of the disk, a point in time and a forked timeline are refused, wit
   await db.sql(`INSERT INTO t VALUES (4)`);
   expect((await same.atLeast(4)).map(({ record }) => record['id'])).toEqual([1, 2, 3, 4]);
   await same.stop();
-  latest = same.dataDir;
 });
 
-test('a server that crashed and sends its last transactions again is not taken for another', async () => {
-  const [slot] = await db.sql(`SELECT pg_copy_logical_replication_slot('${db.name}', '${db.name}_older') AS made`);
-  expect(slot).toBeDefined();
-  const before = await startMillrace(db, { dataDir: latest });
-  await db.sql(`INSERT INTO t VALUES (5)`);
-  await before.atLeast(5);
+test('a server that crashed and sends its last transactions again is not taken for another, however few walsenders it has', async () => {
+  const small = await startOwnPostgres({ ...SETTINGS, max_wal_senders: '1' });
+  closing.push(() => small.remove());
+  const its = await small.createDatabase();
+  await its.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
+  const before = await startMillrace(its);
+  await its.sql(`SELECT pg_copy_logical_replication_slot('${its.name}', '${its.name}_older')`);
+  await its.sql(`INSERT INTO t VALUES (1)`);
+  await before.atLeast(1);
   await before.stop();
   // The slot as it was before that: what a crash of the server leaves of one it had not written down.
-  const again = await startMillrace(db, { dataDir: latest, slot: { name: `${db.name}_older` } });
-  closing.push(() => again.remove());
-  await db.sql(`INSERT INTO t VALUES (6)`);
-  expect((await again.atLeast(6)).map(({ record }) => record['id'])).toEqual([1, 2, 3, 4, 5, 6]);
+  const slot = { name: `${its.name}_older`, on_loss: 'repair' };
+  const again = await startMillrace(its, { dataDir: before.dataDir, slot });
+  await its.sql(`INSERT INTO t VALUES (2)`);
+  await again.atLeast(2);
+  await again.stop();
+  expect(again.lines.join(' ')).not.toContain('repair of slot');
+  // A repair finds room for its connection as well.
+  await its.sql(`SELECT pg_drop_replication_slot('${slot.name}')`);
+  const repaired = await startMillrace(its, { dataDir: before.dataDir, slot });
+  closing.push(() => repaired.remove());
+  expect(repaired.lines.join(' ')).toContain('repaired up to');
+  await its.sql(`INSERT INTO t VALUES (3)`);
+  await eventually('the next change arrives', async () =>
+    (await repaired.messages()).some(({ record }) => record['id'] === 3),
+  );
 });
 
 test('nothing is made on a server that is not the one', async () => {

@@ -7,7 +7,7 @@
  *
  * Ends with a table and the sum; exit code 1 when a test failed, or a major could not be run at all.
  */
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -18,6 +18,7 @@ import { MAJOR_VARIABLE, majorFolder, POSTGRES_MAJORS } from '@millrace/testkit/
 
 const TESTS = ['packages/postgres', 'packages/engine', 'test/end-to-end', 'test/loss-classes'];
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 const VITEST = join(ROOT, 'node_modules', 'vitest', 'vitest.mjs');
 
 interface Outcome {
@@ -42,6 +43,16 @@ interface Report {
   }[];
 }
 
+let running: ChildProcess | null = null;
+let stopped = false;
+// A run that outlived us would keep its servers.
+for (const signal of STOP_SIGNALS) {
+  process.on(signal, () => {
+    stopped = true;
+    running?.kill(signal);
+  });
+}
+
 async function runOn(major: number, tests: readonly string[]): Promise<Outcome> {
   const started = performance.now();
   const seconds = () => Math.round((performance.now() - started) / 1000);
@@ -62,6 +73,7 @@ async function runOn(major: number, tests: readonly string[]): Promise<Outcome> 
       env: { ...env, [MAJOR_VARIABLE]: String(major) },
       stdio: 'inherit',
     });
+    running = child;
     child.on('error', () => done(null));
     child.on('exit', (exit) => done(exit));
   });
@@ -103,7 +115,7 @@ if (unknown.length > 0) {
 }
 const outcomes: Outcome[] = [];
 for (const major of chosen.length > 0 ? chosen.map(Number) : POSTGRES_MAJORS) {
-  outcomes.push(await runOn(major, paths.length > 0 ? paths : TESTS));
+  if (!stopped) outcomes.push(await runOn(major, paths.length > 0 ? paths : TESTS));
 }
 for (const { major, failures } of outcomes) {
   for (const failure of failures) process.stdout.write(`\nPostgres ${major}: ${failure}\n`);
@@ -111,4 +123,4 @@ for (const { major, failures } of outcomes) {
 const sum = (of: (outcome: Outcome) => number) => outcomes.reduce((total, outcome) => total + of(outcome), 0);
 const failed = sum((outcome) => outcome.failed);
 process.stdout.write(`\n${table(outcomes)}\n\n${sum(({ passed }) => passed)} passed, ${failed} failed\n`);
-process.exitCode = failed === 0 && outcomes.every(({ passed }) => passed > 0) ? 0 : 1;
+process.exitCode = !stopped && failed === 0 && outcomes.every(({ passed }) => passed > 0) ? 0 : 1;

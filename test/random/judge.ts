@@ -68,6 +68,8 @@ interface Row {
   readonly known: Set<string>;
   /** Left alone by an update after the column had changed: what the value is by now nobody said. */
   readonly unsure: Set<string>;
+  /** By which message a backfill delivered it; null: not since its last change. */
+  readBy: string | null;
   /** Written before the table was last changed. */
   old: boolean;
 }
@@ -293,7 +295,6 @@ export function createJudge({ reference, fromStart, viaRoot, truncates, messages
 
   function takeRead(message: Message, lsn: bigint): void {
     counts.reads++;
-    unique(message);
     if (!started) skipTo(lsn);
     else {
       const next = advance();
@@ -306,10 +307,13 @@ export function createJudge({ reference, fromStart, viaRoot, truncates, messages
       }
     }
     const named = message.metadata.table_name;
-    const found = [...tables.values()]
-      .filter(({ name, parent, moved }) => name === named || parent === named || moved)
-      .flatMap((table) => candidates(table, message.record));
-    const row = found.find((each) => differences(each, message.record).length === 0) ?? found[0];
+    const candidatesOf = [...tables.values()].filter(
+      ({ name, parent, moved }) => name === named || parent === named || moved,
+    );
+    const keyed = candidatesOf.every(({ key }) => key.length > 0);
+    const found = candidatesOf.flatMap((table) => candidates(table, message.record));
+    const equal = found.filter((each) => differences(each, message.record).length === 0);
+    const row = equal.find(({ readBy }) => readBy === null) ?? equal[0] ?? found[0];
     if (row === undefined) {
       report(`a read of a row that is not there: ${about(message)}`);
       return;
@@ -320,6 +324,10 @@ export function createJudge({ reference, fromStart, viaRoot, truncates, messages
         report(`stale read: ${name} is ${is}, not ${show(row.values.get(name) ?? 'there')}: ${about(message)}`);
       }
     }
+    // A row may be read again after it has changed. One that has no key cannot be told from another like it.
+    const key = message.metadata.idempotency_key;
+    if (row.readBy === key && equal.length === 1 && keyed) report(`a row is read twice: ${about(message)}`);
+    row.readBy = key;
     row.known.clear();
     row.values.clear();
     row.unsure.clear();
@@ -424,7 +432,7 @@ export function createJudge({ reference, fromStart, viaRoot, truncates, messages
       if (whole === undefined && prior !== undefined && (prior.old || prior.unsure.has(name))) unsure.add(name);
       if (whole !== undefined ? delivered : prior?.known.has(name)) known.add(name);
     }
-    keep(table, { values, known, unsure, old: false });
+    keep(table, { values, known, unsure, readBy: null, old: false });
   }
 
   function keep(table: TableState, row: Row): void {

@@ -55,6 +55,8 @@ const CATCH_UP_MS = 60_000;
 /** A backfill that is still under way when the last change has arrived gets so many times so long. */
 const BACKFILL_LIVES = 10;
 const BACKFILL_LIFE_MS = 2_000;
+/** On demand, while writers run: one within this time. */
+const BACKFILL_EVERY_MS = 1_500;
 /** Streams large transactions and spills them early. */
 const SETTINGS = { logical_decoding_work_mem: '64kB', autovacuum: 'off', max_wal_senders: '8' };
 
@@ -114,7 +116,7 @@ export async function runRandom(options: RunOptions): Promise<RunResult> {
     writeFileSync(file, configuration(db, kind));
     child = processHarness({ args: [CLI, 'start', '--config', file, '--data', dataDir, '--port', '0'] });
     const schema = async () => {
-      for (const sql of initialSchema(random, 2 + random.integer(3), !kind.backfill)) await db.sql(sql);
+      for (const sql of initialSchema(random, 2 + random.integer(3), true)) await db.sql(sql);
     };
     let counts: ScriptCounts;
     if (kind.backfill) await schema();
@@ -130,10 +132,15 @@ export async function runRandom(options: RunOptions): Promise<RunResult> {
     } else {
       const early = kind.backfill ? startScripts(script) : null;
       await early?.reached(transactions >> 2);
-      await startMillrace(child);
+      const token = await startMillrace(child);
       if (!kind.backfill) await schema();
       const scripts = early ?? startScripts(script);
-      await killAround(options, random, own, child, scripts.reached, transactions);
+      const asking = askForBackfills(child, seededRandom(seed + 1), token);
+      try {
+        await killAround(options, random, own, child, scripts.reached, transactions);
+      } finally {
+        await asking.stop();
+      }
       counts = await scripts.stop();
     }
     report(`written: ${counts.committed} transactions`);
@@ -162,10 +169,35 @@ function describeKind({ script, ...sink }: Kind): string {
   return `${script.connections} connections, ddl ${script.ddl.toFixed(2)}, large ${script.largeRowsMax}, ${on.join(' ')}`;
 }
 
-async function startMillrace(child: ProcessHarness): Promise<void> {
+/** Returns the token that is shown at the first start. */
+async function startMillrace(child: ProcessHarness): Promise<string> {
   child.start();
   await child.waitForLine(/listening/, { timeoutMs: 30_000 });
   await child.waitForLine(/streaming/, { timeoutMs: 30_000 });
+  return /mr_[\w-]+/.exec(child.transcript())![0];
+}
+
+/** Asks for backfills of single tables at random moments. What is refused, or asked of a process that is gone, is not repeated. */
+function askForBackfills(child: ProcessHarness, random: Random, token: string) {
+  const stopping = new AbortController();
+  const asking = (async () => {
+    while (!stopping.signal.aborted) {
+      await delay(BACKFILL_EVERY_MS * random.next());
+      const line = child.lines.find(({ text }) => text.includes('listening'));
+      const url = /http:\S+/.exec(line?.text ?? '')?.[0];
+      const order = random.pick(['physical', 'key', undefined]);
+      const body = JSON.stringify({ table: `r.${random.pick(['t0', 't1', 'parts'])}`, ...(order && { order }) });
+      const headers = { authorization: `Bearer ${token}`, 'content-type': 'application/json' };
+      const request = { method: 'POST', headers, body, signal: AbortSignal.timeout(5_000) };
+      if (url !== undefined) await fetch(`${url}/api/sinks/${SINK}/backfills`, request).catch(() => {});
+    }
+  })();
+  return {
+    async stop() {
+      stopping.abort();
+      await asking;
+    },
+  };
 }
 
 async function killAround(

@@ -2,12 +2,15 @@
 import * as z from 'zod';
 
 const TABLE = 'must be table or schema.table';
-const table = z.string({ error: TABLE }).min(1, TABLE).max(200, TABLE);
+const NO_ZERO = /^[^\0]*$/;
+const table = z.string({ error: TABLE }).min(1, TABLE).max(200, TABLE).regex(NO_ZERO, TABLE);
 /** A value in its text form. Numbers beyond 2^53 have to come as text. */
 const value = z
   .union([z.string(), z.number(), z.boolean()], { error: 'must be text, a number, true or false' })
-  .transform(String);
-const column = z.string({ error: 'must be the name of a column' }).min(1, 'must be the name of a column');
+  .transform(String)
+  .refine((text) => NO_ZERO.test(text), 'must not contain a zero byte');
+const COLUMN = 'must be the name of a column';
+const column = z.string({ error: COLUMN }).min(1, COLUMN).regex(NO_ZERO, COLUMN);
 
 /** As Sequin has them; what it lacks: tables, end_position, where, keys, order. */
 export const createBackfillBody = z.strictObject({
@@ -19,7 +22,7 @@ export const createBackfillBody = z.strictObject({
   end_position: value.nullish().describe('The last value of sort_column that is read.'),
   where: z
     .string({ error: 'must be an SQL condition' })
-    .max(16_384)
+    .max(4096, 'must be at most 4096 characters')
     .nullish()
     .describe('Only rows for which this SQL condition holds.'),
   keys: z

@@ -75,6 +75,12 @@ test('status shows what runs, aligned, and its exit code is whether all flows', 
     expect(row!.indexOf(db.name)).toBe(head!.indexOf('SLOT'));
     expect(text).toMatch(/\nitems {2}shop {6}running {2}\w+ +0 +\d\n/);
 
+    const watching = launch(['status', '--watch', '--json'], env);
+    const lines = await watching.stdoutUntil((all) => all.split('\n').length > 2);
+    for (const line of lines.split('\n').slice(0, 2)) expect(JSON.parse(line)).toMatchObject({ ready: true });
+    watching.child.kill('SIGINT');
+    expect((await watching.finished).code).toBe(130);
+
     expect(await run(['status'], { ...env, S2_ACCESS_TOKEN: 'wrong' })).toMatchObject({
       code: 1,
       stderr: expect.stringContaining('root token'),

@@ -81,8 +81,8 @@ export async function forgetRowIndex({
   state,
   key,
 }: Pick<RowIndexOptions, 'file' | 'state' | 'key'>): Promise<void> {
-  for (const name of ['cursor', 'backfills']) {
-    if (state.get(`${key}/rows/${name}`) !== undefined) await state.delete(`${key}/rows/${name}`);
+  for (const name of [`${key}/rows/cursor`, `${key}/rows/backfills`, `${key}/audit`]) {
+    if (state.get(name) !== undefined) await state.delete(name);
   }
   for (const suffix of ['', '-wal', '-shm']) await rm(`${file}${suffix}`, { force: true });
 }

@@ -38,6 +38,7 @@ export class SourceCatalog {
     const typeTexts = await formatTypes(connection, relation);
     const table = await describeTable(connection, relation.oid);
     const identity = relation.columns.filter((column) => column.isKey).map((column) => column.name);
+    const present = presentColumns(relation, table);
     const partition =
       table !== null && table.root.oid !== table.oid ? { schema: table.schema, name: table.name } : null;
     const schema: TableSchema = {
@@ -46,7 +47,7 @@ export class SourceCatalog {
       schema: partition === null ? relation.schema : table!.root.schema,
       name: partition === null ? relation.name : table!.root.name,
       columns: relation.columns.map((column, i) => {
-        const now = table?.columns.find(({ name, type }) => name === column.name && type.oid === column.typeOid);
+        const now = present[i];
         return {
           name: column.name,
           type: types.get(column.typeOid) ?? unknownType(column.typeOid),
@@ -129,6 +130,23 @@ async function coversPartition(connection: PgConnection, publication: string, ro
       WHERE p.pubname = ${quoteLiteral(publication)})`,
   );
   return rows[0]?.[0] === 't';
+}
+
+/**
+ * What became of each announced column. In a table that never dropped one, columns stand where they always stood,
+ * whatever they are called by now; else a column is one of the same name and type.
+ */
+function presentColumns(
+  relation: Relation,
+  table: TableDescription | null,
+): readonly (TableDescription['columns'][number] | undefined)[] {
+  const now = table?.columns ?? [];
+  const places = new Map(now.map(({ name }, i) => [name, i]));
+  const whole = now.every(({ number, generated }, i) => number === i + 1 && !generated);
+  // Neither a list of columns nor names that changed places.
+  const inPlace = relation.columns.every(({ name }, i) => (places.get(name) ?? i) === i);
+  if (whole && inPlace) return relation.columns.map((_, i) => now[i]);
+  return relation.columns.map(({ name, typeOid }) => now.find((one) => one.name === name && one.type.oid === typeOid));
 }
 
 /** The announcement is of its position, the catalog of now: it is asked only for what was not announced. */

@@ -49,6 +49,7 @@ export interface CaptureTestOptions {
   readonly dir?: string;
   readonly streaming?: boolean;
   readonly slot?: string;
+  readonly spoolDir?: string;
   readonly connection?: Partial<{ host: string; port: number; ssl: 'disable' | 'verify-full'; sslRootCert: string }>;
   readonly store?: Omit<LocalStoreOptions, 'dir'>;
   readonly publicationSql?: string;
@@ -57,7 +58,7 @@ export interface CaptureTestOptions {
 
 export async function startCapturing(db: TestDatabase, options: CaptureTestOptions = {}): Promise<Captured> {
   const dir = options.dir ?? testDirectory('captured');
-  const spoolDir = join(dir, 'spool');
+  const spoolDir = options.spoolDir ?? join(dir, 'spool');
   const store = await openLocalStore({ ...options.store, dir: join(dir, 'store') });
   const { host, port, user, password, database } = db.config;
   const stream = store.openLogStream('changes') ?? (await store.createLogStream('changes'));

@@ -98,7 +98,11 @@ test('what is not what the trigger writes is no DDL, and never an error', () => 
 });
 
 describe('between two shapes', () => {
-  const shape = (version: number, columns: readonly [string, number, number?][], more = {}): VersionedSchema => ({
+  const shape = (
+    version: number,
+    columns: readonly (readonly [string, number, (number | undefined)?])[],
+    more = {},
+  ): VersionedSchema => ({
     ...{ version, oid: 7, schema: 'public', name: 't', primaryKey: ['id'], replicaIdentity: 'd' as const },
     columns: columns.map(([name, type, number]) => ({
       ...{ name, type: builtinType(type)! },

@@ -3,6 +3,8 @@
  * in commit order, and nothing else.
  */
 import { existsSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { mountSmallDisk } from '@millrace/testkit/full-disk';
 import { createDatabase, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
 import pg from 'pg';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -321,6 +323,15 @@ test('each change is what it is without streaming', async () => {
   expect(streamed[0]!.changes.length).toBeGreaterThan(many);
 });
 
+test('one of which nothing is published leaves nothing in the log, and moves it on', async () => {
+  captured = await startCapturing(db, { publicationSql: 'CREATE PUBLICATION "all" FOR TABLE u' });
+  await db.sql(rows(1, 3 * many));
+  const { log } = captured;
+  expect(await captured.caughtUp()).toEqual([]);
+  expect(log.durableSeq).toBe(0);
+  expect(captured.capture.inProgress.transactions).toBe(0);
+});
+
 test('one that was prepared arrives when it is committed', async () => {
   const own = await startOwnPostgres({
     fsync: 'off',
@@ -348,3 +359,31 @@ test('one that was prepared arrives when it is committed', async () => {
     await own.remove();
   }
 });
+
+const disk = await mountSmallDisk(4 << 20);
+const unavailable = 'unavailable' in disk ? disk.unavailable : null;
+
+test.skipIf(unavailable !== null && process.env['CI'] === undefined)(
+  'no room for what is in progress ends capture with a code, and with room nothing is missing',
+  async () => {
+    if ('unavailable' in disk) throw new Error(disk.unavailable);
+    try {
+      captured = await startCapturing(db, { spoolDir: join(disk.dir, 'spool') });
+      await db.sql(`INSERT INTO t VALUES (0, 'before')`);
+      await captured.caughtUp();
+      const a = await session();
+      await a('BEGIN');
+      for (let i = 0; i < 8; i++) await a(rows(1 + i * 10_000, (i + 1) * 10_000, 't', 'x'.repeat(200)));
+      await expect(captured.capture.done).rejects.toMatchObject({ code: 'storage_full' });
+      await a('COMMIT');
+      const { dir } = captured;
+      await captured.stop();
+      captured = await startCapturing(db, { dir });
+      const all = await captured.caughtUp();
+      expect(all.map(({ changes }) => changes.length)).toEqual([1, 80_000]);
+    } finally {
+      await captured?.stop();
+      disk.remove();
+    }
+  },
+);

@@ -21,7 +21,11 @@ afterEach(async () => {
 });
 
 /** A state whose rows `of` tells, asked anew in each look; `lsn` is when they changed last. */
-async function check(of: (key: string, look: number) => string | null, lsn: (key: string) => bigint = () => 1n) {
+async function check(
+  of: (key: string, look: number) => string | null,
+  lsn: (key: string) => bigint = () => 1n,
+  session: PgConnection = connection,
+) {
   const { tables: group } = await readPublication(connection, 'p');
   const { schema, key } = group[0]!;
   const hasher = new RowHasher(schema, key);
@@ -45,7 +49,16 @@ async function check(of: (key: string, look: number) => string | null, lsn: (key
   };
   const signal = AbortSignal.timeout(20_000);
   const admit = async () => {};
-  const report = await checkTable({ connection, state, group, updates: true, deletes: true, admit, signal });
+  const report = await checkTable({
+    connection: session,
+    state,
+    group,
+    updates: true,
+    deletes: true,
+    admit,
+    signal,
+    lookPauseMs: { first: 1, max: 2 },
+  });
   return { ...report, looks };
 }
 
@@ -80,4 +93,24 @@ test('a row that changes between all looks is undecided, never drift', async () 
     (id) => (id === '3' ? 1n << 62n : 1n),
   );
   expect(ahead).toMatchObject({ different: 0, undecided: 1 });
+});
+
+test('a table that is written anew while it is looked at does not look empty', async () => {
+  let altered = 0;
+  // Right after the snapshot is taken: the worst moment.
+  const session = {
+    async query(sql: string) {
+      const result = await connection.query(sql);
+      if (sql.includes('pg_current_snapshot') && altered++ === 0) {
+        await db
+          .sql(`SET lock_timeout = 200; ALTER TABLE t ALTER v TYPE varchar USING v::varchar || ''`)
+          .catch(() => {});
+      }
+      return result;
+    },
+    queryRows: connection.queryRows.bind(connection),
+  } as unknown as PgConnection;
+  const report = await check(right, () => 1n, session);
+  expect(altered).toBeGreaterThan(0);
+  expect(report).toMatchObject({ rowsCompared: 9, missing: 0, extra: 0, different: 0 });
 });

@@ -98,6 +98,35 @@ describe('the management API', () => {
     }
   });
 
+  test('is neither alive nor ready once the store takes no writes', async () => {
+    const dir = testDirectory('draining');
+    const other = await startServer({
+      config: { databases: [], sinks: [] },
+      dataDir: dir,
+      host: '127.0.0.1',
+      port: 0,
+      log: () => {},
+    });
+    // A connection that is open already still gets its answers.
+    const session = http2.connect(other.url);
+    const ask = async (path: string) => {
+      const stream = session.request({ ':path': path });
+      stream.resume();
+      const headers = await new Promise<http2.IncomingHttpHeaders>((resolve) => stream.once('response', resolve));
+      return headers[':status'];
+    };
+    try {
+      expect(await ask('/ready')).toBe(200);
+      await other.store.close();
+      expect(await ask('/ready')).toBe(503);
+      expect(await ask('/health')).toBe(500);
+    } finally {
+      session.destroy();
+      await other.stop();
+      rmSync(dir, { recursive: true, force: true });
+    }
+  });
+
   test('refuses bodies that are no JSON, of another type, or too large, and shows nothing of them', async () => {
     const path = '/api/postgres_databases/none/test_connection';
     const post = (body: string, type = 'application/json') =>

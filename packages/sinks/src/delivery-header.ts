@@ -1,6 +1,6 @@
 /**
  * The header by which a record in a stream tells which change it is: `millrace-position: <sink>@<LSN>#<ordinal>`. A row
- * of a backfill has the position it was merged at; the last row of a batch adds `;<backfill id>;<key as JSON>`, from
+ * of a backfill has the position it was merged at; the last row of a batch adds `;<backfill id>;<mark as JSON>`, from
  * which the backfill goes on. It is how a sink finds its place again after a crash, and how a consumer can dedupe.
  */
 import { formatLsn, type Lsn } from '@millrace/core/lsn';

@@ -104,7 +104,7 @@ async function startBackfill(sink: string, tables: readonly string[], options: S
   const answer = await ask<BackfillJson | { data: BackfillJson[] }>(options, 'POST', sink, '', body);
   const started = 'data' in answer ? answer.data : [answer];
   if (options.watch === true) await watch(options, sink, started);
-  else await print(options, started, started.map(line).join(''));
+  else await print(options, tables.length > 0 ? started : started[0], started.map(line).join(''));
 }
 
 /** Until all have ended. Fails when one has not completed. */

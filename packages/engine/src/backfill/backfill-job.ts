@@ -23,6 +23,8 @@ export interface BackfillRange {
   readonly where?: string;
   /** Values of the key columns, in key order. */
   readonly keys?: readonly (readonly string[])[];
+  /** How many there were, once the backfill has ended. */
+  readonly keysCount?: number;
 }
 
 export interface BackfillFailure {

@@ -11,7 +11,7 @@ import type { Position } from '@millrace/core/position';
 import type { RowReader } from '@millrace/postgres/pgoutput';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { TableSchema } from '../table-schema.ts';
-import { type BackfillEvent, type BackfillJob, isOpen, nextState } from './backfill-job.ts';
+import { type BackfillEvent, type BackfillJob, type BackfillRange, isOpen, nextState } from './backfill-job.ts';
 import { BACKFILL_DONE, isDone, parseMark } from './backfill-mark.ts';
 import { type AdmittedRequest, admitRequest, BackfillRefused, type BackfillRequest } from './backfill-request.ts';
 import { BackfillRun, type WriteRead } from './backfill-run.ts';
@@ -58,6 +58,8 @@ export interface FeedPort {
 /** Tables that are read at the same time, for one sink. */
 const RUNS_MAX = 4;
 const SAVE_INTERVAL_MS = 2_000;
+/** Of all backfills of a sink, as JSON: a value of the state table holds 4 MiB. */
+const JOBS_BYTES_MAX = 2 << 20;
 const LIST_RETRY_MS = 2_000;
 
 interface Running {
@@ -83,6 +85,8 @@ export class BackfillManager {
   #completing: string | null = null;
   readonly #wake = new Set<() => void>();
   #events = 0;
+  /** What ended the background work and is no failure of the source. */
+  #bug: unknown = null;
   #seen = 0;
   #saving: Promise<void> = Promise.resolve();
   #saveTimer: NodeJS.Timeout | null = null;
@@ -155,6 +159,9 @@ export class BackfillManager {
         throw new BackfillRefused({ table: ['has a backfill that is active or paused; cancel that one first'] });
     }
     const jobs = admitted.map((request) => this.#job(randomUUID(), request, state));
+    if (JSON.stringify([...this.#jobs.values(), ...jobs]).length > JOBS_BYTES_MAX) {
+      throw new BackfillRefused({ keys: ['are more than can be kept beside those of the other backfills'] });
+    }
     for (const job of jobs) this.#jobs.set(job.id, job);
     await this.#save();
     for (const job of jobs) this.#changed(job);
@@ -208,6 +215,8 @@ export class BackfillManager {
         error: error === null ? null : failureOf(error),
         ...(state === 'completed' && { completedAt: now }),
         ...(state === 'cancelled' && { canceledAt: now }),
+        // They can be many, and are of no more use.
+        ...((state === 'completed' || state === 'cancelled') && { range: withoutKeys(job.range) }),
       });
       if (state !== 'active') await this.#endRun(id);
       await this.#save();
@@ -244,6 +253,7 @@ export class BackfillManager {
   /** The sink is being fed, from what its destination holds on. */
   attach(port: FeedPort): void {
     this.#port = port;
+    this.#bug = null;
     this.#marks = new Map(port.marks);
     this.#attached = new AbortController();
     this.#completing = null;
@@ -251,7 +261,10 @@ export class BackfillManager {
     this.#stopWatching = this.#options.source.onGuard(() => {
       for (const { run } of this.#runs.values()) run.wake();
     });
-    this.#background = this.#begin(this.#attached.signal);
+    this.#background = this.#begin(this.#attached.signal).catch((error: unknown) => {
+      this.#bug = error;
+      this.#notify();
+    });
   }
 
   async detach(): Promise<void> {
@@ -294,6 +307,7 @@ export class BackfillManager {
   /** Adds rows, or the mark of a backfill whose rows are all delivered, to an empty batch. True: something was added. */
   fill(batch: MessageBatch, at: Position, progress: Lsn): boolean {
     this.#seen = this.#events;
+    if (this.#bug !== null) throw this.#bug;
     // The batch before carried the mark, and was durable before this one was asked for.
     if (this.#completing !== null) this.#complete(this.#completing);
     if (this.#runs.size === 0) return false;
@@ -304,6 +318,7 @@ export class BackfillManager {
     for (let i = 0; i < runs.length; i++) {
       const { run } = runs[(first + i) % runs.length]!;
       if (run.failure !== null) {
+        if (!(run.failure instanceof MillraceError)) throw run.failure;
         this.#failed(run, run.failure);
         continue;
       }
@@ -494,6 +509,11 @@ export class BackfillManager {
     this.#events++;
     for (const wake of [...this.#wake]) wake();
   }
+}
+
+function withoutKeys(range: BackfillRange): BackfillRange {
+  const { keys, ...rest } = range;
+  return keys === undefined ? range : { ...rest, keysCount: keys.length };
 }
 
 function failureOf({ code, message, hint }: MillraceError): NonNullable<BackfillJob['error']> {

@@ -109,7 +109,7 @@ export class BackfillRun {
   #timer: NodeJS.Timeout | null = null;
   #waiting: string | null = 'planning';
   #finished = false;
-  #failure: MillraceError | null = null;
+  #failure: unknown = null;
   #watched = new Map<TableSchema, readonly number[]>();
   #columns = new RowColumns(0);
 
@@ -122,7 +122,6 @@ export class BackfillRun {
     this.#size = new ChunkSize(options.rowsPerSecondMax);
     this.#running = this.#run().catch((error: unknown) => {
       if (this.#stopping.signal.aborted) return;
-      if (!(error instanceof MillraceError)) throw error;
       this.#failure = error;
       options.notify();
     });
@@ -141,7 +140,8 @@ export class BackfillRun {
     return this.#finished;
   }
 
-  get failure(): MillraceError | null {
+  /** A MillraceError: why it cannot go on. Anything else: a bug. */
+  get failure(): unknown {
     return this.#failure;
   }
 

@@ -1,4 +1,5 @@
 /** The sessions that read tables, shared by all backfills of one source: at most so many, opened when needed. */
+import { MillraceError } from '@millrace/core/error';
 import { type ConnectionConfig, PgConnection } from '@millrace/postgres/connection';
 import { READER_SETTINGS } from './table-reader.ts';
 
@@ -27,6 +28,7 @@ export class ReaderPool {
     let spoilt = false;
     try {
       signal.throwIfAborted();
+      if (this.#closed) throw new MillraceError('pg_connection_lost', { detail: 'The pipeline is stopping.' });
       connection = await this.#take(signal);
       return await work(connection, () => {
         spoilt = true;

@@ -62,6 +62,7 @@ export class SourceGuard {
   }
 
   #later(ms: number): void {
+    if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       this.#asking = this.#ask().catch(() => {
         // A source that cannot be asked cannot be read either, and the readers say so.

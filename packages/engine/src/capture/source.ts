@@ -8,7 +8,7 @@ import { type ConnectionConfig, PgConnection, quoteLiteral } from '@millrace/pos
 import { identifySystem, readSlot, type SlotInfo, setSlotFailover } from '@millrace/postgres/slot';
 import type { ChangeLog } from '../change-log/change-log.ts';
 import type { LogWriterEvents } from '../change-log/log-writer.ts';
-import { lastTransaction, sendsAgain } from './resend-check.ts';
+import { type CapturedTransaction, lastTransaction, sendsAgain } from './resend-check.ts';
 import { type Admission, type AdmissionFacts, admit, type Loss, type ServerFacts } from './slot-admission.ts';
 import { describeCreation, ensurePublication, makeSlot, requireFailover } from './slot-creation.ts';
 import { freeSlot } from './slot-holder.ts';
@@ -72,7 +72,8 @@ export async function openSource(
   checkLog(state, log);
   const repairs = config.slot.onLoss === 'repair' && compare !== undefined;
   const applicationName = await state.applicationName(config.name);
-  const connection = await PgConnection.connect({ ...config.connection, applicationName, replication: true }, signal);
+  const connect = () => PgConnection.connect({ ...config.connection, applicationName, replication: true }, signal);
+  let connection = await connect();
   const onAbort = () => void connection.close();
   signal.addEventListener('abort', onAbort, { once: true });
   try {
@@ -90,14 +91,20 @@ export async function openSource(
     if (facts.slot !== null) facts = { ...facts, slot: await freeSlot(connection, facts.slot, signal, notify) };
     // Whoever held the slot may have moved it until he ended.
     admission = admit(facts);
-    if (admission.kind === 'stream') {
-      facts = { ...facts, sentAgain: await askAgain(connection.config, config, state, log, facts.slot!, signal) };
+    const last = admission.kind === 'stream' ? await toBeSentAgain(config, state, log, facts.slot!) : null;
+    if (last !== null) {
+      const { name } = facts.slot!;
+      facts = { ...facts, sentAgain: await sendsAgain(connection, name, config.publication.name, last, signal) };
+      connection = await connect();
       admission = admit(facts);
     }
     if (admission.kind === 'refuse' && admission.loss !== null && repairs) {
+      // The repair has a replication connection of its own, and there may be room for one.
+      await connection.close();
       const { server, slot } = facts;
       const context = { config, state, log, server, slot, applicationName, compare, relation, signal, notify, now };
       await repairLoss(admission.loss, admission.error, context);
+      connection = await connect();
       facts = await gather(connection, config, state, log);
       admission = admit(facts);
     }
@@ -209,26 +216,19 @@ function followed({ identity, server, timelineEnd }: AdmissionFacts): Lsn {
   return identity.acknowledged < timelineEnd ? identity.acknowledged : timelineEnd;
 }
 
-/** Null where the slot cannot be asked: it stands beyond the last transaction, or that one came from a repair. */
-async function askAgain(
-  replication: ConnectionConfig,
+/**
+ * The transaction the slot is to send again before it is trusted; see resend-check.ts. Null where it cannot be asked: it
+ * stands beyond the last one, or that one came from a repair.
+ */
+async function toBeSentAgain(
   config: SourceConfig,
   { identity, repairs }: SourceState,
   log: ChangeLog,
   slot: SlotInfo,
-  signal: AbortSignal,
-): Promise<boolean | null> {
+): Promise<CapturedTransaction | null> {
   // Another publication may leave out what that transaction changed.
   if (identity?.publication !== config.publication.name || log.committedLsn === repairs.appended) return null;
-  if ((slot.confirmedFlushLsn ?? 0n) > log.committedLsn) return null;
-  const last = await lastTransaction(log);
-  if (last === null) return null;
-  const connection = await PgConnection.connect(replication, signal);
-  try {
-    return await sendsAgain(connection, slot.name, config.publication.name, last, signal);
-  } finally {
-    await connection.close();
-  }
+  return (slot.confirmedFlushLsn ?? 0n) > log.committedLsn ? null : await lastTransaction(log);
 }
 
 async function alignFailover(

@@ -1,6 +1,7 @@
 /** What a real server sends only rarely: see also test/streamed-transactions.test.ts. */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { LSN_MAX } from '@millrace/core/lsn';
 import { ChangeLog } from '@millrace/engine/change-log/change-log';
 import { LogWriter } from '@millrace/engine/change-log/log-writer';
 import { encodeBegin, encodeCommit } from '@millrace/postgres/streamed-messages';
@@ -9,7 +10,7 @@ import { testDirectory } from '@millrace/testkit/postgres';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { readLog } from '../../test/captured-log.ts';
 import { StreamedTransactions } from './streamed-transactions.ts';
-import { TransactionSpool } from './transaction-spool.ts';
+import { type SpoolLimits, TransactionSpool } from './transaction-spool.ts';
 
 const OID = 77;
 let dir: string;
@@ -37,14 +38,18 @@ afterEach(async () => {
   rmSync(dir, { recursive: true, force: true });
 });
 
-async function connect(): Promise<void> {
+async function connect(limits: SpoolLimits = {}): Promise<void> {
   held = false;
   committed = 0n;
   failures = [];
-  spool = await TransactionSpool.open(join(dir, 'spool'), {
-    pressure() {},
-    failed: (error) => void failures.push(error),
-  });
+  spool = await TransactionSpool.open(
+    join(dir, 'spool'),
+    {
+      pressure() {},
+      failed: (error) => void failures.push(error),
+    },
+    limits,
+  );
   writer = new LogWriter(log, {
     acknowledge() {},
     pressure: (on) => streamed.pressed(on),
@@ -189,6 +194,30 @@ test('one that the log holds already leaves its announcements and nothing else',
   await connect();
   await send(...whole, commit(9, 200), ...plain(300, row('z', 1)));
   expect(await changes()).toEqual([['insert t {"a":"x"}'], ['insert t {"a":"z"}']]);
+});
+
+test('one that rolled back more savepoints than can be remembered is to be taken without streaming', async () => {
+  await streamed.close();
+  await writer.drained();
+  await spool.close();
+  await connect({ abortedMax: 16 });
+  await send(...fragment(9, true, relation('a', 9)), ...Array.from({ length: 16 }, (_, i) => abort(9, 10 + i)));
+  await expect(send(abort(9, 30))).rejects.toMatchObject({ code: 'pg_transaction_unstreamable' });
+  expect(streamed.plainThrough).toBe(LSN_MAX);
+});
+
+test('one with a message behind a savepoint that is rolled back is to be taken without streaming', async () => {
+  const text = withXid('M', Buffer.from('\x01\0\0\0\0\0\0\0\0p\0\0\0\0\0', 'latin1'), 9);
+  await send(
+    ...fragment(9, true, relation('a', 9), text, row('x', 1, 9), row('y', 1, 10)),
+    abort(9, 10),
+    commit(9, 100),
+    ...fragment(11, true, row('x', 1, 11), withXid('M', text.subarray(5), 11), row('y', 1, 12)),
+    abort(11, 12),
+  );
+  expect(await changes()).toEqual([['message p ', 'insert t {"a":"x"}']]);
+  await expect(send(commit(11, 200))).rejects.toMatchObject({ code: 'pg_transaction_unstreamable' });
+  expect(streamed.plainThrough).toBe(200n);
 });
 
 test.each([

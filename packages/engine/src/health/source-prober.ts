@@ -44,7 +44,10 @@ export function startProber({ connection: config, names, timing, now, onProbe }:
 
   async function connected(): Promise<PgConnection> {
     if (connection !== null) return connection;
-    const opened = await PgConnection.connect({ ...config, connectTimeoutMs: timing.probeTimeoutMs }, signal);
+    const opened = await PgConnection.connect(
+      { ...config, connectTimeoutMs: timing.probeTimeoutMs, applicationName: 'millrace health' },
+      signal,
+    );
     connection = opened;
     void opened.closed.then(() => {
       if (connection === opened) connection = null;

@@ -17,8 +17,8 @@ export interface MessageMetadata {
   readonly table_schema: string | null;
   readonly table_name: string | null;
   readonly commit_lsn: number;
-  readonly record_pks: readonly string[];
-  readonly old_record_pks?: readonly string[];
+  readonly record_pks: readonly (string | null)[];
+  readonly old_record_pks?: readonly (string | null)[];
   readonly unchanged_columns?: readonly string[];
   readonly partition?: unknown;
 }
@@ -50,7 +50,7 @@ export function readMessage(bytes: Buffer, start: number, end: number, into: Mes
     const stop = valueEnd(bytes, valueAt, end);
     if (name === 'record') readRecord(bytes, valueAt, stop, into);
     else if (name === 'action') into.action = bytes.toString('latin1', valueAt + 1, stop - 1);
-    else if (name === 'metadata') into.metadata = JSON.parse(bytes.toString('utf8', valueAt, stop)) as MessageMetadata;
+    else if (name === 'metadata') into.metadata = metadataOf(parse(bytes, valueAt, stop));
     at = stop;
     if (bytes[at] === CLOSE && at + 1 === end) break;
     at = expect(bytes, at, end, COMMA);
@@ -64,7 +64,7 @@ function readRecord(bytes: Buffer, start: number, end: number, into: MessageReco
   if (bytes[at] === CLOSE) return;
   for (;;) {
     const nameEnd = valueEnd(bytes, at, end);
-    into.names.push(JSON.parse(bytes.toString('utf8', at, nameEnd)) as string);
+    into.names.push(textOf(parse(bytes, at, nameEnd)));
     const valueAt = expect(bytes, nameEnd, end, COLON);
     const stop = valueEnd(bytes, valueAt, end);
     into.starts.push(valueAt);
@@ -72,6 +72,34 @@ function readRecord(bytes: Buffer, start: number, end: number, into: MessageReco
     if (bytes[stop] === CLOSE) return;
     at = expect(bytes, stop, end, COMMA);
   }
+}
+
+function parse(bytes: Buffer, start: number, end: number): unknown {
+  try {
+    return JSON.parse(bytes.toString('utf8', start, end));
+  } catch {
+    throw unreadable();
+  }
+}
+
+function textOf(value: unknown): string {
+  if (typeof value !== 'string') throw unreadable();
+  return value;
+}
+
+function metadataOf(value: unknown): MessageMetadata {
+  const metadata = value as MessageMetadata | null;
+  if (typeof metadata !== 'object' || metadata === null || !isKey(metadata.record_pks)) throw unreadable();
+  const { commit_lsn: lsn, old_record_pks: old, unchanged_columns: unchanged } = metadata;
+  if (!Number.isInteger(lsn) || (old !== undefined && !isKey(old)) || (unchanged !== undefined && !isKey(unchanged))) {
+    throw unreadable();
+  }
+  return metadata;
+}
+
+/** A part is null where Postgres did not say it: the replica identity is another key. */
+function isKey(value: unknown): value is readonly (string | null)[] {
+  return Array.isArray(value) && value.every((part) => part === null || typeof part === 'string');
 }
 
 function expect(bytes: Buffer, at: number, end: number, byte: number): number {

@@ -166,7 +166,7 @@ export class RowEncoder {
         this.#put(body, plan, bytes, row.newKinds, row.newStarts, row.newEnds, this.#lsn, ordinal, 0, false);
         break;
       case UPDATE: {
-        if (row.oldKind === OLD_ROW) fillUnchanged(row);
+        if (row.oldKind !== 0) fillUnchanged(plan, row);
         const moved = row.oldKind !== 0 && !sameKey(plan, bytes, row);
         this.#put(body, plan, bytes, row.newKinds, row.newStarts, row.newEnds, this.#lsn, ordinal, 0, moved);
         break;
@@ -420,10 +420,14 @@ function sameKey(plan: RowPlan, bytes: Buffer, row: RowReader): boolean {
   return true;
 }
 
-/** Replica identity full sends the old row whole, so a column that was not sent anew is in there. */
-function fillUnchanged(row: RowReader): void {
+/**
+ * Replica identity full sends the old row whole, so a column that was not sent anew is in there. So is a key column that
+ * lies out of line: for its sake the old key is sent although it did not change.
+ */
+function fillUnchanged({ keyColumns }: RowPlan, row: RowReader): void {
   for (let i = 0; i < row.newCount; i++) {
     if (row.newKinds[i] !== VALUE_UNCHANGED) continue;
+    if (row.oldKind !== OLD_ROW && !keyColumns.includes(i)) continue;
     row.newKinds[i] = row.oldKinds[i]!;
     row.newStarts[i] = row.oldStarts[i]!;
     row.newEnds[i] = row.oldEnds[i]!;

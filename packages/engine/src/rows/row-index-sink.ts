@@ -76,7 +76,7 @@ export function rowIndexSink({ file, start, holds, end }: RowIndexSinkOptions): 
       }
       // Its file is gone, older than it was, or the log no longer holds what comes next: all of it is made anew.
       await thread.ask({ kind: 'clear' });
-      const again = place !== null && (await holds(from)) ? from : end();
+      const again = (await holds(from)) ? from : end();
       answer = await thread.ask({ kind: 'begin', position: again });
       incarnation = answer.incarnation;
       return { position: again, backfills: new Map(), destination: placeOf(answer) };

@@ -64,6 +64,12 @@ port.on('message', (request: RowStoreRequest) => {
     if (request.kind === 'close') port.close();
   } catch (error) {
     if (request.kind === 'apply') broken = true;
+    // What cannot be read is made anew, by whoever asks next.
+    if (store !== null && isDamage(error)) {
+      store.close();
+      RowStore.remove(file);
+      store = null;
+    }
     const { message, errcode } = error as { message: string; errcode?: number };
     const failure = { message, errcode, damaged: isDamage(error), follows: broken && message === FOLLOWS };
     answer({

@@ -117,7 +117,7 @@ export class StreamState implements ComparedState {
         const column = columns[index]!;
         const from = since(table, column);
         // Of the transaction that altered the table, it may be from before or after.
-        
+        if (from === null || (from > 0n && row.lsn <= from)) return -1;
         return names[index] === column.name ? index : names.indexOf(column.name);
       },
     };
@@ -130,6 +130,8 @@ export class StreamState implements ComparedState {
     const { action, metadata } = message;
     const { table_schema: schema, table_name: name } = metadata;
     if (schema === null || name === null) return;
+    // Of a table that is not compared.
+    if (metadata.record_pks.includes(null)) return;
     const tab = this.#tab(schema, name);
     switch (action) {
       case 'insert':
@@ -174,7 +176,7 @@ export class StreamState implements ComparedState {
   }
 
   /** Values that were not sent are those the row had. */
-  #keep(tab: number, key: readonly string[], shape: Shape, hashes: Buffer, lacking: readonly string[]): void {
+  #keep(tab: number, key: readonly (string | null)[], shape: Shape, hashes: Buffer, lacking: readonly string[]): void {
     const row = this.#get.get(tab, this.#keyOf(key)) as { shape: bigint; hashes: Uint8Array } | undefined;
     if (row === undefined) return;
     const before = this.#shapesById[Number(row.shape)]!.names;
@@ -184,11 +186,11 @@ export class StreamState implements ComparedState {
     }
   }
 
-  #keyOf(parts: readonly string[]): Buffer {
+  #keyOf(parts: readonly (string | null)[]): Buffer {
     const key = this.#key;
     key.length = 0;
     for (const part of parts) {
-      const text = Buffer.from(part);
+      const text = Buffer.from(part ?? '');
       key.ascii(`${text.length}:`);
       key.bytes(text);
     }

@@ -55,7 +55,8 @@ export interface TableCheckOptions {
   /** Waited for before each chunk: a budget of rows. */
   readonly admit: (rows: number, signal: AbortSignal) => Promise<void>;
   readonly onProgress?: (rowsCompared: number) => void;
-  /** After this key of this relation; where an auditor goes on. */
+  /** Between two looks at what differs; grows from the first to the last. */
+  readonly lookPauseMs?: { readonly first: number; readonly max: number };
   readonly signal: AbortSignal;
 }
 
@@ -196,12 +197,12 @@ class TableCheck {
 
   /** Looks at the suspects until each is cleared, found to have drifted, or given up. */
   async #decide(): Promise<void> {
-    const { connection, state, signal } = this.#options;
-    let waitMs = LOOK_PAUSE_MS.first;
+    const { connection, state, signal, lookPauseMs = LOOK_PAUSE_MS } = this.#options;
+    let waitMs = lookPauseMs.first;
     for (let look = 0; this.#suspects.size > 0 && look < LOOKS_MAX; look++) {
       if (signal.aborted) throw stopped();
       if (look > 0) await pause(waitMs, signal);
-      waitMs = Math.min(LOOK_PAUSE_MS.max, waitMs * 2);
+      waitMs = Math.min(lookPauseMs.max, waitMs * 2);
       const suspects = [...this.#suspects.values()];
       for (let at = 0; at < suspects.length; at += SUSPECTS_AT_ONCE) {
         const some = suspects.slice(at, at + SUSPECTS_AT_ONCE);

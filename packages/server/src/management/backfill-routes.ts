@@ -5,8 +5,8 @@ import type { BackfillManager } from '@millrace/engine/backfill/backfill-manager
 import { BackfillRefused, type BackfillRequest } from '@millrace/engine/backfill/backfill-request';
 import type { BackfillView } from '@millrace/engine/backfill/backfill-view';
 import { stableId } from '../stable-id.ts';
-import { bodyOf, found, type ManagementContext, type ManagementRoutes } from './management.ts';
 import { ManagementError } from './management-error.ts';
+import { bodyOf, found, type ManagementContext, type ManagementRoutes } from './route.ts';
 
 interface OfSink {
   readonly Params: { readonly sink: string };
@@ -123,7 +123,7 @@ export function backfillView(sink: string, backfill: BackfillView) {
     start_position: range.startPosition ?? null,
     end_position: range.endPosition ?? null,
     where: range.where ?? null,
-    keys_count: range.keys?.length ?? null,
+    keys_count: range.keys?.length ?? range.keysCount ?? null,
     rows_initial_count: backfill.rowsInitial,
     rows_initial_count_exact: backfill.rowsInitialExact,
     rows_processed_count: backfill.rowsProcessed,

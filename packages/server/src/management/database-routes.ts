@@ -6,7 +6,7 @@ import { readServerFacts } from '@millrace/postgres/source-facts';
 import type { DatabaseSupervisor } from '../database-supervisor.ts';
 import { sourceOf } from '../source-of.ts';
 import { healthView, lagView } from './health-view.ts';
-import { bodyOf, found, type ManagementRoutes } from './management.ts';
+import { bodyOf, found, type ManagementRoutes } from './route.ts';
 
 const TEST_TIMEOUT_MS = 10_000;
 

@@ -1,6 +1,7 @@
 /** For whoever restarts and routes: `/health` is liveness and says nothing of what flows, `/ready` says only that. */
-import type { ManagementRoutes } from './management.ts';
+
 import { readiness } from './readiness.ts';
+import type { ManagementRoutes } from './route.ts';
 
 export const healthRoutes: ManagementRoutes = (api, { store, databases, isConfigured }) => {
   // A process that took a signal, or whose disk failed, is on its way out.

@@ -5,7 +5,7 @@
  * that may do everything (the root token, or an access token with that scope).
  *
  * To add routes:
- * 1. Write `management/<what>-routes.ts` with one function of the type ManagementRoutes. Paths are below `/api`:
+ * 1. Write `management/<what>-routes.ts` with one function of the type ManagementRoutes (route.ts). Paths are below `/api`:
  *
  *      export const widgetRoutes: ManagementRoutes = (api, { databases }) => {
  *        api.get('/widgets', async () => ({ data: [...] }));
@@ -21,32 +21,18 @@
  * 2. Put its zod schema into packages/api (`@millrace/api/<what>-requests`), where console and CLI can use it.
  * 3. Add it to ROUTES below, and to the table in docs/management-api.md: a test holds the two together.
  */
-import { type ReadBody, readBody } from '@millrace/api/request-body';
 import { Authenticator, type AuthMode } from '@millrace/stream-store/http/access';
 import type { SecondSurface } from '@millrace/stream-store/http/server';
-import type { LocalStore } from '@millrace/stream-store/local-store';
 import { S2Error } from '@millrace/stream-store/s2-error';
-import Fastify, { type FastifyInstance, type FastifyRequest } from 'fastify';
-import type { DatabaseSupervisor } from '../database-supervisor.ts';
+import Fastify from 'fastify';
 import { backfillRoutes } from './backfill-routes.ts';
 import { databaseRoutes } from './database-routes.ts';
 import { healthRoutes } from './health-routes.ts';
 import { answerOf, ManagementError } from './management-error.ts';
+import type { ManagementContext, ManagementRoutes } from './route.ts';
 import { sinkRoutes } from './sink-routes.ts';
 import { statusRoutes } from './status-routes.ts';
 import { verificationRoutes } from './verification-routes.ts';
-
-/** What routes work with. Everything is as of now: ask again in every request. */
-export interface ManagementContext {
-  readonly store: LocalStore;
-  /** In the order of the configuration; none until it is read. */
-  readonly databases: () => readonly DatabaseSupervisor[];
-  /** All databases of the configuration are among them. */
-  readonly isConfigured: () => boolean;
-  readonly log: (line: string) => void;
-}
-
-export type ManagementRoutes = (api: FastifyInstance, context: ManagementContext) => void;
 
 const ROUTES: readonly ManagementRoutes[] = [
   statusRoutes,
@@ -111,23 +97,6 @@ export async function createManagement(context: ManagementContext, auth: AuthMod
     },
     close: async () => await app.close(),
   };
-}
-
-/** The body of a request as its schema has it. Throws 422. */
-export function bodyOf<T>(request: FastifyRequest, schema: Parameters<typeof readBody<T>>[0]): T {
-  const body: ReadBody<T> = readBody(schema, request.body);
-  if (body.ok) return body.value;
-  throw new ManagementError(422, 'Validation failed.', body.errors);
-}
-
-/** The one of these with this id or name. Throws 404. */
-export function found<T extends { readonly id: string; readonly name: string }>(
-  all: readonly T[],
-  idOrName: string,
-): T {
-  const one = all.find(({ id, name }) => id === idOrName || name === idOrName);
-  if (one !== undefined) return one;
-  throw new ManagementError(404, 'Not found: No such resource.');
 }
 
 async function notFound(): Promise<never> {

@@ -3,7 +3,7 @@ import type { SinkConfig } from '@millrace/api/config';
 import type { DatabaseSupervisor } from '../database-supervisor.ts';
 import { stableId } from '../stable-id.ts';
 import { healthView, lagView } from './health-view.ts';
-import { found, type ManagementContext, type ManagementRoutes } from './management.ts';
+import { found, type ManagementContext, type ManagementRoutes } from './route.ts';
 
 export const sinkRoutes: ManagementRoutes = (api, context) => {
   api.get('/sinks', async () => ({ data: sinkViews(context) }));

@@ -2,8 +2,8 @@
 import { formatLsn } from '@millrace/core/lsn';
 import { formatPosition } from '@millrace/core/position';
 import { healthView, lagView } from './health-view.ts';
-import type { ManagementContext, ManagementRoutes } from './management.ts';
 import { readiness } from './readiness.ts';
+import type { ManagementContext, ManagementRoutes } from './route.ts';
 
 export const statusRoutes: ManagementRoutes = (api, context) => {
   api.get('/status', async () => statusView(context));

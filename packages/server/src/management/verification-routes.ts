@@ -12,8 +12,8 @@ import type { VerificationReport } from '@millrace/engine/rows/verification';
 import type { DatabaseSupervisor } from '../database-supervisor.ts';
 import { driftText } from '../drift-reporter.ts';
 import { stableId } from '../stable-id.ts';
-import { bodyOf, type ManagementContext, type ManagementRoutes } from './management.ts';
 import { ManagementError } from './management-error.ts';
+import { bodyOf, type ManagementContext, type ManagementRoutes } from './route.ts';
 
 /** Running at the same time; each reads the source and a stream. */
 const VERIFICATIONS_AT_ONCE = 2;

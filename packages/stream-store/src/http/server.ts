@@ -151,8 +151,9 @@ export async function startHttpServer(options: HttpServerOptions): Promise<HttpS
       if (exchange.method === 'OPTIONS') return exchange.respond(204, {}, null);
     }
     if (!path.startsWith(API)) {
-      if (options.beside?.owns(path) === true && !isDraining) return exchange.handOver(options.beside.handle);
-      return dispatchOutside(exchange, path);
+      if (options.beside?.owns(path) !== true) return dispatchOutside(exchange, path);
+      if (isDraining) throw new S2Error('server_draining', 'The server is shutting down.');
+      return exchange.handOver(options.beside.handle);
     }
     if (isDraining) throw new S2Error('server_draining', 'The server is shutting down.');
     const access = authenticator.authenticate(exchange.headers.authorization);

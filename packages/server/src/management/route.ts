@@ -1,0 +1,35 @@
+/** What every route of the management API is made of; how to add one is in management.ts. */
+import { type ReadBody, readBody } from '@millrace/api/request-body';
+import type { LocalStore } from '@millrace/stream-store/local-store';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { DatabaseSupervisor } from '../database-supervisor.ts';
+import { ManagementError } from './management-error.ts';
+
+/** What routes work with. Everything is as of now: ask again in every request. */
+export interface ManagementContext {
+  readonly store: LocalStore;
+  /** In the order of the configuration; none until it is read. */
+  readonly databases: () => readonly DatabaseSupervisor[];
+  /** All databases of the configuration are among them. */
+  readonly isConfigured: () => boolean;
+  readonly log: (line: string) => void;
+}
+
+export type ManagementRoutes = (api: FastifyInstance, context: ManagementContext) => void;
+
+/** The body of a request as its schema has it. Throws 422. */
+export function bodyOf<T>(request: FastifyRequest, schema: Parameters<typeof readBody<T>>[0]): T {
+  const body: ReadBody<T> = readBody(schema, request.body);
+  if (body.ok) return body.value;
+  throw new ManagementError(422, 'Validation failed.', body.errors);
+}
+
+/** The one of these with this id or name. Throws 404. */
+export function found<T extends { readonly id: string; readonly name: string }>(
+  all: readonly T[],
+  idOrName: string,
+): T {
+  const one = all.find(({ id, name }) => id === idOrName || name === idOrName);
+  if (one !== undefined) return one;
+  throw new ManagementError(404, 'Not found: No such resource.');
+}
