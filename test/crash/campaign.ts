@@ -181,7 +181,8 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
       if (await backfilled(dataDir)) rest = 0;
       child.start();
       line = await child.waitForLine(/listening/, { timeoutMs: 30_000 });
-      if (rest > 0) await delay(LIFE_MS_MAX * 2);
+      // Longer every time: what writers left behind comes first.
+      if (rest > 0) await delay(LIFE_MS_MAX * (2 + BACKFILL_LIVES - rest));
     }
     const url = /http:\S+/.exec(line)![0];
     await db.sql(`CREATE TABLE campaign_end (id int PRIMARY KEY); INSERT INTO campaign_end VALUES (1)`);

@@ -128,3 +128,18 @@ test(`whatever Postgres leaves out is filled in, of every type and in rows of an
     expect(last.get(row.id)).toMatchObject(row);
   }
 }, 60_000);
+
+test('a key that lies out of line itself is known as well', async () => {
+  await db.sql(`CREATE TABLE t (k text PRIMARY KEY, n int, body text);
+    ALTER TABLE t ALTER k SET STORAGE EXTERNAL, ALTER body SET STORAGE EXTERNAL`);
+  millrace = await startMillrace(db, { sinks: [FILL], database: { audit: { enabled: true } } });
+  await db.sql('INSERT INTO t VALUES ($1, 0, $2)', [big('k', 2400), big('b')]);
+  await db.sql('UPDATE t SET n = 1');
+  const messages = await millrace.atLeast(2, 'filled');
+  expect(messages.map(({ record }) => record)).toEqual([
+    { k: big('k', 2400), n: 0, body: big('b') },
+    { k: big('k', 2400), n: 1, body: big('b') },
+  ]);
+  const request = { rowsPerSecond: 0, signal: AbortSignal.timeout(20_000) };
+  expect(await millrace.server.pipelines[0]!.verifier.index(request)).toMatchObject({ rowsCompared: 1, drift: 0 });
+});

@@ -195,3 +195,40 @@ test('a token without the right to append is named with what it needs', async ()
     error: { code: 'sink_denied', hint: expect.stringContaining('append') },
   });
 });
+
+test('what was delivered over the wire is verified by reading it back, if the token may read', async () => {
+  await db.sql('CREATE TABLE t (id int PRIMARY KEY, v text)');
+  remote = await startRemote();
+  const start = async (ops: AccessTokenScope['ops'], dataDir?: string) => {
+    const destination = {
+      basin: REMOTE_BASIN,
+      stream: 's',
+      endpoint: remote!.url,
+      access_token: await remote!.token(ops),
+    };
+    return await startMillrace(db, {
+      sinks: [{ destination, initial_backfill: true }],
+      ...(dataDir !== undefined && { dataDir }),
+    });
+  };
+  await db.sql(`INSERT INTO t SELECT i, 'v' FROM generate_series(1, 1500) i`);
+  millrace = await start(['append']);
+  await eventually('all rows are there', async () => (await remote!.ids()).length === 1500);
+  const request = () => ({ rowsPerSecond: 0, signal: AbortSignal.timeout(20_000) });
+  await expect(millrace.server.pipelines[0]!.verifier.sink('sink', request())).rejects.toMatchObject({
+    code: 'sink_denied',
+  });
+  const { dataDir } = millrace;
+  await millrace.stop();
+  millrace = await start(['append', 'read', 'check-tail'], dataDir);
+  await eventually('its backfill is known to be complete', () =>
+    millrace!.server.pipelines[0]!.backfills.get('sink')!
+      .list()
+      .every(({ state }) => state === 'completed'),
+  );
+  await db.sql(`UPDATE t SET v = 'w' WHERE id < 10; DELETE FROM t WHERE id = 10`);
+  expect(await millrace.server.pipelines[0]!.verifier.sink('sink', request())).toMatchObject({
+    drift: 0,
+    rowsCompared: 1499,
+  });
+});

@@ -9,7 +9,7 @@ import { expectSame, startWorkload, WORKLOAD_TABLE } from './backfill-workload.t
 import { engineProcess } from './engine-process.ts';
 
 const SEED = Number(process.env['MILLRACE_TEST_SEED'] ?? 20_261_122);
-const KILLS = Number(process.env['MILLRACE_TEST_KILLS'] ?? 5);
+const KILLS = Number(process.env['MILLRACE_TEST_KILLS'] ?? 4);
 const ROWS = 4_000;
 
 let db: TestDatabase;

@@ -3,16 +3,22 @@
 // while it holds the pieces.
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
+import { type OwnPostgres, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
 import pg from 'pg';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { eventually, startMillrace } from '../end-to-end/millrace.ts';
 import { acknowledged, engineProcess } from './engine-process.ts';
 
+// A transaction that is open keeps slots from being made anywhere in its server.
+let own: OwnPostgres;
 let db: TestDatabase;
 let writer: pg.Client;
+beforeAll(async () => {
+  own = await startOwnPostgres({ fsync: 'off' });
+});
+afterAll(() => own.remove());
 beforeEach(async () => {
-  db = await createDatabase();
+  db = await own.createDatabase();
   await db.sql(`ALTER DATABASE ${db.name} SET logical_decoding_work_mem = '64kB'`);
   await db.sql('CREATE TABLE t (id int PRIMARY KEY, v text)');
   writer = new pg.Client({ ...db.config });

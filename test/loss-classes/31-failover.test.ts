@@ -15,6 +15,7 @@ vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
 const MAJOR = 17; // The first with failover slots.
 const SETTINGS = { fsync: 'off', full_page_writes: 'off', autovacuum: 'off' };
 const SLOT = { failover: true };
+const REPAIR = { failover: true, on_loss: 'repair' };
 
 let own: OwnPostgres;
 let db: TestDatabase;
@@ -28,10 +29,12 @@ beforeAll(async () => {
   const plain = await startMillrace(db);
   await plain.stop();
   // A slot that was made without it is marked when the configuration asks for it.
-  millrace = await startMillrace(db, { dataDir: plain.dataDir, slot: SLOT });
+  millrace = await startMillrace(db, { dataDir: plain.dataDir, slot: REPAIR });
   expect(millrace.lines.join(' ')).toContain('is copied to standbys from now on');
   await db.sql(`INSERT INTO t SELECT generate_series(1, 10)`);
   await millrace.atLeast(10);
+  const index = millrace.server.pipelines[0]!.rowIndex!;
+  await eventually('the row index is filled', () => index.filled, 60_000);
   await acknowledged(db);
   await millrace.stop();
 });
@@ -63,11 +66,11 @@ const problems = async (at: Standby) => {
   return [...found.problems, ...found.standbys[0]!.problems].map(({ code }) => code);
 };
 /** On a copy of what was captured, so that one refusal does not prepare the next. */
-async function failOverTo(at: Standby): Promise<Millrace> {
-  const dataDir = `${millrace.dataDir}-${at.physicalSlot}`;
+async function failOverTo(at: Standby, slot: object = SLOT): Promise<Millrace> {
+  const dataDir = `${millrace.dataDir}-${at.physicalSlot}-${closing.length}`;
   cpSync(millrace.dataDir, dataDir, { recursive: true });
   closing.push(async () => rmSync(dataDir, { recursive: true, force: true }));
-  const started = await startMillrace(at.database(db), { dataDir, slot: SLOT });
+  const started = await startMillrace(at.database(db), { dataDir, slot });
   closing.push(() => started.remove());
   return started;
 }
@@ -78,13 +81,9 @@ const copy = async (at: Standby) => {
     .sql(`SELECT temporary, synced FROM pg_replication_slots WHERE slot_name = '${db.name}'`);
   return row as { temporary: boolean; synced: boolean } | undefined;
 };
-/** The copy of the data directory took the slot along, as a slot of the standby itself. */
-const dropOwn = (at: Standby) => at.database(db).sql(`SELECT pg_drop_replication_slot('${db.name}')`);
 
-test('without a copy of the slot the promoted server is refused', async () => {
+test('without a copy of the slot the promoted server is refused, or repaired where that is configured', async () => {
   const absent = await standby('absent', { sync_replication_slots: 'off' });
-  expect(await problems(absent)).toEqual(['standby_slots_unset', 'sync_off', 'copy_foreign']);
-  await dropOwn(absent);
   expect(await problems(absent)).toEqual(['standby_slots_unset', 'sync_off', 'copy_missing']);
   await absent.promote();
   await absent.database(db).sql(`INSERT INTO t VALUES (11)`);
@@ -92,6 +91,12 @@ test('without a copy of the slot the promoted server is refused', async () => {
     code: 'pg_slot_missing',
     hint: expect.stringContaining('failover slot'),
   });
+  await absent.database(db).sql(`DELETE FROM t WHERE id = 1`);
+  const repaired = await failOverTo(absent, REPAIR);
+  const found = (await repaired.atLeast(12)).slice(10).map(({ action, record }) => `${action} ${record['id']}`);
+  expect(found.sort()).toEqual(['delete 1', 'insert 11']);
+  await absent.database(db).sql(`INSERT INTO t VALUES (12)`);
+  expect((await repaired.atLeast(13))[12]).toMatchObject({ action: 'insert', record: { id: 12 } });
 });
 
 test('with a copy that was not persistent yet the promoted server is refused', async () => {
@@ -99,8 +104,7 @@ test('with a copy that was not persistent yet the promoted server is refused', a
   await db.sql(`INSERT INTO t SELECT generate_series(11, 20)`);
   await db.sql(`SELECT pg_switch_wal(); CHECKPOINT`);
   const temporary = await standby('temporary', { sync_replication_slots: 'on' });
-  await dropOwn(temporary);
-  await eventually('there is a copy', async () => (await copy(temporary))?.synced === true);
+  await eventually('there is a copy', async () => (await copy(temporary))?.synced === true, 60_000);
   expect(await copy(temporary)).toEqual({ temporary: true, synced: true });
   expect(await problems(temporary)).toContain('copy_temporary');
   expect((await ready(temporary)).safe).toBe(false);
@@ -110,18 +114,21 @@ test('with a copy that was not persistent yet the promoted server is refused', a
 
 test('with a persistent copy it is safe, and every change of both lives is there once', async () => {
   const synced = await standby('synced', { sync_replication_slots: 'on' });
-  await dropOwn(synced);
   await db.sql(`ALTER SYSTEM SET synchronized_standby_slots = 'synced'`);
   await db.sql(`SELECT pg_reload_conf()`);
   const before = await startMillrace(db, { dataDir: millrace.dataDir, slot: SLOT });
   let next = 21;
-  await eventually('the copy is persistent', async () => {
-    // What makes a slot move on: a record of the running transactions, and a change beyond it.
-    await db.sql(`SELECT pg_log_standby_snapshot()`);
-    await db.sql(`INSERT INTO t VALUES (${next++})`);
-    await acknowledged(db);
-    return (await copy(synced))?.temporary === false;
-  });
+  await eventually(
+    'the copy is persistent',
+    async () => {
+      // What makes a slot move on: a record of the running transactions, and a change beyond it.
+      await db.sql(`SELECT pg_log_standby_snapshot()`);
+      await db.sql(`INSERT INTO t VALUES (${next++})`);
+      await acknowledged(db);
+      return (await copy(synced))?.temporary === false;
+    },
+    60_000,
+  );
   await db.sql(`INSERT INTO t VALUES (${next++})`);
   await before.atLeast(next - 1);
   await acknowledged(db);

@@ -120,6 +120,7 @@ function memoryLog(): ChangeLog {
       chunks.push(chunk);
     },
     progressed() {},
+    countCommit() {},
     voided: () => undefined,
   };
   return log as unknown as ChangeLog;

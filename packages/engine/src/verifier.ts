@@ -19,7 +19,7 @@ import type { Delivery } from './deliver/delivery.ts';
 import type { RowIndex } from './row-index.ts';
 import { indexState } from './rows/index-state.ts';
 import { columnSince, StreamState } from './rows/stream-state.ts';
-import type { TableReport } from './rows/table-check.ts';
+import type { ScanPlace, TableReport } from './rows/table-check.ts';
 import { type VerificationReport, verify } from './rows/verification.ts';
 import type { SinkSpec } from './sink-spec.ts';
 
@@ -46,6 +46,8 @@ export interface VerifyRequest {
     | ((progress: { readonly schema: string; readonly name: string; readonly rows: number }) => void)
     | undefined;
   readonly onTable?: ((report: TableReport) => void) | undefined;
+  readonly from?: Parameters<typeof verify>[0]['from'];
+  readonly onPlace?: Parameters<typeof verify>[0]['onPlace'];
   readonly signal: AbortSignal;
 }
 
@@ -114,7 +116,7 @@ export class Verifier {
   }
 
   async #verify(
-    { rowsPerSecond, takes = () => true, onProgress, onTable, signal }: VerifyRequest,
+    { rowsPerSecond, takes = () => true, onProgress, onTable, from, onPlace, signal }: VerifyRequest,
     state: Parameters<typeof verify>[0]['state'],
     stateTakes: (schema: string, table: string) => boolean,
     actions: Parameters<typeof verify>[0]['actions'],
@@ -133,6 +135,8 @@ export class Verifier {
         actions,
         rowsPerSecond,
         signal,
+        from,
+        onPlace,
         ...(onProgress && { onProgress }),
         ...(onTable && { onTable }),
       });
@@ -203,10 +207,14 @@ interface Saved {
   readonly drift: Readonly<Record<string, number>>;
   /** Tables of the pass that is under way that were compared already. */
   readonly done: readonly string[];
+  /** Where it is in the table it is comparing. */
+  readonly at?: { readonly schema: string; readonly name: string; readonly place: ScanPlace } | null;
 }
 
 const FAILED_PAUSE_MS = 10_000;
 const UNFILLED_PAUSE_MS = 200;
+/** The place in a table is written down no more often than this. */
+const PLACE_INTERVAL_MS = 2_000;
 
 /** Compares all tables with the row index, slowly, over and over. Goes on with the next table after a restart. */
 export function startAuditor(options: AuditorOptions): Auditor {
@@ -233,10 +241,18 @@ export function startAuditor(options: AuditorOptions): Auditor {
     const done = new Set(saved.done);
     let notCompared = 0;
     let saving: Promise<void> = Promise.resolve();
+    let placeSavedAt = 0;
     const report = await verifier.index({
       rowsPerSecond,
       takes: (schema, table) => !done.has(`${schema}.${table}`),
       signal,
+      from: saved.at ?? undefined,
+      onPlace(schema, name, place) {
+        const now = performance.now();
+        if (now - placeSavedAt < PLACE_INTERVAL_MS) return;
+        placeSavedAt = now;
+        saving = save({ at: { schema, name, place } });
+      },
       onTable(table) {
         const label = `${table.schema}.${table.name}`;
         done.add(label);
@@ -245,7 +261,7 @@ export function startAuditor(options: AuditorOptions): Auditor {
         const found = table.missing + table.extra + table.different;
         if (found > 0) drift[label] = found;
         else delete drift[label];
-        saving = save({ drift, done: [...done], rowsCompared: saved.rowsCompared + table.rowsCompared });
+        saving = save({ drift, done: [...done], at: null, rowsCompared: saved.rowsCompared + table.rowsCompared });
         onTable(table);
       },
     });
@@ -254,7 +270,7 @@ export function startAuditor(options: AuditorOptions): Auditor {
     skipped = notCompared;
     const named = new Set([...done, ...report.tables.map(({ schema, name }) => `${schema}.${name}`)]);
     const drift = Object.fromEntries(Object.entries(saved.drift).filter(([label]) => named.has(label)));
-    await save({ lastFullPassAt: Date.now(), done: [], drift });
+    await save({ lastFullPassAt: Date.now(), done: [], at: null, drift });
   }
 
   async function run(): Promise<void> {

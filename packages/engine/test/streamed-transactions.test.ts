@@ -5,17 +5,23 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { mountSmallDisk } from '@millrace/testkit/full-disk';
-import { createDatabase, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
+import { type OwnPostgres, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
 import pg from 'pg';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type Captured, type CapturedTransaction, startCapturing } from './captured-log.ts';
 
+// A transaction that is open keeps slots from being made anywhere in its server.
+let own: OwnPostgres;
 let db: TestDatabase;
 let captured: Captured | undefined;
 const sessions: pg.Client[] = [];
 
+beforeAll(async () => {
+  own = await startOwnPostgres({ fsync: 'off', max_prepared_transactions: '5' });
+});
+afterAll(() => own.remove());
 beforeEach(async () => {
-  db = await createDatabase();
+  db = await own.createDatabase();
   // Everything above this is sent while it is in progress.
   await db.sql(`ALTER DATABASE ${db.name} SET logical_decoding_work_mem = '64kB'`);
   await db.sql(`CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE u (id int PRIMARY KEY, v text)`);
@@ -333,31 +339,17 @@ test('one of which nothing is published leaves nothing in the log, and moves it 
 });
 
 test('one that was prepared arrives when it is committed', async () => {
-  const own = await startOwnPostgres({
-    fsync: 'off',
-    max_prepared_transactions: '5',
-    logical_decoding_work_mem: '64kB',
-  });
-  try {
-    const mine = await own.createDatabase();
-    await mine.sql(`CREATE TABLE t (id int PRIMARY KEY, v text)`);
-    captured = await startCapturing(mine);
-    await mine.sql(`BEGIN; ${rows(1, many)}; PREPARE TRANSACTION 'one'`);
-    await mine.sql(`BEGIN; ${rows(10_001, 10_000 + many)}; PREPARE TRANSACTION 'two'`);
-    await spooled(2);
-    await mine.sql(`INSERT INTO t VALUES (0, 'between')`);
-    await mine.sql(`COMMIT PREPARED 'two'`);
-    await mine.sql(`ROLLBACK PREPARED 'one'`);
-    expect((await captured.caughtUp()).map(summary)).toEqual([
-      '1 insert t {"id","v":"between"}',
-      `${many} insert t {"id","v":"x"}`,
-    ]);
-    await captured.remove();
-    captured = undefined;
-    await mine.drop();
-  } finally {
-    await own.remove();
-  }
+  captured = await startCapturing(db);
+  await db.sql(`BEGIN; ${rows(1, many)}; PREPARE TRANSACTION 'one'`);
+  await db.sql(`BEGIN; ${rows(10_001, 10_000 + many)}; PREPARE TRANSACTION 'two'`);
+  await spooled(2);
+  await db.sql(`INSERT INTO t VALUES (0, 'between')`);
+  await db.sql(`COMMIT PREPARED 'two'`);
+  await db.sql(`ROLLBACK PREPARED 'one'`);
+  expect((await captured.caughtUp()).map(summary)).toEqual([
+    '1 insert t {"id","v":"between"}',
+    `${many} insert t {"id","v":"x"}`,
+  ]);
 });
 
 const disk = await mountSmallDisk(4 << 20);

@@ -4,7 +4,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { ComparedRow, ComparedState } from '../src/rows/compared-state.ts';
 import { readPublication } from '../src/rows/published-tables.ts';
 import { RowHasher } from '../src/rows/row-hasher.ts';
-import { checkTable } from '../src/rows/table-check.ts';
+import { checkTable, type ScanPlace } from '../src/rows/table-check.ts';
 import { dataRow } from './row-messages.ts';
 
 let db: TestDatabase;
@@ -25,6 +25,7 @@ async function check(
   of: (key: string, look: number) => string | null,
   lsn: (key: string) => bigint = () => 1n,
   session: PgConnection = connection,
+  from?: ScanPlace,
 ) {
   const { tables: group } = await readPublication(connection, 'p');
   const { schema, key } = group[0]!;
@@ -49,6 +50,7 @@ async function check(
   };
   const signal = AbortSignal.timeout(20_000);
   const admit = async () => {};
+  const places: ScanPlace[] = [];
   const report = await checkTable({
     connection: session,
     state,
@@ -58,8 +60,10 @@ async function check(
     admit,
     signal,
     lookPauseMs: { first: 1, max: 2 },
+    from,
+    onPlace: (place) => places.push(place),
   });
-  return { ...report, looks };
+  return { ...report, looks, places };
 }
 
 const right = (id: string) => (id === '77' ? null : `v${id}`);
@@ -113,4 +117,19 @@ test('a table that is written anew while it is looked at does not look empty', a
   const report = await check(right, () => 1n, session);
   expect(altered).toBeGreaterThan(0);
   expect(report).toMatchObject({ rowsCompared: 9, missing: 0, extra: 0, different: 0 });
+});
+
+test('a scan that was cut short goes on after the last key, and still finds rows that are gone', async () => {
+  await db.sql(`INSERT INTO t SELECT i, 'v' || i FROM generate_series(100, 400) i`);
+  const { places, rowsCompared } = await check(right);
+  expect(rowsCompared).toBe(310);
+  expect(places).toHaveLength(1);
+  expect(places[0]).toMatchObject({ columns: ['id'], after: ['290'] });
+  const wrong = (id: string) => (id === '77' ? 'gone' : id === '5' || id === '300' ? 'old' : right(id));
+  const report = await check(wrong, () => 1n, connection, places[0]);
+  // Key 5 lies before the place and was compared by the run that was cut short.
+  expect(report).toMatchObject({ rowsCompared: 110, different: 1, extra: 1, missing: 0 });
+  // A place of another key is of no use.
+  const other = { ...places[0]!, columns: ['id', 'v'] };
+  expect(await check(wrong, () => 1n, connection, other)).toMatchObject({ rowsCompared: 310, different: 2, extra: 1 });
 });

@@ -3,7 +3,7 @@
  * directory is copied while its server is stopped for a moment; it goes on at the same port.
  */
 import { execFileSync } from 'node:child_process';
-import { existsSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type EmbeddedPostgres, startPostgres } from '@millrace/embedded-postgres/launcher';
@@ -43,6 +43,9 @@ export async function startStandby(
   const admin = openDatabase(source, 'postgres');
   await admin.sql(`SELECT pg_create_physical_replication_slot('${physicalSlot}', true)`);
   const dir = await copyData(source);
+  // A base backup leaves slots out: they are the primary's.
+  const slots = join(dir, 'data', 'pg_replslot');
+  for (const slot of readdirSync(slots)) rmSync(join(slots, slot), { recursive: true });
   writeFileSync(join(dir, 'data', 'standby.signal'), '');
   const { host, port, user, password } = source;
   const server = await startPostgres({

@@ -142,7 +142,7 @@ export class BackfillManager {
 
   async #create(requests: readonly BackfillRequest[], state: 'active' | 'paused'): Promise<BackfillView[]> {
     const { source, takes, takesUpdates } = this.#options;
-    const admit = { publication: source.publication, takes, takesUpdates };
+    const admit = { publication: source.publication, takes, takesUpdates, counts: true };
     const signal = new AbortController().signal;
     const admitted: AdmittedRequest[] = [];
     for (const request of requests) {
@@ -400,7 +400,8 @@ export class BackfillManager {
       const table = { schema, name };
       const mark = this.#marks.get(id);
       const request = { table, range };
-      const admit = { publication: source.publication, takes, takesUpdates };
+      // There can be many: each is counted when its turn comes.
+      const admit = { publication: source.publication, takes, takesUpdates, counts: false };
       try {
         const found = await source.pool.use(signal, (connection) => admitRequest(connection, request, admit));
         // An earlier version has read a part of it by key; its mark is the key of the last row.

@@ -35,7 +35,8 @@ export interface AdmittedRequest {
   readonly table: { readonly schema: string; readonly name: string };
   readonly order: BackfillOrder;
   readonly range: BackfillRange;
-  readonly estimate: RowEstimate;
+  /** null: not asked for. */
+  readonly estimate: RowEstimate | null;
 }
 
 export interface AdmitOptions {
@@ -43,6 +44,8 @@ export interface AdmitOptions {
   readonly takes: (schema: string, table: string) => boolean;
   /** The sink is told of updates: only then do rows that move on disk reach it in any case. */
   readonly takesUpdates: boolean;
+  /** Count the rows now; else the backfill does when it begins to read. */
+  readonly counts: boolean;
 }
 
 export const BACKFILL_KEYS_MAX = 10_000;
@@ -63,14 +66,26 @@ export async function admitRequest(
   checkRange(plan, range);
   const order = orderOf(plan, request, options.takesUpdates);
   await checkValues(connection, plan, range);
-  const units = order === 'physical' ? plan.leaves : plan.whole;
-  const queries = units.map((unit) => new ChunkQuery(plan, unit, order, range));
-  const estimate = await estimateRows(connection, plan, queries).catch((error: unknown) => {
-    if (!(error instanceof PgServerError) || error.retry !== 'never') throw error;
-    throw refused(range.where === undefined ? 'keys' : 'where', `is refused by Postgres: ${error.detail ?? ''}`);
-  });
+  const estimate = options.counts ? await estimated(connection, plan, order, range) : null;
   const kind = isPartial(range) ? 'partial' : 'ad_hoc';
   return { kind, oid: plan.oid, table: { schema: plan.schema, name: plan.name }, order, range, estimate };
+}
+
+/** Also finds out whether the condition is SQL. */
+async function estimated(
+  connection: PgConnection,
+  plan: TablePlan,
+  order: BackfillOrder,
+  range: BackfillRange,
+): Promise<RowEstimate> {
+  const units = order === 'physical' ? plan.leaves : plan.whole;
+  const queries = units.map((unit) => new ChunkQuery(plan, unit, order, range));
+  try {
+    return await estimateRows(connection, plan, queries);
+  } catch (error) {
+    if (!(error instanceof PgServerError) || error.retry !== 'never') throw error;
+    throw refused(range.where === undefined ? 'keys' : 'where', `is refused by Postgres: ${error.detail ?? ''}`);
+  }
 }
 
 async function findTable(

@@ -19,11 +19,13 @@ export async function estimateRows(
   queries: readonly ChunkQuery[],
 ): Promise<RowEstimate> {
   let rows = 0;
-  for (const query of queries) rows += await inReadOnly(connection, plan, () => guess(connection, query));
+  for (const query of queries) rows += await inReadOnly(connection, plan, 0, () => guess(connection, query));
   if (rows > COUNT_ROWS_MAX) return { rows, exact: false };
   try {
     const sum = queries.map((query) => `(SELECT pg_catalog.count(*) FROM (${query.all()}) AS t)`).join(' + ');
-    const counted = await inReadOnly(connection, plan, () => connection.query(`SELECT ${sum || '0'}`));
+    const counted = await inReadOnly(connection, plan, COUNT_TIMEOUT_MS, () =>
+      connection.query(`SELECT ${sum || '0'}`),
+    );
     return { rows: Number(counted.rows[0]?.[0] ?? 0), exact: true };
   } catch (error) {
     // 57014: the timeout.
@@ -39,9 +41,14 @@ async function guess(connection: PgConnection, query: ChunkQuery): Promise<numbe
   return explained.Plan['Plan Rows'];
 }
 
-async function inReadOnly<T>(connection: PgConnection, plan: TablePlan, work: () => Promise<T>): Promise<T> {
+async function inReadOnly<T>(
+  connection: PgConnection,
+  plan: TablePlan,
+  timeoutMs: number,
+  work: () => Promise<T>,
+): Promise<T> {
   await connection.query(
-    `BEGIN TRANSACTION READ ONLY; SET LOCAL search_path = ${plan.searchPath}; SET LOCAL statement_timeout = ${COUNT_TIMEOUT_MS};
+    `BEGIN TRANSACTION READ ONLY; SET LOCAL search_path = ${plan.searchPath}; SET LOCAL statement_timeout = ${timeoutMs};
      SET LOCAL enable_seqscan = on`,
   );
   try {

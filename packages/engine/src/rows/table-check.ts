@@ -44,6 +44,13 @@ export interface TableReport {
   readonly drifts: readonly Drift[];
 }
 
+/** Where a scan stands: after this key of the relation with this OID, whose key has these columns. */
+export interface ScanPlace {
+  readonly oid: number;
+  readonly columns: readonly string[];
+  readonly after: readonly string[];
+}
+
 export interface TableCheckOptions {
   readonly connection: PgConnection;
   readonly state: ComparedState;
@@ -55,6 +62,9 @@ export interface TableCheckOptions {
   /** Waited for before each chunk: a budget of rows. */
   readonly admit: (rows: number, signal: AbortSignal) => Promise<void>;
   readonly onProgress?: (rowsCompared: number) => void;
+  /** Go on from there: what lies before was compared in a run that was cut short. Ignored when it fits no relation. */
+  readonly from?: ScanPlace | undefined;
+  readonly onPlace?: ((place: ScanPlace) => void) | undefined;
   /** Between two looks at what differs; grows from the first to the last. */
   readonly lookPauseMs?: { readonly first: number; readonly max: number };
   readonly signal: AbortSignal;
@@ -108,8 +118,13 @@ class TableCheck {
     await state.reach(await walEnd(connection), signal);
     const why = this.#whyNot();
     if (why !== null) return why;
-    for (const table of group) await this.#scan(table);
-    if (deletes) await this.#sweep();
+    const { from } = this.#options;
+    const first = group.findIndex(
+      ({ schema, key }) => schema.oid === from?.oid && key.join('\0') === from.columns.join('\0'),
+    );
+    for (const [i, table] of group.entries()) if (i >= first) await this.#scan(table, i === first ? from!.after : null);
+    // Of a scan that began in the middle the marks do not tell which rows the table has.
+    if (deletes) await this.#sweep(first >= 0);
     await this.#decide();
     return this.#whyNot();
   }
@@ -128,11 +143,11 @@ class TableCheck {
     return table;
   }
 
-  async #scan(table: PublishedTable): Promise<void> {
-    const { connection, state, signal, admit, onProgress } = this.#options;
+  async #scan(table: PublishedTable, from: readonly string[] | null): Promise<void> {
+    const { connection, state, signal, admit, onProgress, onPlace } = this.#options;
     const hasher = new RowHasher(table.schema, table.key);
     const order = table.key.map(quoteIdentifier).join(', ');
-    let after: readonly string[] | null = null;
+    let after = from;
     let rowsMax = CHUNK_ROWS_FIRST;
     for (;;) {
       await admit(rowsMax, signal);
@@ -162,20 +177,31 @@ class TableCheck {
       if (this.#suspects.size >= SUSPECTS_AT_ONCE) await this.#decide();
       if (rows.length < rowsMax) return;
       after = textsOf(rows.at(-1)!.key, table);
+      // What it found so far is not lost with it: a key that differs is decided before its place is passed.
+      if (this.#suspects.size === 0) onPlace?.({ oid: table.schema.oid, columns: table.key, after });
       const wanted = Math.floor((CHUNK_BYTES_TARGET * rows.length) / Math.max(1, bytesRead));
       rowsMax = Math.max(CHUNK_ROWS_MIN, Math.min(CHUNK_ROWS_MAX, rowsMax * 4, wanted));
     }
   }
 
-  async #sweep(): Promise<void> {
-    const { signal, admit } = this.#options;
+  async #sweep(byKey: boolean): Promise<void> {
+    const { connection, signal, admit } = this.#options;
     for (let from = 0; ; ) {
       await admit(0, signal);
       if (signal.aborted) throw stopped();
       const rows = this.#table.after(from, CHUNK_ROWS_MAX);
+      const there = new Map<string, { table: PublishedTable; hashes: Buffer }>();
+      if (byKey) {
+        await admit(rows.length, signal);
+        for (let at = 0; at < rows.length; at += SUSPECTS_AT_ONCE) {
+          const some = rows.slice(at, at + SUSPECTS_AT_ONCE).map(({ key }) => ({ key: Buffer.from(key), seen: '' }));
+          await inSnapshot(connection, this.#options.group, () => this.#readKeys(some, there));
+        }
+      }
       for (const { id, key } of rows) {
         from = id;
-        if (!this.#marked.has(id)) this.#suspect(Buffer.from(key));
+        const bytes = Buffer.from(key);
+        if (byKey ? !there.has(bytes.toString('latin1')) : !this.#marked.has(id)) this.#suspect(bytes);
       }
       if (this.#suspects.size >= SUSPECTS_AT_ONCE) await this.#decide();
       if (rows.length < CHUNK_ROWS_MAX) return;

@@ -3,7 +3,7 @@ import { pause } from '@millrace/core/pause';
 import type { PgConnection } from '@millrace/postgres/connection';
 import type { ComparedState } from './compared-state.ts';
 import { type Publication, type PublishedTable, readPublication } from './published-tables.ts';
-import { checkTable, TableGone, type TableReport } from './table-check.ts';
+import { checkTable, type ScanPlace, TableGone, type TableReport } from './table-check.ts';
 
 export interface VerificationOptions {
   readonly connection: PgConnection;
@@ -15,6 +15,9 @@ export interface VerificationOptions {
   readonly actions: { readonly insert: boolean; readonly update: boolean; readonly delete: boolean };
   /** 0: no bound. */
   readonly rowsPerSecond: number;
+  /** Goes on in the middle of this table. */
+  readonly from?: { readonly schema: string; readonly name: string; readonly place: ScanPlace } | undefined;
+  readonly onPlace?: ((schema: string, name: string, place: ScanPlace) => void) | undefined;
   readonly onTable?: (report: TableReport) => void;
   readonly onProgress?: (progress: { readonly schema: string; readonly name: string; readonly rows: number }) => void;
   readonly signal: AbortSignal;
@@ -56,7 +59,7 @@ export async function verify(options: VerificationOptions): Promise<Verification
 }
 
 async function verifyTable(options: VerificationOptions, label: string, admit: Admit): Promise<TableReport | null> {
-  const { connection, publication, state, actions, signal, onProgress } = options;
+  const { connection, publication, state, actions, signal, onProgress, onPlace, from } = options;
   const [schema, name] = JSON.parse(label) as [string, string];
   for (let attempt = 1; attempt <= TRIES; attempt++) {
     // Described anew: it may have been altered since, or be gone.
@@ -73,6 +76,8 @@ async function verifyTable(options: VerificationOptions, label: string, admit: A
         admit,
         signal,
         onProgress: (rows) => onProgress?.({ schema, name, rows }),
+        ...(attempt === 1 && from?.schema === schema && from.name === name && { from: from.place }),
+        onPlace: (place) => onPlace?.(schema, name, place),
       });
       const clean = report.missing + report.extra + report.different === 0;
       // DDL in the middle of a pass shows values of columns that are no more.
