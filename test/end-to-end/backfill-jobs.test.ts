@@ -1,4 +1,5 @@
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
+import { chosenMajor } from '@millrace/testkit/postgres-majors';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { managerOf, settled } from './backfills.ts';
 import { eventually, type Message, type Millrace, startMillrace } from './millrace.ts';
@@ -290,20 +291,24 @@ describe('a running backfill', () => {
 });
 
 describe('what the publication says', () => {
-  test('row filters, column lists and generated columns hold for the rows that are read', async () => {
-    await db.sql(`CREATE TABLE t (id int PRIMARY KEY, secret text, kept text, twice int GENERATED ALWAYS AS (id * 2) STORED);
+  // Publications have both from Postgres 15 on.
+  test.skipIf(chosenMajor() < 15)(
+    'row filters, column lists and generated columns hold for the rows that are read',
+    async () => {
+      await db.sql(`CREATE TABLE t (id int PRIMARY KEY, secret text, kept text, twice int GENERATED ALWAYS AS (id * 2) STORED);
       INSERT INTO t SELECT i, 'secret', 'kept' FROM generate_series(1, 100) i;
       CREATE PUBLICATION millrace FOR TABLE t (id, kept) WHERE (id > 90)`);
-    for (const order of ['physical', 'key'] as const) {
-      await start();
-      await managerOf(millrace!).create([{ table: { schema: 'public', name: 't' }, order }]);
-      await settled(millrace!);
-      const messages = await millrace!.messages();
-      expect(ids(messages)).toEqual(numbers(91, 100));
-      expect(messages[0]!.record).toEqual({ id: expect.any(Number), kept: 'kept' });
-      await millrace!.remove();
-    }
-  });
+      for (const order of ['physical', 'key'] as const) {
+        await start();
+        await managerOf(millrace!).create([{ table: { schema: 'public', name: 't' }, order }]);
+        await settled(millrace!);
+        const messages = await millrace!.messages();
+        expect(ids(messages)).toEqual(numbers(91, 100));
+        expect(messages[0]!.record).toEqual({ id: expect.any(Number), kept: 'kept' });
+        await millrace!.remove();
+      }
+    },
+  );
 
   test('partitions are read as what they are published as: by root, one by one, some of them', async () => {
     await db.sql(`CREATE TABLE t (id int, part int, v text, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
@@ -318,6 +323,7 @@ describe('what the publication says', () => {
       ['FOR TABLE t1 WHERE (id > 150), t3', numbers(1, 300).filter((i) => (i % 3 === 0 ? i > 150 : i % 3 === 2))],
     ] as const;
     for (const [definition, expected] of publications) {
+      if (chosenMajor() < 15 && definition.includes('WHERE')) continue;
       await db.sql(`CREATE PUBLICATION millrace ${definition}`);
       for (const order of ['physical', 'key'] as const) {
         await start();

@@ -138,6 +138,7 @@ export function randomType(random: Random): string {
 export const TYPES_SQL = `
   CREATE SCHEMA r;
   CREATE SCHEMA other;
+  CREATE SEQUENCE r.codes;
   CREATE TYPE r.mood AS ENUM ('happy', 'so ''so');
   CREATE TYPE other.mood AS ENUM ('grim', 'calm');
   CREATE TYPE r.pair AS (a int, b text);

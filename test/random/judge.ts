@@ -111,10 +111,11 @@ export function createJudge({ reference, fromStart, viaRoot, truncates, messages
     else suppressed++;
   }
 
-  /** Applies what no message is expected for, up to the next change that the stream has to have. */
-  function advance(): ReferenceChange | null {
+  /** Applies what no message is expected for, up to the next change that the stream has to have; null: none before `end`. */
+  function advance(end: bigint | null = null): ReferenceChange | null {
     for (; tx < reference.length; tx++, at = 0, annotations = 'null') {
-      const { changes } = reference[tx]!;
+      const { changes, lsn } = reference[tx]!;
+      if (end !== null && lsn >= end) return null;
       for (; at < changes.length; at++) {
         const change = changes[at]!;
         if (change.kind === 'truncate' ? truncates : change.kind !== 'message') return change;
@@ -137,7 +138,7 @@ export function createJudge({ reference, fromStart, viaRoot, truncates, messages
 
   /** Transactions before the stream began are known to Postgres alone. */
   function skipTo(lsn: bigint): void {
-    for (let next = advance(); next !== null && reference[tx]!.lsn < lsn; next = advance()) {
+    for (let next = advance(lsn); next !== null; next = advance(lsn)) {
       apply(next, false);
       at++;
     }
@@ -298,8 +299,8 @@ export function createJudge({ reference, fromStart, viaRoot, truncates, messages
     counts.reads++;
     if (!started) skipTo(lsn);
     else {
-      const next = advance();
-      if (next !== null && reference[tx]!.lsn < lsn) {
+      const next = advance(lsn);
+      if (next !== null) {
         stray(
           message,
           `a read after everything before ${hex(lsn)}, but ${label(next)} of ${hex(reference[tx]!.lsn)} has not come`,

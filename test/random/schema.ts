@@ -75,7 +75,7 @@ export function createTable(random: Random, name: string, others: readonly strin
     columns.push('PRIMARY KEY (b, a)');
   } else if (kind < 8) {
     key = ['id'];
-    columns.unshift(`id bigint PRIMARY KEY`, `code text NOT NULL DEFAULT gen_random_uuid()::text`);
+    columns.unshift(`id bigint PRIMARY KEY`, `code text NOT NULL DEFAULT 'code ' || nextval('r.codes')`);
     after.push(
       `CREATE UNIQUE INDEX ON r.${name} (code)`,
       `ALTER TABLE r.${name} REPLICA IDENTITY USING INDEX ${name}_code_idx`,

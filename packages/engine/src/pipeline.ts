@@ -120,10 +120,11 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
     publication: source.publication.name,
     slot: source.slot.name,
     limits: options.backfillLimits ?? DEFAULT_BACKFILL_LIMITS,
-    logLeft: async () => ({
-      bytes: logBytesMax - (await log.bytesFrom(log.stream.firstSeqNum)),
-      of: logBytesMax,
-    }),
+    logLeft: async () => {
+      const delayed = deliveries.filter(({ name }) => backfills.get(name)?.idle === false);
+      const needed = await Promise.all(delayed.map(({ savedPosition }) => log.bytesAfter(savedPosition.lsn)));
+      return { bytes: logBytesMax - Math.max(0, ...needed), of: logBytesMax };
+    },
     diskLeft: options.diskLeft ?? (async () => null),
   });
   const rowIndex = await openRowIndex();

@@ -45,7 +45,11 @@ async function check(
         hasher.aim(row, 0, row.length);
         return { id: Number(id), hashes: Buffer.from(hasher.hashes), lsn: lsn(id), place: (i) => i };
       },
-      after: (from) => (from === 0 ? [{ id: 77, key: Buffer.from('2:77') }] : []),
+      after: (id) =>
+        [
+          { id: 5, key: Buffer.from('1:5') },
+          { id: 77, key: Buffer.from('2:77') },
+        ].filter((row) => row.id > id),
     }),
   };
   const signal = AbortSignal.timeout(20_000);

@@ -227,6 +227,16 @@ export class ChangeLog {
     return this.bytes - header.offset;
   }
 
+  /** Bytes of log that somebody who has come to transaction `lsn` has yet to read; all of it when part of that is gone. */
+  async bytesAfter(lsn: Lsn): Promise<number> {
+    if (lsn >= this.durableLsn) return 0;
+    const from = await this.seek(lsn).catch((error: unknown) => {
+      if (error instanceof MillraceError && error.code === 'log_overrun') return this.stream.firstSeqNum;
+      throw error;
+    });
+    return await this.bytesFrom(from);
+  }
+
   /** Forgets records nobody needs: those before the keyframe for `lsn`. The newest record always stays. */
   async trimTo(lsn: Lsn): Promise<void> {
     const seq = Math.min(await this.seek(lsn), this.durableSeq - 1);
