@@ -107,7 +107,7 @@ describe('what was rolled back does not arrive', () => {
     await a('BEGIN');
     await a(rows(1, 10 * many));
     await spooled(1, 300_000);
-    expect(spoolFiles().length).toBe(1);
+    await until(() => spoolFiles().length === 1);
     await a('ROLLBACK');
     await db.sql(`INSERT INTO t VALUES (0, 'after')`);
     expect((await captured.caughtUp()).map(summary)).toEqual(['1 insert t {"id","v":"after"}']);

@@ -25,10 +25,13 @@ export function mountSmallDisk(bytes: number): SmallDisk | { readonly unavailabl
   }
   return {
     dir,
-    remove() {
-      // Lazy: a child that was killed may hold a file for a moment more.
-      spawnSync('umount', ['--lazy', dir]);
-      rmSync(dir, { recursive: true, force: true });
-    },
+    remove: () => removeSmallDisk(dir),
   };
+}
+
+/** Also one that is not mounted any more. */
+export function removeSmallDisk(dir: string): void {
+  // Lazy: a child that was killed may hold a file for a moment more.
+  spawnSync('umount', ['--lazy', dir]);
+  rmSync(dir, { recursive: true, force: true });
 }

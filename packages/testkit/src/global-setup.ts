@@ -11,6 +11,7 @@ import { text } from 'node:stream/consumers';
 import { assert } from '@millrace/core/assert';
 import { explain } from '@millrace/core/error';
 import { processMark } from '@millrace/embedded-postgres/process-table';
+import { removeSmallDisk } from './full-disk.ts';
 import {
   BROKER_VARIABLE,
   type OwnPostgres,
@@ -62,6 +63,8 @@ function removeLeftovers(): void {
   for (const name of readdirSync(tmpdir())) {
     const pid = /^millrace-test-(\d+)-/.exec(name)?.[1];
     if (pid === undefined || processMark(Number(pid)) !== null) continue;
-    rmSync(join(tmpdir(), name), { recursive: true, force: true });
+    const dir = join(tmpdir(), name);
+    if (name.includes('-disk-')) removeSmallDisk(dir);
+    else rmSync(dir, { recursive: true, force: true });
   }
 }

@@ -62,6 +62,7 @@ export function rowIndexSink({ file, start, holds, end }: RowIndexSinkOptions): 
     },
 
     async resume(saved) {
+      if (thread?.over === true) thread = null;
       thread ??= open();
       const from = saved?.position ?? start;
       let answer = await thread.ask({ kind: 'begin', position: from });
@@ -142,6 +143,11 @@ class StoreThread {
         resolve();
       });
     });
+  }
+
+  /** It has ended: nothing is answered any more. */
+  get over(): boolean {
+    return this.#over;
   }
 
   ask(request: Unnumbered<RowStoreRequest>): Promise<RowStoreAnswer> {
