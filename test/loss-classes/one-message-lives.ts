@@ -3,7 +3,7 @@
  * each life begins between another pair of messages: also inside a transaction, a truncate, or a batch's mark.
  */
 import { comparePositions } from '@millrace/core/position';
-import type { Pipeline } from '@millrace/engine/pipeline';
+import type { Pipeline } from '@millrace/engine/pipeline-options';
 import type { SinkSpec } from '@millrace/engine/sink-spec';
 import { localS2Sink } from '@millrace/sinks/s2-local';
 import type { Sink } from '@millrace/sinks/sink';

@@ -622,6 +622,6 @@ sinks: [{ name: k, database: a, destination: { type: s2, basin: shop-streams, st
     slot: { name: s, failover: true, on_loss: ignore }
     primary: { hostname: one.example.com }`;
   expect(() => loadConfig(text(standby), { file: 'f', env: {} })).toThrow(
-    /slot\.on_loss: must be one of: refuse, repair[^]*slot\.failover: cannot stand next to primary|slot\.failover: cannot stand next to primary[^]*slot\.on_loss: must be one of/,
+    /slot\.on_loss: must be one of: refuse, repair[\s\S]*slot\.failover: cannot stand next to primary|slot\.failover: cannot stand next to primary[\s\S]*slot\.on_loss: must be one of/,
   );
 });

@@ -10,7 +10,7 @@ import { MillraceError } from '@millrace/core/error';
 import { pause } from '@millrace/core/pause';
 import type { HealthMonitor } from '@millrace/engine/health/health-monitor';
 import type { NoticeBoard } from '@millrace/engine/health/notice-board';
-import type { Pipeline } from '@millrace/engine/pipeline';
+import type { Pipeline } from '@millrace/engine/pipeline-options';
 import { stableId } from './stable-id.ts';
 
 export type DatabaseState =

@@ -1,7 +1,7 @@
 /** What the auditor finds, as log lines and as findings of health: counts and names, never a key (I11). */
 import type { DatabaseConfig } from '@millrace/api/config';
 import type { NoticeBoard } from '@millrace/engine/health/notice-board';
-import type { AuditConfig } from '@millrace/engine/pipeline';
+import type { AuditConfig } from '@millrace/engine/pipeline-options';
 import type { TableReport } from '@millrace/engine/rows/table-check';
 
 export function auditOf(

@@ -3,7 +3,7 @@ import type { DatabaseConfig } from '@millrace/api/config';
 import { InvariantError } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
 import type { HealthMonitor } from '@millrace/engine/health/health-monitor';
-import type { Pipeline } from '@millrace/engine/pipeline';
+import type { Pipeline } from '@millrace/engine/pipeline-options';
 import { superviseDatabase } from '@millrace/server/database-supervisor';
 import { expect, test } from 'vitest';
 

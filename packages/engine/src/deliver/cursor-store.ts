@@ -55,3 +55,24 @@ export function cursorStore(state: StateTable, key: string): CursorStore {
     forget: () => state.delete(key),
   };
 }
+
+/**
+ * The cursors of these sinks, by name. One that was never here before begins after `lsn`; a disabled one is forgotten
+ * with its backfills, so that it begins anew when it is active again.
+ */
+export async function openCursors(
+  sinks: readonly { readonly name: string; readonly status: string }[],
+  state: StateTable,
+  lsn: Lsn,
+): Promise<ReadonlyMap<string, CursorStore>> {
+  const cursors = new Map<string, CursorStore>();
+  for (const { name, status } of sinks) {
+    const cursor = cursorStore(state, `sink/${name}/cursor`);
+    if (status === 'disabled') {
+      await cursor.forget();
+      await state.delete(`sink/${name}/backfills`);
+    } else if (cursor.load() === null) await cursor.save(newCursor(lsn), false);
+    cursors.set(name, cursor);
+  }
+  return cursors;
+}

@@ -1,0 +1,50 @@
+/** What one sink is fed: its changes from its cursor on, and the rows of its backfills between them. */
+import { ORDINAL_END } from '@millrace/core/position';
+import { BackfillFeed } from './backfill/backfill-feed.ts';
+import type { BackfillManager } from './backfill/backfill-manager.ts';
+import type { ChangeLog } from './change-log/change-log.ts';
+import type { ContentNotice } from './decode/message-contents.ts';
+import { MessageEncoder } from './decode/message-encoder.ts';
+import { MessageSource } from './decode/message-source.ts';
+import { ReadEncoder } from './decode/read-encoder.ts';
+import type { SchemaHistory } from './decode/schema-history.ts';
+import type { OpenFeed } from './deliver/feed.ts';
+import type { LastValues } from './last-values.ts';
+import type { SinkSpec } from './sink-spec.ts';
+
+export interface SinkFeedOptions {
+  readonly spec: SinkSpec;
+  readonly log: ChangeLog;
+  readonly schemas: SchemaHistory;
+  readonly manager: BackfillManager;
+  readonly lastValues: LastValues | null;
+  readonly poke: () => void;
+  readonly onNotice: ((sink: string, notice: ContentNotice) => void) | undefined;
+}
+
+export function openSinkFeed({ spec, log, schemas, manager, lastValues, poke, onNotice }: SinkFeedOptions): OpenFeed {
+  return async (cursor, signal) => {
+    const encoder = new MessageEncoder({
+      schemas,
+      origin: spec.origin,
+      takes: spec.takes,
+      actions: spec.actions,
+      contents: spec.contents,
+      marks: cursor.backfills,
+      lastValues: spec.fillUnchanged ? lastValues : null,
+      onNotice: (notice) => onNotice?.(spec.name, notice),
+    });
+    const changes = await MessageSource.open(log, schemas, encoder, cursor.position, signal);
+    const reads = new ReadEncoder(spec.origin);
+    const { position } = cursor;
+    manager.attach({
+      marks: cursor.backfills,
+      write: (batch, table, bytes, columns, index, about) => reads.read(batch, table, bytes, columns, index, about),
+      partialLsn: position.ordinal >= 0 && position.ordinal < ORDINAL_END ? position.lsn : null,
+      inTransaction: () => changes.inTransaction,
+      poke,
+    });
+    encoder.watch = manager;
+    return new BackfillFeed(changes, manager, (abort) => log.changed(abort));
+  };
+}
