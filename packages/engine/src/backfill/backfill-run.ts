@@ -239,7 +239,7 @@ export class BackfillRun {
   }
 
   get #keyless(): boolean {
-    return this.#plan?.whole.some((unit) => unit.key === null);
+    return this.#plan?.whole.some((unit) => unit.key === null) === true;
   }
 
   /** Partitions that are published one by one may have the same key twice. */
