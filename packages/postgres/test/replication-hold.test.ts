@@ -73,7 +73,8 @@ test('at every commit, released later, all of them come, each by itself and with
       stream!.release();
     }, 1);
   });
-  await until(() => seen === TRANSACTIONS);
+  // Postgres 14 sends transactions that changed nothing published as well.
+  await until(() => seen >= TRANSACTIONS);
 });
 
 test('held for several timeouts of the server it stays connected, and stop() needs no release', async () => {

@@ -62,9 +62,14 @@ export async function startProxy(first: ProxyTarget): Promise<TcpProxy> {
       while (hole !== null) await hole.promise;
       to.end();
     } catch {
-      // One side broke; so does the other.
-      reset(pair);
+      await broken(pair);
     }
+  }
+
+  /** One side broke; so does the other, unless nothing gets through. */
+  async function broken(pair: Pair): Promise<void> {
+    while (hole !== null) await hole.promise;
+    reset(pair);
   }
 
   function accept(client: Socket): void {
@@ -73,7 +78,7 @@ export async function startProxy(first: ProxyTarget): Promise<TcpProxy> {
     let open = 2;
     for (const socket of [pair.client, pair.target]) {
       socket.setNoDelay(true);
-      socket.on('error', () => reset(pair));
+      socket.on('error', () => void broken(pair));
       socket.once('close', () => --open === 0 && pairs.delete(pair));
     }
     void pump(pair.client, pair.target, pair);

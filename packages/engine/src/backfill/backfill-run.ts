@@ -349,12 +349,14 @@ export class BackfillRun {
     const plan = this.#plan!;
     const query = this.#queries.get(slot.unit)!;
     slot.state = 'reading';
+    // Several readers begin at once: what they are about to read counts before any of them has read it.
+    const reserved = rate.reserve(this.#size.rows, performance.now());
     slot.floor = this.#latest;
     const admitted = await pool.use(this.#stopping.signal, async (connection, discard) => {
       const started = performance.now();
       if (!(await readChunk(connection, plan, query, slot.range, this.#size.rows, slot.chunk))) discard();
       this.#size.read(slot.chunk, performance.now() - started, slot.pages);
-      rate.taken(slot.chunk.count, performance.now());
+      rate.taken(slot.chunk.count - reserved, performance.now());
       if (this.#unsettled.admits(slot.chunk.snapshot)) return true;
       this.#unsettled.narrow(await readWriters(connection, plan.oids));
       return false;

@@ -59,6 +59,15 @@ export class RateLimit {
     this.#perSecond = perSecond;
   }
 
+  /** Rows that are about to be read; at most a second of them, for it is a guess. Returns what was counted. */
+  reserve(rows: number, now: number): number {
+    if (this.#perSecond === null) return 0;
+    const counted = Math.min(rows, this.#perSecond);
+    this.taken(counted, now);
+    return counted;
+  }
+
+  /** Negative where more was reserved. */
   taken(rows: number, now: number): void {
     if (this.#perSecond === null) return;
     this.#freeAt = Math.max(this.#freeAt, now) + (rows * 1000) / this.#perSecond;
