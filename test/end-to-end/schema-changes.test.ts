@@ -1,5 +1,5 @@
 /** What a sink with schema_changes is told of the shapes of its tables, and when. */
-import { DDL_TRIGGER_REMOVAL_SQL, DDL_TRIGGER_SQL } from '@millrace/engine/decode/ddl-trigger';
+import { DDL_TRIGGER_REMOVAL_SQL, DDL_TRIGGER_SQL } from '@millrace/postgres/ddl-trigger';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type Message, type Millrace, startMillrace } from './millrace.ts';

@@ -154,6 +154,11 @@ export const databaseSchema = z.strictObject({
     .strictObject({ timeout_ms: numberIn(0, 86_400_000).nullish(), interval_ms: numberIn(1, 3_600_000).nullish() })
     .nullish()
     .describe('How long to wait at start for a database that is not up yet. Default 30000 and 3000.'),
+  streaming: flag
+    .nullish()
+    .describe(
+      'Take large transactions while they run (Postgres 14 and later). false: Postgres keeps them until they commit.',
+    ),
   replication_lag_high_mb: numberIn(1, 1_000_000_000)
     .nullish()
     .describe('WAL that is not captured yet, in MB, beyond which health says replication_lag_high. Default 2500.'),

@@ -49,6 +49,8 @@ export interface DatabaseConfig {
   };
   readonly publication: { readonly name: string; readonly createIfNotExists: boolean; readonly initSql?: string };
   readonly poolSize: number;
+  /** Large transactions are not taken before they commit. */
+  readonly streaming?: false;
   /** WAL that is not captured yet; beyond it health says replication_lag_high. */
   readonly replicationLagHighBytes: number;
   /** Continuous comparison of the tables with what was captured. null: none. */
@@ -283,6 +285,7 @@ function resolveDatabase(
       ...(publication?.init_sql == null ? {} : { initSql: publication.init_sql }),
     },
     poolSize: database.pool_size ?? 10,
+    ...(database.streaming === false && { streaming: false as const }),
     replicationLagHighBytes: (database.replication_lag_high_mb ?? 2_500) * 1_000_000,
     audit:
       database.audit?.enabled === true

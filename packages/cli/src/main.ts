@@ -10,6 +10,7 @@ import { addCheckTail } from './commands/check-tail.ts';
 import { addConfig } from './commands/config.ts';
 import { addCreateBasin } from './commands/create-basin.ts';
 import { addCreateStream } from './commands/create-stream.ts';
+import { addDdlTrigger } from './commands/ddl-trigger.ts';
 import { addDeleteBasin } from './commands/delete-basin.ts';
 import { addDeleteStream } from './commands/delete-stream.ts';
 import { addDemo } from './commands/demo.ts';
@@ -61,7 +62,8 @@ function buildProgram(): Command {
     .addHelpText('after', `\n${CLIENT_ENVIRONMENT}\n\nFirst steps:\n  $ millrace demo\n  $ millrace start --help`);
 
   program.commandsGroup('Run:');
-  for (const add of [addDemo, addCheck, addStart, addStatus, addBackfill, addVerify, addStore, addBench]) add(program);
+  for (const add of [addDemo, addCheck, addStart, addStatus, addBackfill, addVerify, addDdlTrigger, addStore, addBench])
+    add(program);
   program.commandsGroup('Records:');
   for (const add of [addAppend, addRead, addTail, addCheckTail, addTrim, addFence]) add(program);
   program.commandsGroup('Streams:');

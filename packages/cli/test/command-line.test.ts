@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import { type AddressInfo, createServer } from 'node:net';
 import { fileURLToPath } from 'node:url';
+import { DDL_TRIGGER_REMOVAL_SQL, DDL_TRIGGER_SQL } from '@millrace/postgres/ddl-trigger';
 import { describe, expect, test } from 'vitest';
 import { run } from './cli-process.ts';
 
@@ -25,6 +26,11 @@ test('help names every command, and every command has a description and an examp
     expect(example).toMatch(new RegExp(`\\$ .*millrace ${command}`));
   }
 }, 60_000);
+
+test('the SQL of the event triggers is printed, and that which removes them', async () => {
+  expect((await run(['ddl-trigger'])).stdout).toBe(DDL_TRIGGER_SQL);
+  expect((await run(['ddl-trigger', '--remove'])).stdout).toBe(DDL_TRIGGER_REMOVAL_SQL);
+});
 
 test('without a command, help is shown', async () => {
   const { stdout, code } = await run([]);

@@ -183,7 +183,7 @@ async function openPipeline({
     state: store.state,
     logBytesMax: changeLogBytesMax,
     awaitMs: database.awaitDatabase.timeoutMs,
-    spoolDir: join(spool, stableId('database', database.name)),
+    spoolDir: database.streaming === false ? undefined : join(spool, stableId('database', database.name)),
     signal,
     onCapture(state) {
       if (state.kind === 'streaming') log(`${database.name}: streaming from slot "${database.slot.name}"`);

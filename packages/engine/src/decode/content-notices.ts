@@ -1,7 +1,8 @@
 /** What a person is told of the source while messages are made: texts and the SQL that mends it. */
 import { quoteIdentifier } from '@millrace/postgres/connection';
+import { DDL_PREFIX } from '@millrace/postgres/ddl-trigger';
 import type { TableSchema } from '../table-schema.ts';
-import { ANNOTATIONS_PREFIX, type ContentNotice, DDL_PREFIX } from './message-contents.ts';
+import { ANNOTATIONS_PREFIX, type ContentNotice } from './message-contents.ts';
 
 export function truncateNotDelivered(table: TableSchema): ContentNotice {
   const label = labelOf(table);

@@ -14,8 +14,6 @@ export const DEFAULT_CONTENTS: MessageContents = { logicalMessages: [], schemaCh
 /** Prefixes of logical messages that are never delivered as such. */
 export const OWN_PREFIX = 'millrace.';
 export const ANNOTATIONS_PREFIX = 'sequin:transaction_annotations.';
-/** Written by the event triggers of ddl-trigger.ts. */
-export const DDL_PREFIX = 'millrace.ddl';
 
 export type NoticeKind =
   | 'truncate_not_delivered'

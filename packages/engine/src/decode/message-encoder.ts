@@ -6,6 +6,7 @@ import type { ByteWriter } from '@millrace/core/byte-writer';
 import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
 import type { Position } from '@millrace/core/position';
+import { DDL_PREFIX } from '@millrace/postgres/ddl-trigger';
 import {
   DELETE,
   decodeMessage,
@@ -34,7 +35,6 @@ import {
 import {
   ANNOTATIONS_PREFIX,
   type ContentNotice,
-  DDL_PREFIX,
   DEFAULT_CONTENTS,
   type MessageContents,
   OWN_PREFIX,

@@ -3,7 +3,9 @@
  * `schema_changes` deliver it as action `ddl`; without it they see shapes of tables all the same. A superuser runs it
  * (on managed services their administrative role). It makes no table, and a fault in it never fails the user's DDL.
  */
-import { DDL_PREFIX } from './message-contents.ts';
+
+/** Of the messages that the triggers write. */
+export const DDL_PREFIX = 'millrace.ddl';
 
 export const DDL_TRIGGER_SQL = `CREATE SCHEMA IF NOT EXISTS millrace;
 
