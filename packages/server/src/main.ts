@@ -34,6 +34,8 @@ import { tableFilter } from './table-filter.ts';
 import { watchDatabase } from './watch-database.ts';
 
 export interface ServerOptions {
+  /** Ends the wait for the only database: what is returned then is to be stopped. */
+  readonly signal?: AbortSignal | undefined;
   /** A function is called once the store serves: for a configuration that needs a basin or token made first. */
   readonly config: Config | ((store: StreamStore, url: string) => Promise<Config>);
   readonly dataDir: string;
@@ -131,7 +133,7 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     configured = true;
     // All at once: one that hangs must not hold up the end of the others.
     if (databases.length > 0) stops.push(() => Promise.all(databases.map((one) => one.stop())).then(() => {}));
-    if (databases.length === 1) await databases[0]!.firstStart;
+    if (databases.length === 1) await Promise.race([databases[0]!.firstStart, aborted(options.signal)]);
     const storeFailed = store.failed.then((error) => Promise.reject(error));
     const done = Promise.race([storeFailed, ...databases.map(({ fatal }) => fatal)]);
     done.catch(() => {});
@@ -283,4 +285,10 @@ async function forgetRemovedSinks(state: StateTable, config: Config): Promise<vo
     const name = key.slice('sink/'.length, key.lastIndexOf('/'));
     if (!kept.has(name)) await state.delete(key);
   }
+}
+
+/** Never resolves without a signal. */
+function aborted(signal: AbortSignal | undefined): Promise<void> {
+  if (signal?.aborted) return Promise.resolve();
+  return new Promise((resolve) => signal?.addEventListener('abort', () => resolve(), { once: true }));
 }

@@ -62,10 +62,12 @@ async function start(options: Options): Promise<void> {
     onRootToken: announceRootToken,
     storage,
     http,
+    signal: life.stop,
   });
-  serveTls(server.http, options, life);
-  process.stdout.write(`millrace listening on ${server.url} (data in ${options.data})\n`);
   try {
+    if (life.stop.aborted) return;
+    serveTls(server.http, options, life);
+    process.stdout.write(`millrace listening on ${server.url} (data in ${options.data})\n`);
     await Promise.race([life.stopped, server.done.then(() => life.stopped)]);
   } finally {
     await server.stop();
