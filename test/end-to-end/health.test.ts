@@ -127,6 +127,29 @@ describe('/ready', { timeout: 60_000 }, () => {
     }
   });
 
+  test('a sink that is blocked does not keep the process from ending', async () => {
+    const store = await startRemoteStore();
+    try {
+      const destination = {
+        type: 's2',
+        basin: store.basin,
+        stream: 'far',
+        endpoint: store.url,
+        access_token: store.token,
+      };
+      watched = await startWatched([shop({ sink: { destination } })]);
+      await db.sql(`INSERT INTO items VALUES (1)`);
+      await eventually('the first arrives', async () => (await store.count('far')) === 1);
+      await store.block();
+      await db.sql(`INSERT INTO items SELECT generate_series(2, 100)`);
+      await watched.untilRed(({ check }) => check === 'messages_pending_delivery');
+      await watched.remove();
+      watched = null;
+    } finally {
+      await store.remove();
+    }
+  });
+
   test('turns red when the publication is dropped, with the SQL, and green when it is back', async () => {
     await db.sql(`CREATE PUBLICATION mine FOR TABLE items WITH (publish_via_partition_root = true)`);
     const database = { publication: { name: 'mine' } };

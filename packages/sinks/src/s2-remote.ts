@@ -7,6 +7,7 @@
  * records themselves are asked, which also holds when others write to the same stream.
  */
 import { MillraceError } from '@millrace/core/error';
+import { pause } from '@millrace/core/pause';
 import type { Position } from '@millrace/core/position';
 import {
   AppendInput,
@@ -50,6 +51,9 @@ const BATCH_BYTES_MAX = 1_048_576;
 const RECORD_BYTES_MAX = 1_048_576;
 const MARK_BYTES_MAX = 16 * 1024;
 const REQUEST_TIMEOUT_MS = 10_000;
+const NEVER = new AbortController().signal;
+/** When the sink is told to stop: so long what is under way may still be acknowledged. */
+const STOP_GRACE_MS = 1_000;
 const SCAN_RECORDS = 1000;
 /** No stream has this many records, so an append that demands it is refused with the real tail. */
 const UNREACHABLE_SEQ_NUM = Number.MAX_SAFE_INTEGER;
@@ -65,11 +69,26 @@ export function remoteS2Sink(options: RemoteS2Options): Sink {
   let pending: Intent[] = [];
   let arrived: Intent | null = null;
   let turn: Promise<void> = Promise.resolve();
+  let cutting: NodeJS.Timeout | null = null;
 
   async function stop(): Promise<void> {
     const ending = session;
     session = null;
+    // It waits for every acknowledgement, and ends early where a signal has cut it.
     await ending?.close().catch(() => {});
+    if (cutting !== null) clearTimeout(cutting);
+    cutting = null;
+  }
+
+  /** A session that an endpoint which says nothing more cannot keep open. */
+  async function openSession(target: S2Stream, signal: AbortSignal): Promise<AppendSession> {
+    const cut = new AbortController();
+    const later = () => {
+      cutting ??= setTimeout(() => cut.abort(), STOP_GRACE_MS);
+    };
+    if (signal.aborted) later();
+    else signal.addEventListener('abort', later, { once: true });
+    return await target.appendSession({ maxInflightBytes: 8 * BATCH_BYTES_MAX }, { signal: cut.signal });
   }
 
   async function askRecords(target: S2Stream, tail: number, saved: SinkCursor | null): Promise<SinkCursor | null> {
@@ -91,19 +110,19 @@ export function remoteS2Sink(options: RemoteS2Options): Sink {
     },
     writesMax: 8,
 
-    async resume(saved) {
+    async resume(saved, signal) {
       await stop();
       turn = Promise.resolve();
       stream ??= client.basin(basin).stream(streamName);
       try {
-        const tail = await findTail(stream);
+        const tail = await findTail(stream, signal);
         const cursor = settle(saved, intents.load(), tail);
         const known = cursor === 'unknown' ? await askRecords(stream, tail, saved) : cursor;
         pending = [];
         arrived = known === null ? null : arrivedThrough(known, tail);
         await intents.save(arrived === null ? [] : [arrived]);
         nextSeqNum = tail;
-        session = await stream.appendSession({ maxInflightBytes: 8 * BATCH_BYTES_MAX });
+        session = await openSession(stream, signal);
         return known;
       } catch (error) {
         throw classify(error, where);
@@ -151,7 +170,8 @@ export function remoteS2Sink(options: RemoteS2Options): Sink {
 
     async close() {
       await stop();
-      await stream?.close().catch(() => {});
+      // It says goodbye to the endpoint, which may not answer.
+      await Promise.race([stream?.close().catch(() => {}), pause(STOP_GRACE_MS, NEVER)]);
       stream = null;
     },
   };
@@ -169,9 +189,9 @@ function connect({ accessToken, endpoint }: RemoteS2Options): S2 {
   });
 }
 
-async function findTail(stream: S2Stream): Promise<number> {
+async function findTail(stream: S2Stream, signal: AbortSignal): Promise<number> {
   try {
-    return (await stream.checkTail()).tail.seqNum;
+    return (await stream.checkTail({ signal })).tail.seqNum;
   } catch (error) {
     if (!(error instanceof S2Error)) throw error;
     if (error.status === 404 && error.code === 'stream_not_found') return 0; // Created by the first append.
@@ -179,7 +199,7 @@ async function findTail(stream: S2Stream): Promise<number> {
   }
   try {
     const record = AppendRecord.string({ body: '' });
-    await stream.append(AppendInput.create([record], { matchSeqNum: UNREACHABLE_SEQ_NUM }));
+    await stream.append(AppendInput.create([record], { matchSeqNum: UNREACHABLE_SEQ_NUM }), { signal });
   } catch (error) {
     if (error instanceof SeqNumMismatchError) return error.expectedSeqNum;
     throw error;
