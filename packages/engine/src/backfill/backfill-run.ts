@@ -8,7 +8,7 @@ import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
 import { pause } from '@millrace/core/pause';
 import type { Position } from '@millrace/core/position';
-import { INSERT, OLD_ROW, type RowReader } from '@millrace/postgres/pgoutput';
+import { INSERT, OLD_ROW, type RowReader, VALUE_UNCHANGED } from '@millrace/postgres/pgoutput';
 import { PgServerError } from '@millrace/postgres/server-error';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { TableSchema } from '../table-schema.ts';
@@ -197,7 +197,7 @@ export class BackfillRun {
     const fresh = row.newCount === 0 ? null : keyText(bytes, columns, row.newKinds, row.newStarts, row.newEnds);
     const old = row.oldCount === 0 ? null : keyText(bytes, columns, row.oldKinds, row.oldStarts, row.oldEnds);
     const prefix = this.#prefixOf(table.oid);
-    if (fresh !== null) window.changed(xid, prefix + fresh);
+    if (fresh !== null) window.changed(xid, prefix + fresh, leavesOut(row));
     if (old !== null && old !== fresh) window.changed(xid, prefix + old);
     if (fresh === null && old === null) window.changed(xid, null);
   }
@@ -505,4 +505,11 @@ function isTemporary(error: unknown): boolean {
     if (TEMPORARY_STATES.has(error.sqlState)) return true;
   }
   return error.retry === 'reconnect' || error.retry === 'backoff';
+}
+
+/** A large value that was not touched is not in the stream, so a row that was read must not be left out for this change. */
+function leavesOut({ newCount, newKinds, oldKind }: RowReader): boolean {
+  if (oldKind === OLD_ROW) return false;
+  for (let i = 0; i < newCount; i++) if (newKinds[i] === VALUE_UNCHANGED) return true;
+  return false;
 }

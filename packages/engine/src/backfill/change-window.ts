@@ -19,6 +19,8 @@ const PRUNE_KEYS_MIN = 10_000;
 interface Touched {
   readonly lsn: Lsn;
   readonly keys: Set<string>;
+  /** Of the keys, those of changes that left large values out: the row has to be read again, not left out. */
+  partial: Set<string> | null;
   bytes: number;
   /** It changed rows whose keys are not known. */
   any: boolean;
@@ -49,7 +51,7 @@ export class ChangeWindow {
   }
 
   /** A row was changed. null: its key is not known. */
-  changed(xid: number, key: string | null): void {
+  changed(xid: number, key: string | null, partial = false): void {
     const touched = this.#touched(xid);
     if (touched.any) return;
     if (key === null || this.#keys >= this.#keysMax || this.#bytes >= WINDOW_KEY_BYTES_MAX) {
@@ -57,6 +59,7 @@ export class ChangeWindow {
       touched.any = true;
       return;
     }
+    if (partial) (touched.partial ??= new Set()).add(key);
     const { keys } = touched;
     const before = keys.size;
     keys.add(key);
@@ -86,18 +89,22 @@ export class ChangeWindow {
   staleness(snapshot: Snapshot): Staleness {
     const unseen: Set<string>[] = [];
     const unknown: Set<string>[] = [];
+    const partial: Set<string>[] = [];
     let again = false;
     for (const [xid, touched] of this.#transactions) {
       const seen = visibility(snapshot, xid, touched.lsn);
       if (seen === 'seen') continue;
       if (touched.emptied && seen === 'unseen') return 'all';
       if (touched.any || touched.emptied) again = true;
-      else if (seen === 'unseen') unseen.push(touched.keys);
-      else unknown.push(touched.keys);
+      else if (seen === 'unseen') {
+        unseen.push(touched.keys);
+        if (touched.partial !== null) partial.push(touched.partial);
+      } else unknown.push(touched.keys);
     }
     if (again) return 'again';
     if (unseen.length === 0 && unknown.length === 0) return 'none';
     return (key) => {
+      for (const keys of partial) if (keys.has(key)) return 'perhaps';
       for (const keys of unseen) if (keys.has(key)) return true;
       for (const keys of unknown) if (keys.has(key)) return 'perhaps';
       return false;
@@ -117,7 +124,7 @@ export class ChangeWindow {
   #touched(xid: number): Touched {
     let touched = this.#transactions.get(xid);
     if (touched === undefined) {
-      touched = { lsn: this.#lsn, keys: new Set(), bytes: 0, any: false, emptied: false };
+      touched = { lsn: this.#lsn, keys: new Set(), partial: null, bytes: 0, any: false, emptied: false };
       this.#transactions.set(xid, touched);
     }
     return touched;
@@ -127,6 +134,7 @@ export class ChangeWindow {
     this.#keys -= touched.keys.size;
     this.#bytes -= touched.bytes;
     touched.keys.clear();
+    touched.partial = null;
     touched.bytes = 0;
   }
 }
