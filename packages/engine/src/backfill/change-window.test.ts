@@ -81,3 +81,13 @@ test('on a standby a change that the snapshot may or may not see leaves its row 
   const snapshot = parseSnapshot('10:20:', 2000n, 1000n);
   expect([isStale(window, snapshot, 'a'), isStale(window, snapshot, 'b')]).toEqual(['perhaps', false]);
 });
+
+test('a row whose unseen change left a large value out is read again instead of left out', () => {
+  const window = new ChangeWindow();
+  window.changed(20, 'whole');
+  window.changed(20, 'partial', true);
+  expect(isStale(window, snapshotAt(20, []), 'whole')).toBe(true);
+  expect(isStale(window, snapshotAt(20, []), 'partial')).toBe('perhaps');
+  // A snapshot that sees the change has the value.
+  expect(isStale(window, snapshotAt(21, []), 'partial')).toBe(false);
+});
