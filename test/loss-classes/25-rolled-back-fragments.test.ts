@@ -7,7 +7,7 @@ import { type OwnPostgres, startOwnPostgres, type TestDatabase } from '@millrace
 import pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { eventually, startMillrace } from '../end-to-end/millrace.ts';
-import { acknowledged, engineProcess } from './engine-process.ts';
+import { engineProcess } from './engine-process.ts';
 
 // A transaction that is open keeps slots from being made anywhere in its server.
 let own: OwnPostgres;
@@ -95,7 +95,7 @@ test('killed while it holds fragments, and while it writes them to the log, it h
       await engine.process.restart('SIGKILL');
       await engine.streaming();
     }
-    await acknowledged(db);
+    await engine.delivered();
     await engine.process.kill('SIGTERM');
     const ids = (await engine.messages()).map(({ record }) => record['id']);
     expect(ids).toEqual(Array.from({ length: 8_000 }, (_, i) => i + 1));

@@ -5,7 +5,7 @@ import { startReplication } from '@millrace/postgres/replication';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { startProxy } from '@millrace/testkit/proxy';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { acknowledged, type EngineProcess, engineProcess } from './engine-process.ts';
+import { type EngineProcess, engineProcess } from './engine-process.ts';
 
 // Processes and servers start here, beside other tests.
 vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
@@ -29,7 +29,7 @@ const slot = async () => {
 };
 /** Stops the engine once it has captured and delivered everything there is. */
 async function settle(): Promise<void> {
-  await acknowledged(db);
+  await engine.delivered();
   await engine.process.kill('SIGTERM');
 }
 

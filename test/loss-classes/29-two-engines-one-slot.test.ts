@@ -2,7 +2,7 @@
 // appends nothing, however long it waits, and takes over when the first ends; the first then does not go on in silence.
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { acknowledged, type EngineProcess, engineProcess } from './engine-process.ts';
+import { type EngineProcess, engineProcess } from './engine-process.ts';
 
 // Processes and servers start here, beside other tests.
 vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
@@ -28,7 +28,7 @@ test('the loser waits and appends nothing, then takes over where the winner ende
   second.start();
   expect(await second.process.waitForLine(/is read by/)).toContain('millrace');
   await db.sql(`INSERT INTO t SELECT generate_series(1, 20)`);
-  await acknowledged(db);
+  await first.delivered();
   expect(second.process.running).toBe(true);
   await second.process.kill('SIGKILL');
   expect(await second.logRecords()).toBe(0);
@@ -37,7 +37,7 @@ test('the loser waits and appends nothing, then takes over where the winner ende
   await first.process.kill('SIGKILL');
   await second.streaming();
   await db.sql(`INSERT INTO t SELECT generate_series(21, 30)`);
-  await acknowledged(db);
+  await second.delivered();
   // The first comes back: it waits, and once the slot is free it says that others have read on.
   first.start();
   await first.process.waitForLine(/is read by/);
@@ -56,7 +56,7 @@ test('of two that start at the same moment one captures, whoever made the slot',
   for (const lost of streaming) lost.catch(() => {});
   await loser.process.waitForLine(/is read by|already exists|active for/);
   await db.sql(`INSERT INTO t SELECT generate_series(1, 20)`);
-  await acknowledged(db);
+  await winner.delivered();
   // Also the one that waits ends when it is told to.
   for (const engine of [loser, winner]) expect((await engine.process.kill('SIGTERM')).code).toBe(0);
   expect(await loser.logRecords()).toBe(0);

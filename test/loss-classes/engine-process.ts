@@ -9,6 +9,7 @@ import { type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { type ProcessHarness, processHarness } from '@millrace/testkit/process-harness';
 import { BASIN, configText, eventually, type Message, type MillraceOptions } from '../end-to-end/millrace.ts';
 
+const ROOT_TOKEN = 'the-root-token-of-a-test';
 const CLI = fileURLToPath(new URL('../../packages/cli/bin/millrace.js', import.meta.url));
 
 export interface EngineProcess {
@@ -17,6 +18,8 @@ export interface EngineProcess {
   /** Starts it, with the database at another port when given. */
   start(port?: number): void;
   streaming(): Promise<string>;
+  /** Resolves when all that is committed by now is captured, acknowledged, and delivered to every sink. */
+  delivered(): Promise<void>;
   /** What its stream holds; only while it does not run. */
   messages(stream?: string): Promise<Message[]>;
   /** Records of its change log; only while it does not run. */
@@ -24,7 +27,7 @@ export interface EngineProcess {
   remove(): Promise<void>;
 }
 
-/** Resolves when all that is committed by now is captured and acknowledged. */
+/** Resolves when all that is committed by now is captured and acknowledged; sinks may be behind. */
 export async function acknowledged(db: TestDatabase, slot = db.name): Promise<void> {
   // A transaction of its own: what the server writes for itself is acknowledged only now and then.
   const [{ lsn }] = (await db.sql(`SELECT pg_logical_emit_message(true, 'millrace.test', '')::text AS lsn`)) as [
@@ -50,7 +53,10 @@ export async function engineProcess(db: TestDatabase, options: MillraceOptions =
     createStreamOnRead: true,
   });
   await prepared.close();
-  const harness = processHarness({ args: [CLI, 'start', '--config', file, '--data', dataDir, '--port', '0'] });
+  const rootTokenFile = join(dir, 'root-token');
+  writeFileSync(rootTokenFile, ROOT_TOKEN);
+  const where = ['--config', file, '--data', dataDir, '--root-token-file', rootTokenFile, '--port', '0'];
+  const harness = processHarness({ args: [CLI, 'start', ...where] });
 
   async function stored<T>(read: (store: Awaited<ReturnType<typeof openLocalStore>>) => Promise<T>): Promise<T> {
     const store = await openLocalStore({ dir: dataDir, log: () => {} });
@@ -70,6 +76,16 @@ export async function engineProcess(db: TestDatabase, options: MillraceOptions =
       harness.start();
     },
     streaming: () => harness.waitForLine(/streaming from slot/),
+    async delivered() {
+      await acknowledged(db);
+      const line = await harness.waitForLine(/millrace listening on /);
+      const [url] = /http:\S+/.exec(line)!;
+      await eventually('every sink has got it', async () => {
+        const answer = await fetch(new URL('/api/sinks', url), { headers: { authorization: `Bearer ${ROOT_TOKEN}` } });
+        const { data } = (await answer.json()) as { data: { lag: { bytes: string } }[] };
+        return data.length > 0 && data.every(({ lag }) => lag.bytes === '0');
+      });
+    },
     messages: (stream = 'sink') =>
       stored(async (store) => {
         const target = await store.openStream(BASIN, stream, 'read').catch(() => null);
