@@ -22,7 +22,8 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   postgres: ['core'],
   'stream-store': ['core'],
   'embedded-postgres': ['core'],
-  api: ['core'],
+  // Only the kinds of sinks, whose schemas are part of the configuration's.
+  api: ['core', 'sinks'],
   sinks: ['core', 'stream-store'],
   engine: ['core', 'postgres', 'stream-store', 'sinks'],
   server: ['core', 'postgres', 'stream-store', 'sinks', 'engine', 'api'],

@@ -6,6 +6,7 @@ import { assert } from '@millrace/core/assert';
 import { ByteWriter } from '@millrace/core/byte-writer';
 import type { Lsn } from '@millrace/core/lsn';
 import type { Position } from '@millrace/core/position';
+import type { MessageAction } from './push-sink.ts';
 
 export interface BatchLimits {
   readonly messagesMax: number;
@@ -24,8 +25,34 @@ export interface BackfillMark {
   readonly key: readonly string[];
 }
 
+/**
+ * What a push sink has to know of each message without reading its body. Filled in by the encoders beside `ends` when
+ * the batch has one; parallel arrays.
+ */
+export class MessageDescriptions {
+  readonly actions: MessageAction[] = [];
+  readonly schemas: string[] = [];
+  readonly tables: string[] = [];
+  /** `record_pks`. */
+  readonly keys: (readonly string[])[] = [];
+  readonly idempotencyKeys: string[] = [];
+  /** null: in any order. */
+  readonly groups: (string | null)[] = [];
+
+  clear(): void {
+    this.actions.length = 0;
+    this.schemas.length = 0;
+    this.tables.length = 0;
+    this.keys.length = 0;
+    this.idempotencyKeys.length = 0;
+    this.groups.length = 0;
+  }
+}
+
 export class MessageBatch {
   readonly limits: BatchLimits;
+  /** null: nobody asks. */
+  readonly descriptions: MessageDescriptions | null;
   readonly body = new ByteWriter(256 * 1024);
   count = 0;
   /** End offset in `body` of each message. */
@@ -39,8 +66,9 @@ export class MessageBatch {
   /** Everything at or before it is in this batch or an earlier one. */
   through: Position = { lsn: 0n, ordinal: -1 };
 
-  constructor(limits: BatchLimits) {
+  constructor(limits: BatchLimits, { described = false } = {}) {
     this.limits = limits;
+    this.descriptions = described ? new MessageDescriptions() : null;
     this.ends = new Int32Array(limits.messagesMax);
     this.ordinals = new Int32Array(limits.messagesMax);
   }
@@ -87,6 +115,7 @@ export class MessageBatch {
     this.body.length = 0;
     this.runLsns.length = 0;
     this.runEnds.length = 0;
+    this.descriptions?.clear();
     this.mark = null;
   }
 }

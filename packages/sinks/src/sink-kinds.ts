@@ -1,0 +1,10 @@
+/** Every kind of destination but the streams of S2, which have a port of their own (sink.ts). */
+import type { SinkKind } from './sink-kind.ts';
+
+// biome-ignore lint/suspicious/noExplicitAny: each kind has its own configuration; `schema` tells them apart.
+export const SINK_KINDS: readonly SinkKind<any, any>[] = [];
+
+// biome-ignore lint/suspicious/noExplicitAny: as above.
+export function sinkKind(type: string): SinkKind<any, any> | undefined {
+  return SINK_KINDS.find((kind) => kind.type === type || kind.aliases?.includes(type));
+}
