@@ -136,6 +136,7 @@ export async function startOwnPipeline({
 function specOf(name: string, sink: Sink): SinkSpec {
   return {
     name,
+    fingerprint: name,
     status: 'active',
     sink,
     origin: {

@@ -83,6 +83,8 @@ interface TableState {
   byKey: Map<string, Row>;
   /** It was attached or detached in this run: which name its changes carry is then a matter of when it was looked up. */
   readonly moved: boolean;
+  /** It was changed, and no change of a row has shown how it looks now. */
+  reshaped: boolean;
 }
 
 type RowChange = Extract<ReferenceChange, { kind: 'insert' | 'update' | 'delete' }>;
@@ -333,7 +335,8 @@ export function createJudge({ reference, fromStart, viaRoot, truncates, messages
     row.known.clear();
     row.values.clear();
     row.unsure.clear();
-    row.old = false;
+    // Until a change shows the table anew, a row may be as it was before the table changed.
+    row.old = candidatesOf.some(({ reshaped }) => reshaped);
     for (const [name, value] of Object.entries(message.record)) {
       row.values.set(name, canonical(value));
       row.known.add(name);
@@ -358,7 +361,7 @@ export function createJudge({ reference, fromStart, viaRoot, truncates, messages
   function stateOf(name: string): TableState {
     let table = tables.get(name);
     if (table === undefined) {
-      table = { name, key: [], parent: null, rows: [], byKey: new Map(), moved: moved.has(name) };
+      table = { name, key: [], parent: null, rows: [], byKey: new Map(), moved: moved.has(name), reshaped: false };
       tables.set(name, table);
     }
     return table;
@@ -418,6 +421,7 @@ export function createJudge({ reference, fromStart, viaRoot, truncates, messages
     const { relation } = change;
     if (relation.name === 'schema_log') applyEvent(change);
     const table = stateOf(relation.name);
+    table.reshaped = false;
     const prior = change.kind === 'insert' ? undefined : findOld(change);
     if (change.kind !== 'insert' && prior === undefined)
       report(`the reference changes a row of ${relation.name} that is not there`);
@@ -463,6 +467,7 @@ export function createJudge({ reference, fromStart, viaRoot, truncates, messages
       table.parent = event.parent;
     } else if (event.op === 'drop') tables.delete(event.table);
     else if (event.op === 'change') {
+      table.reshaped = true;
       for (const row of table.rows) row.old = true;
     } else movePartition(event, table);
   }

@@ -63,6 +63,8 @@ export interface Pipeline {
   readonly auditor: Auditor | null;
   /** By sink; of those that are not disabled. */
   readonly backfills: ReadonlyMap<string, BackfillManager>;
+  /** From now on these sinks; see SinkSet.apply. `false`: nothing changed, the pipeline has to be started anew for it. */
+  applySinks(specs: readonly SinkSpec[]): Promise<boolean>;
   /** Rejects when the pipeline cannot go on without a person. */
   readonly done: Promise<void>;
   stop(): Promise<void>;

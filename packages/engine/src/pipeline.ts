@@ -10,41 +10,34 @@
  * 3. decode/      turns the log's bytes into one sink's messages: committed transactions only, whole, in commit order.
  * 4. backfill/    reads the tables as they are and merges the rows where no newer change can be overtaken.
  * 5. rows/        keeps the last state of every row as the log tells it, where something needs it (row-index.ts).
- * 6. deliver/     writes batches, and moves the sink's cursor once they are durable there (I4).
+ * 6. deliver/     writes batches, and moves the sink's cursor once they are durable there (I4). Which sinks: sink-set.ts.
  */
 import { randomUUID } from 'node:crypto';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { BackfillManager } from './backfill/backfill-manager.ts';
 import { BackfillSource, DEFAULT_BACKFILL_LIMITS } from './backfill/backfill-source.ts';
-import { backfillStore } from './backfill/backfill-store.ts';
 import { type Capture, startCapture } from './capture/capture.ts';
 import { SourceState } from './capture/source-state.ts';
 import { ChangeLog } from './change-log/change-log.ts';
 import { SchemaHistory } from './decode/schema-history.ts';
-import { openCursors } from './deliver/cursor-store.ts';
-import { type Delivery, startDelivery } from './deliver/delivery.ts';
 import { startTrimming } from './health/trimming.ts';
 import type { Pipeline, PipelineOptions } from './pipeline-options.ts';
 import { openRowIndex } from './row-index-need.ts';
 import { settingsPin } from './settings-pin.ts';
-import { openSinkFeed } from './sink-feed.ts';
+import { SinkSet } from './sink-set.ts';
 import { SourceCatalog } from './source-catalog.ts';
 import { startAuditor, Verifier } from './verifier.ts';
 
 export async function startPipeline(options: PipelineOptions): Promise<Pipeline> {
-  const { logStream, state, logBytesMax, onSink, onBackfill } = options;
+  const { logStream, state, logBytesMax } = options;
   const key = `source/${options.source.name}`;
   // Every session with the source prints values alike (I10).
   const connection = { ...options.source.connection, pin: settingsPin(state, `${key}/settings`) };
   const source = { ...options.source, connection };
   const publication = source.publication.name;
-  const sinks = options.sinks.filter((spec) => spec.status !== 'disabled');
   const poke = () => capture.poke();
 
   const log = await ChangeLog.open(logStream, state, key);
-  // Before capture begins: a new sink gets all that is captured from now on, whatever ends this process before it runs.
-  const cursors = await openCursors(options.sinks, state, log.durableLsn);
   const catalog = new SourceCatalog(connection);
   const schemas = new SchemaHistory(state, `${key}/schema`, (relation, xid) => catalog.describeRelation(relation, xid));
   const backfillSource = new BackfillSource({
@@ -55,8 +48,18 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
     logLeft: async () => ({ bytes: logBytesMax - (await neededByBackfills()), of: logBytesMax }),
     diskLeft: options.diskLeft ?? (async () => null),
   });
+  // Before capture begins: a new sink gets all that is captured from now on, whatever ends this process before it runs.
+  const lastValues = () => rowIndex?.lastValues ?? null;
+  const sinks = await SinkSet.open(
+    { options, publication, log, schemas, catalog, backfillSource, lastValues, poke },
+    options.sinks,
+  );
   // Before capture, which may need it for a repair.
-  const rowIndex = await openRowIndex({ options, key, source, sinks, log, schemas, backfills: backfillSource, poke });
+  const rowIndex = await openRowIndex({
+    ...{ options, key, source, log, schemas, poke },
+    sinks: options.sinks.filter((spec) => spec.status !== 'disabled'),
+    backfills: backfillSource,
+  });
 
   const capture = startCapture({
     source,
@@ -78,45 +81,19 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
   };
   try {
     await started(capture, options.signal);
-    for (const spec of options.sinks) await catalog.requireTables(publication, spec.tables);
+    await sinks.start();
   } catch (error) {
     await capture.stop();
     await end();
     throw error;
   }
 
-  const backfills = new Map<string, BackfillManager>();
-  const deliveries: Delivery[] = [];
-  for (const spec of sinks) {
-    const manager = new BackfillManager({
-      sink: spec.name,
-      store: backfillStore(state, `sink/${spec.name}/backfills`),
-      source: backfillSource,
-      initial: spec.initialBackfill,
-      initialId: spec.backfillId,
-      takes: spec.takes,
-      takesUpdates: spec.actions.update,
-      onChange: (view) => onBackfill?.(spec.name, view),
-    });
-    const onNotice = options.onContentNotice;
-    const delivery = startDelivery({
-      name: spec.name,
-      sink: spec.sink,
-      paused: spec.status === 'paused',
-      cursors: cursors.get(spec.name)!,
-      keepsMark: (id) => manager.keepsMark(id),
-      openFeed: openSinkFeed({ spec, log, schemas, manager, lastValues: rowIndex?.lastValues ?? null, poke, onNotice }),
-      onState: (event) => onSink?.(spec.name, event),
-    });
-    backfills.set(spec.name, manager);
-    deliveries.push(delivery);
-  }
-  const followers = rowIndex === null ? deliveries : [...deliveries, rowIndex.delivery];
+  const followers = () => (rowIndex === null ? sinks.deliveries : [...sinks.deliveries, rowIndex.delivery]);
   const trimming = startTrimming({ log, deliveries: followers, bytesMax: logBytesMax });
 
   /** Bytes of log between its end and the slowest of the sinks that a backfill keeps busy. */
   async function neededByBackfills(): Promise<number> {
-    const delayed = deliveries.filter(({ name }) => backfills.get(name)?.idle === false);
+    const delayed = sinks.deliveries.filter(({ name }) => sinks.backfills.get(name)?.idle === false);
     const needed = await Promise.all(delayed.map(({ savedPosition }) => log.bytesAfter(savedPosition.lsn)));
     return Math.max(0, ...needed);
   }
@@ -127,9 +104,7 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
     log,
     schemas,
     poke,
-    sinks: options.sinks,
-    delivery: (name) => deliveries.find((delivery) => delivery.name === name),
-    backfills,
+    sinks,
     rowIndex,
     files: `${options.rows?.file ?? join(tmpdir(), `millrace-${randomUUID()}`)}-verify-`,
   });
@@ -141,15 +116,25 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
   return {
     capture,
     log,
-    deliveries,
+    get deliveries() {
+      return sinks.deliveries;
+    },
     rowIndex,
     verifier,
     auditor,
-    backfills,
-    done: Promise.race([capture.done, trimming.done, ...followers.map((delivery) => delivery.done)]),
+    get backfills() {
+      return sinks.backfills;
+    },
+    applySinks: (specs) => sinks.apply(specs),
+    done: Promise.race([
+      capture.done,
+      trimming.done,
+      sinks.failed,
+      ...(rowIndex === null ? [] : [rowIndex.delivery.done]),
+    ]),
     async stop() {
       await auditor?.stop();
-      await Promise.all(deliveries.map((delivery) => delivery.stop()));
+      await sinks.stop();
       await capture.stop();
       await trimming.stop();
       await end();

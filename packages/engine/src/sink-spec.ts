@@ -3,10 +3,13 @@ import type { SinkRecords } from '@millrace/sinks/sink-records';
 import type { InitialBackfill } from './backfill/backfill-manager.ts';
 import type { MessageContents } from './decode/message-contents.ts';
 import type { MessageOrigin } from './decode/message-plan.ts';
+import type { RowRulesConfig } from './decode/row-rules-config.ts';
 
 /** One configured sink, resolved: what it takes, what its messages say of themselves, and where they go. */
 export interface SinkSpec {
   readonly name: string;
+  /** Equal for equal configurations: a sink whose fingerprint stays is left alone when sinks are changed. */
+  readonly fingerprint: string;
   /** `paused`: nothing is delivered, the log keeps what comes. `disabled`: it starts anew when it is active again. */
   readonly status: 'active' | 'paused' | 'disabled';
   readonly sink: Sink;
@@ -23,6 +26,8 @@ export interface SinkSpec {
     readonly truncate: boolean;
   };
   readonly contents: MessageContents;
+  /** Which rows become messages and how their values stand in them, without code. Absent: all of them, as they are. */
+  readonly rules?: RowRulesConfig | undefined;
   /** Values that an update left alone are filled in from the row index. */
   readonly fillUnchanged: boolean;
   readonly initialBackfill: InitialBackfill;

@@ -29,12 +29,17 @@ export interface VerifierOptions {
   readonly log: ChangeLog;
   readonly schemas: SchemaHistory;
   readonly poke: () => void;
-  readonly sinks: readonly SinkSpec[];
-  readonly delivery: (sink: string) => Delivery | undefined;
-  readonly backfills: ReadonlyMap<string, BackfillManager>;
+  /** As they are now. */
+  readonly sinks: Sinks;
   readonly rowIndex: RowIndex | null;
   /** What names of files begin with that live as long as one verification. */
   readonly files: string;
+}
+
+interface Sinks {
+  readonly specs: readonly SinkSpec[];
+  readonly deliveries: readonly Delivery[];
+  readonly backfills: ReadonlyMap<string, BackfillManager>;
 }
 
 export interface VerifyRequest {
@@ -73,11 +78,11 @@ export class Verifier {
 
   /** The source against what the sink's stream adds up to. */
   async sink(name: string, request: VerifyRequest): Promise<VerificationReport> {
-    const { sinks, files, schemas, backfills } = this.#options;
-    const spec = sinks.find((one) => one.name === name);
+    const { sinks, files, schemas } = this.#options;
+    const spec = sinks.specs.find((one) => one.name === name);
     if (spec === undefined) throw impossible(`There is no sink "${name}".`);
     if (spec.records === undefined) throw impossible(`What "${name}" delivered cannot be read back.`);
-    const manager = backfills.get(name);
+    const manager = sinks.backfills.get(name);
     await mkdir(dirname(files), { recursive: true, mode: 0o700 });
     const state = new StreamState({
       file: `${files}${randomUUID()}`,
@@ -148,7 +153,7 @@ export class Verifier {
 
   /** Resolves when everything that committed before `lsn` is durable in the sink's destination. */
   async #delivered(name: string, lsn: Lsn, signal: AbortSignal): Promise<void> {
-    const { log, poke, delivery } = this.#options;
+    const { log, poke, sinks } = this.#options;
     for (let polls = 0; log.progress < lsn; polls++) {
       if (polls % POKE_EVERY_POLLS === 0) poke();
       await pause(POLL_MS, signal);
@@ -156,7 +161,7 @@ export class Verifier {
     }
     const target = { lsn: log.durableLsn, ordinal: ORDINAL_END };
     for (;;) {
-      const live = delivery(name);
+      const live = sinks.deliveries.find((delivery) => delivery.name === name);
       if (live === undefined || live.state.kind === 'stopped') throw impossible(`"${name}" is not running.`);
       if (live.state.kind === 'paused') throw impossible(`"${name}" is paused.`);
       if (target.lsn === 0n || comparePositions(live.cursor.position, target) >= 0) return;

@@ -24,7 +24,7 @@ export interface DatabaseSupervisor {
   readonly id: string;
   readonly name: string;
   readonly config: DatabaseConfig;
-  /** Those of this database, as configured. */
+  /** Those of this database, as configured now. */
   readonly sinks: readonly SinkConfig[];
   readonly state: DatabaseState;
   readonly monitor: HealthMonitor;
@@ -34,6 +34,11 @@ export interface DatabaseSupervisor {
   readonly firstStart: Promise<void>;
   /** Rejects with what the process has to end for. */
   readonly fatal: Promise<never>;
+  /**
+   * From now on these sinks. Those that are as they were go on untouched; where that cannot be, the whole pipeline is
+   * started anew. Rejects, with nothing changed, when a sink cannot be taken (a table it names is missing).
+   */
+  applySinks(sinks: readonly SinkConfig[]): Promise<void>;
   /** Ends the pipeline, if it runs, and starts it anew at once. */
   restart(): void;
   stop(): Promise<void>;
@@ -47,6 +52,8 @@ export interface SupervisorOptions {
    * the supervisor.
    */
   readonly start: (attempt: StartAttempt) => Promise<Pipeline>;
+  /** Hands the sinks to a pipeline that runs; `false` when it has to be started anew for them. */
+  readonly applySinks: (pipeline: Pipeline, sinks: readonly SinkConfig[], notices: NoticeBoard) => Promise<boolean>;
   /** A first attempt that fails is the last one. */
   readonly firstFailureEnds: boolean;
   /** Begins to watch the database; stopped with the supervisor. */
@@ -56,6 +63,8 @@ export interface SupervisorOptions {
 }
 
 export interface StartAttempt {
+  /** As configured now. */
+  readonly sinks: readonly SinkConfig[];
   readonly signal: AbortSignal;
   readonly notices: NoticeBoard;
   /** Why it takes so long: what an attempt that goes on has met so far. */
@@ -66,6 +75,7 @@ export interface StartAttempt {
 export interface Supervised {
   readonly pipeline: () => Pipeline | null;
   readonly failure: () => MillraceError | null;
+  readonly sinks: () => readonly SinkConfig[];
 }
 
 const RETRY = { minMs: 1_000, maxMs: 30_000 };
@@ -73,7 +83,7 @@ const RETRY = { minMs: 1_000, maxMs: 30_000 };
 const STABLE_MS = 60_000;
 
 export function superviseDatabase(options: SupervisorOptions): DatabaseSupervisor {
-  const { config, sinks, start, firstFailureEnds, log, retry = RETRY } = options;
+  const { config, start, firstFailureEnds, log, retry = RETRY } = options;
   const { name } = config;
   const stopping = new AbortController();
   const { signal } = stopping;
@@ -81,6 +91,7 @@ export function superviseDatabase(options: SupervisorOptions): DatabaseSuperviso
   const fatal = Promise.withResolvers<never>();
   firstStart.promise.catch(() => {});
   fatal.promise.catch(() => {});
+  let sinks = options.sinks;
   let state: DatabaseState = { kind: 'starting' };
   let pipeline: Pipeline | null = null;
   let trouble: MillraceError | null = null;
@@ -95,6 +106,7 @@ export function superviseDatabase(options: SupervisorOptions): DatabaseSuperviso
       try {
         trouble = null;
         pipeline = await start({
+          sinks,
           signal: AbortSignal.any([signal, wake.signal]),
           notices: monitor.notices,
           onTrouble: (error) => (trouble = error),
@@ -132,6 +144,7 @@ export function superviseDatabase(options: SupervisorOptions): DatabaseSuperviso
   const monitor = options.watch({
     pipeline: () => pipeline,
     failure: () => (state.kind === 'failed' ? state.error : trouble),
+    sinks: () => sinks,
   });
   const ended = run().finally(() => {
     if (state.kind !== 'failed') state = { kind: 'stopped' };
@@ -144,7 +157,9 @@ export function superviseDatabase(options: SupervisorOptions): DatabaseSuperviso
     id: stableId('database', name),
     name,
     config,
-    sinks,
+    get sinks() {
+      return sinks;
+    },
     get state() {
       return state;
     },
@@ -154,6 +169,12 @@ export function superviseDatabase(options: SupervisorOptions): DatabaseSuperviso
     },
     firstStart: firstStart.promise,
     fatal: fatal.promise,
+    async applySinks(next) {
+      // While none runs the next start takes them; one that is starting with the old ones is started anew.
+      const whole = pipeline === null ? false : await options.applySinks(pipeline, next, monitor.notices);
+      sinks = next;
+      if (!whole) wake.abort();
+    },
     restart: () => wake.abort(),
     async stop() {
       stopping.abort();

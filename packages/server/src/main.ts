@@ -2,10 +2,12 @@
  * The one composition root: store, HTTP and pipelines, built by plain calls. Everything that is configured arrives here
  * as a value; everything that runs is stopped here.
  */
+import { createHash } from 'node:crypto';
 import { rm, statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import type { Config, DatabaseConfig, SinkConfig } from '@millrace/api/config';
+import { type Config, type DatabaseConfig, isS2, type S2DestinationConfig, type SinkConfig } from '@millrace/api/config';
 import type { ResourceSpec } from '@millrace/api/resource-spec';
+import { assert } from '@millrace/core/assert';
 import { describeBackfill } from '@millrace/engine/backfill/backfill-report';
 import type { DeliveryState } from '@millrace/engine/deliver/delivery';
 import type { HealthTiming } from '@millrace/engine/health/health-timing';
@@ -123,9 +125,9 @@ export async function startServer(options: ServerOptions): Promise<Server> {
         sinks,
         // A person waits for the only one and is told at once what is wrong. One of several is reported and tried again.
         firstFailureEnds: config.databases.length === 1,
-        start: (attempt) => openPipeline({ store, database, sinks, spool, changeLogBytesMax, log, ...attempt }),
-        watch: (supervised) =>
-          watchDatabase({ database, sinks, changeLogBytesMax, supervised, timing: options.healthTiming }),
+        start: (attempt) => openPipeline({ store, database, spool, changeLogBytesMax, log, ...attempt }),
+        applySinks: (pipeline, next) => pipeline.applySinks(next.map((sink) => specOf(sink, database, store))),
+        watch: (supervised) => watchDatabase({ database, changeLogBytesMax, supervised, timing: options.healthTiming }),
         log,
       });
       databases.push(supervisor);
@@ -159,7 +161,6 @@ export async function startServer(options: ServerOptions): Promise<Server> {
 interface PipelineParts extends StartAttempt {
   readonly store: LocalStore;
   readonly database: DatabaseConfig;
-  readonly sinks: readonly SinkConfig[];
   readonly spool: string;
   readonly changeLogBytesMax: number;
   readonly log: (line: string) => void;
@@ -236,6 +237,7 @@ function specOf(sink: SinkConfig, database: DatabaseConfig, store: LocalStore): 
   const actions = new Set(sink.actions);
   return {
     name: sink.name,
+    fingerprint: fingerprintOf(sink),
     status: sink.status,
     sink: sinkOf(sink, store),
     records: () => recordsOf(sink, store),
@@ -264,14 +266,23 @@ function specOf(sink: SinkConfig, database: DatabaseConfig, store: LocalStore): 
   };
 }
 
+function fingerprintOf(sink: SinkConfig): string {
+  return createHash('sha256').update(JSON.stringify(sink)).digest('hex');
+}
+
 function recordsOf({ name, destination }: SinkConfig, store: LocalStore): SinkRecords {
-  const { basin, stream, accessToken, endpoint } = destination;
+  const { basin, stream, accessToken, endpoint } = streamOf(destination);
   if (accessToken === undefined && endpoint === undefined) return localSinkRecords({ store, name, basin, stream });
   return remoteSinkRecords({ name, basin, stream, accessToken: accessToken ?? 'none', endpoint });
 }
 
+function streamOf(destination: SinkConfig['destination']): S2DestinationConfig {
+  assert(isS2(destination), 'a sink without a kind delivers into a stream');
+  return destination;
+}
+
 function sinkOf({ name, destination }: SinkConfig, store: LocalStore): Sink {
-  const { basin, stream, accessToken, endpoint } = destination;
+  const { basin, stream, accessToken, endpoint } = streamOf(destination);
   if (accessToken === undefined && endpoint === undefined) return localS2Sink({ store, name, basin, stream });
   const intents = intentStore<Intent>(store.state, `sink/${name}/intents`);
   // A store that asks for no token still wants the header.

@@ -1,5 +1,5 @@
 /** The health monitor of a configured database: which sinks it watches and what they take. */
-import type { DatabaseConfig, SinkConfig } from '@millrace/api/config';
+import type { DatabaseConfig } from '@millrace/api/config';
 import { failoverReadiness } from '@millrace/engine/failover-readiness';
 import { type HealthMonitor, startHealthMonitor } from '@millrace/engine/health/health-monitor';
 import type { HealthTiming } from '@millrace/engine/health/health-timing';
@@ -9,13 +9,12 @@ import { tableFilter } from './table-filter.ts';
 
 export interface WatchOptions {
   readonly database: DatabaseConfig;
-  readonly sinks: readonly SinkConfig[];
   readonly changeLogBytesMax: number;
   readonly supervised: Supervised;
   readonly timing: Partial<HealthTiming> | undefined;
 }
 
-export function watchDatabase({ database, sinks, changeLogBytesMax, supervised, timing }: WatchOptions): HealthMonitor {
+export function watchDatabase({ database, changeLogBytesMax, supervised, timing }: WatchOptions): HealthMonitor {
   const { connection, standbys } = sourceOf(database);
   const asked = standbys ?? [];
   return startHealthMonitor({
@@ -30,13 +29,14 @@ export function watchDatabase({ database, sinks, changeLogBytesMax, supervised, 
         }),
     }),
     names: { database: database.name, slot: database.slot.name, publication: database.publication.name },
-    sinks: sinks.map((sink) => ({
-      name: sink.name,
-      status: sink.status,
-      tables: sink.source.includeTables ?? [],
-      takes: tableFilter(sink.source),
-      fillsUnchanged: sink.fillUnchanged,
-    })),
+    sinks: () =>
+      supervised.sinks().map((sink) => ({
+        name: sink.name,
+        status: sink.status,
+        tables: sink.source.includeTables ?? [],
+        takes: tableFilter(sink.source),
+        fillsUnchanged: sink.fillUnchanged,
+      })),
     pipeline: supervised.pipeline,
     failure: supervised.failure,
     logBytesMax: changeLogBytesMax,

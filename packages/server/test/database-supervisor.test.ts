@@ -1,5 +1,5 @@
 /** What ends a process and what only a pipeline, with pipelines that a test ends as it likes. */
-import type { DatabaseConfig } from '@millrace/api/config';
+import type { DatabaseConfig, SinkConfig } from '@millrace/api/config';
 import { InvariantError } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
 import type { HealthMonitor } from '@millrace/engine/health/health-monitor';
@@ -7,7 +7,7 @@ import type { Pipeline } from '@millrace/engine/pipeline-options';
 import { superviseDatabase } from '@millrace/server/database-supervisor';
 import { expect, test } from 'vitest';
 
-function rig(options: { firstFailureEnds?: boolean; starts?: (() => unknown)[] } = {}) {
+function rig(options: { firstFailureEnds?: boolean; takesSinks?: boolean; starts?: (() => unknown)[] } = {}) {
   const lines: string[] = [];
   const ends: ((error: unknown) => void)[] = [];
   const waiting = new Map<number, () => void>();
@@ -19,6 +19,7 @@ function rig(options: { firstFailureEnds?: boolean; starts?: (() => unknown)[] }
     log: (line) => void lines.push(line),
     retry: { minMs: 1, maxMs: 5 },
     watch: () => ({ notices: null, stop: async () => {} }) as unknown as HealthMonitor,
+    applySinks: async () => options.takesSinks ?? true,
     async start({ signal }) {
       const failure = options.starts?.[ends.length]?.();
       const over = Promise.withResolvers<void>();
@@ -99,4 +100,22 @@ test('what runs ends and starts anew when asked to, and stops while it is still 
   expect(stopped()).toBe(1);
   await supervisor.stop();
   expect(stopped()).toBe(1);
+});
+
+test('other sinks are handed to what runs; only where it cannot take them it starts anew', async () => {
+  const sinks = [{ name: 'a' } as SinkConfig];
+  const taken = rig();
+  await taken.supervisor.firstStart;
+  await taken.supervisor.applySinks(sinks);
+  expect(taken.supervisor.sinks).toBe(sinks);
+  expect(taken.stopped()).toBe(0);
+  await taken.supervisor.stop();
+
+  const refused = rig({ takesSinks: false });
+  await refused.supervisor.firstStart;
+  await refused.supervisor.applySinks(sinks);
+  await refused.started(2);
+  expect(refused.stopped()).toBe(1);
+  expect(refused.supervisor.sinks).toBe(sinks);
+  await refused.supervisor.stop();
 });

@@ -1,6 +1,7 @@
 import { rmSync } from 'node:fs';
 import http2 from 'node:http2';
 import { json } from 'node:stream/consumers';
+import { NO_CONFIG } from '@millrace/api/config';
 import { type Server, startServer } from '@millrace/server/main';
 import { testDirectory } from '@millrace/testkit/postgres';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -11,7 +12,7 @@ const tokens = { root: '', narrow: '', wide: '' };
 
 beforeAll(async () => {
   dataDir = testDirectory('management');
-  const config = { databases: [], sinks: [] };
+  const config = NO_CONFIG;
   server = await startServer({ config, dataDir, host: '127.0.0.1', port: 0, log: () => {} });
   tokens.root = server.firstRootToken!;
   tokens.wide = await issue('wide', { read: true, write: true });
@@ -101,7 +102,7 @@ describe('the management API', () => {
   test('is neither alive nor ready once the store takes no writes', async () => {
     const dir = testDirectory('draining');
     const other = await startServer({
-      config: { databases: [], sinks: [] },
+      config: NO_CONFIG,
       dataDir: dir,
       host: '127.0.0.1',
       port: 0,

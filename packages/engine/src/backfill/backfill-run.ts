@@ -184,6 +184,11 @@ export class BackfillRun {
     const window = this.#window;
     if (window === null || !this.#reads(table)) return;
     const columns = this.#watchedColumns(table);
+    if (columns === RESHAPED) {
+      // A snapshot from before has rows of the old shape, whichever rows this changes.
+      window.changed(xid, null);
+      return;
+    }
     if (this.#keyless) {
       if (row.oldCount === 0) {
         // An insert makes no row stale; an update without its old row could make any.
@@ -222,13 +227,14 @@ export class BackfillRun {
     return table.name === (this.#plan?.name ?? name.name) && table.schema === schema;
   }
 
-  /** Indexes, in the table as the stream has it, of the columns that tell its rows apart. */
+  /** Indexes, in the table as the stream has it, of the columns that tell its rows apart; RESHAPED where it has others. */
   #watchedColumns(table: TableSchema): readonly number[] {
     let columns = this.#watched.get(table);
     if (columns === undefined) {
       const unit = this.#unitOf(table.oid);
       const names = unit === undefined ? [''] : (unit.key?.names ?? unit.schema.columns.map(({ name }) => name));
       columns = names.map((name) => table.columns.findIndex((column) => column.name === name));
+      if (unit !== undefined && !sameColumns(unit.schema, table)) columns = RESHAPED;
       this.#watched.set(table, columns);
     }
     return columns;
@@ -491,6 +497,15 @@ export class BackfillRun {
     this.#schedule();
     return false;
   }
+}
+
+/** The stream shows a table with other columns than those that are read: one of the two is from before a schema change. */
+const RESHAPED: readonly number[] = [];
+
+function sameColumns(a: TableSchema, b: TableSchema): boolean {
+  if (a.columns.length !== b.columns.length) return false;
+  const names = new Set(a.columns.map(({ name }) => name));
+  return b.columns.every(({ name }) => names.has(name));
 }
 
 /** Waits for a lock, or for memory; a session that an operator ended; a query that was cancelled too late. */

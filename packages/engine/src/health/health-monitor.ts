@@ -57,7 +57,8 @@ export interface MonitoredSink {
 export interface MonitorOptions {
   readonly connection: ConnectionConfig;
   readonly names: SourceNames;
-  readonly sinks: readonly MonitoredSink[];
+  /** As they are now. */
+  readonly sinks: () => readonly MonitoredSink[];
   readonly pipeline: () => MonitoredPipeline | null;
   /** Why there is none. */
   readonly failure: () => MillraceError | null;
@@ -260,7 +261,7 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
     const pipeline = options.pipeline();
     const failure = pipeline === null ? options.failure() : null;
     const lag = sourceLag(pipeline);
-    const reports = sinks.map((sink) => reportSink(sink, pipeline));
+    const reports = sinks().map((sink) => reportSink(sink, pipeline));
     const checks = sourceChecks(
       {
         nowMs: now(),

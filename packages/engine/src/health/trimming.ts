@@ -9,7 +9,8 @@ export interface TrimmedLog {
 
 export interface TrimmingOptions {
   readonly log: TrimmedLog;
-  readonly deliveries: readonly { readonly savedPosition: { readonly lsn: Lsn } }[];
+  /** Those there are now. */
+  readonly deliveries: () => readonly { readonly savedPosition: { readonly lsn: Lsn } }[];
   readonly bytesMax: number;
   readonly intervalMs?: number;
 }
@@ -27,7 +28,7 @@ export function startTrimming({ log, deliveries, bytesMax, intervalMs = INTERVAL
   async function trim(): Promise<void> {
     // A cursor inside a transaction still needs all of it, so the transaction before is the last one to go.
     let slowest = log.durableLsn;
-    for (const { savedPosition } of deliveries) if (savedPosition.lsn < slowest) slowest = savedPosition.lsn;
+    for (const { savedPosition } of deliveries()) if (savedPosition.lsn < slowest) slowest = savedPosition.lsn;
     if (slowest > 0n) await log.trimTo(slowest);
     await log.trimToBytes(bytesMax);
   }

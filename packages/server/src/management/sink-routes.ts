@@ -1,5 +1,5 @@
 /** Sinks: what is configured and how they are. */
-import type { SinkConfig } from '@millrace/api/config';
+import { isS2, type SinkConfig } from '@millrace/api/config';
 import type { DatabaseSupervisor } from '../database-supervisor.ts';
 import { stableId } from '../stable-id.ts';
 import { healthView, lagView } from './health-view.ts';
@@ -26,7 +26,6 @@ type SinkReport = ReturnType<DatabaseSupervisor['monitor']['report']>['sinks'][n
 
 /** As in Sequin's API; the access token never leaves. */
 function sinkView(config: SinkConfig, database: DatabaseSupervisor, report: SinkReport) {
-  const { type, basin, stream, endpoint, accessToken } = config.destination;
   return {
     id: stableId('sink', config.name),
     name: config.name,
@@ -34,16 +33,22 @@ function sinkView(config: SinkConfig, database: DatabaseSupervisor, report: Sink
     status: config.status,
     actions: config.actions,
     annotations: config.annotations,
-    destination: {
-      type,
-      basin,
-      stream,
-      ...(endpoint !== undefined && { endpoint }),
-      ...(accessToken !== undefined && { access_token: '(redacted)' }),
-    },
+    destination: destinationView(config.destination),
     state: report.state,
     lag: lagView(report.lag),
     messages_delivered: report.messages,
     health: healthView(report.health),
+  };
+}
+
+function destinationView(destination: SinkConfig['destination']) {
+  if (!isS2(destination)) return { type: destination.type };
+  const { type, basin, stream, endpoint, accessToken } = destination;
+  return {
+    type,
+    basin,
+    stream,
+    ...(endpoint !== undefined && { endpoint }),
+    ...(accessToken !== undefined && { access_token: '(redacted)' }),
   };
 }

@@ -1,0 +1,166 @@
+/**
+ * The sinks of a running pipeline: each with its feed, its backfills and its delivery; added, replaced and removed one by
+ * one while the others go on. What a sink remembers (cursor, backfills) outlives its replacement, not its removal.
+ */
+import type { StateTable } from '@millrace/stream-store/store';
+import { BackfillManager } from './backfill/backfill-manager.ts';
+import type { BackfillSource } from './backfill/backfill-source.ts';
+import { backfillStore } from './backfill/backfill-store.ts';
+import type { ChangeLog } from './change-log/change-log.ts';
+import type { SchemaHistory } from './decode/schema-history.ts';
+import { type CursorStore, openCursors } from './deliver/cursor-store.ts';
+import { type Delivery, startDelivery } from './deliver/delivery.ts';
+import type { LastValues } from './last-values.ts';
+import type { PipelineOptions } from './pipeline-options.ts';
+import { openSinkFeed } from './sink-feed.ts';
+import type { SinkSpec } from './sink-spec.ts';
+import type { SourceCatalog } from './source-catalog.ts';
+
+export interface SinkSetParts {
+  readonly options: Pick<PipelineOptions, 'state' | 'onSink' | 'onBackfill' | 'onContentNotice'>;
+  readonly publication: string;
+  readonly log: ChangeLog;
+  readonly schemas: SchemaHistory;
+  readonly catalog: SourceCatalog;
+  readonly backfillSource: BackfillSource;
+  readonly lastValues: () => LastValues | null;
+  readonly poke: () => void;
+}
+
+interface RunningSink {
+  readonly spec: SinkSpec;
+  readonly backfills: BackfillManager;
+  readonly delivery: Delivery;
+}
+
+export class SinkSet {
+  readonly #parts: SinkSetParts;
+  #specs: readonly SinkSpec[];
+  #cursors = new Map<string, CursorStore>();
+  readonly #running = new Map<string, RunningSink>();
+  readonly #failed = Promise.withResolvers<never>();
+  /** One change at a time. */
+  #changing: Promise<unknown> = Promise.resolve();
+  #started = false;
+
+  private constructor(parts: SinkSetParts, specs: readonly SinkSpec[]) {
+    this.#parts = parts;
+    this.#specs = specs;
+    this.#failed.promise.catch(() => {});
+  }
+
+  /** On record, not started: from here on the log keeps what they have yet to see. */
+  static async open(parts: SinkSetParts, specs: readonly SinkSpec[]): Promise<SinkSet> {
+    const set = new SinkSet(parts, specs);
+    await set.#openCursors(specs);
+    return set;
+  }
+
+  /** All, the disabled ones too. */
+  get specs(): readonly SinkSpec[] {
+    return this.#specs;
+  }
+
+  get deliveries(): readonly Delivery[] {
+    return [...this.#running.values()].map(({ delivery }) => delivery);
+  }
+
+  /** By sink; of those that are not disabled. */
+  get backfills(): ReadonlyMap<string, BackfillManager> {
+    return new Map([...this.#running].map(([name, { backfills }]) => [name, backfills]));
+  }
+
+  /** Rejects when one of them cannot go on for a bug in this program, or for the store. */
+  get failed(): Promise<never> {
+    return this.#failed.promise;
+  }
+
+  /** Rejects, with none of them started, when a table that one names is not there or not published. */
+  async start(): Promise<void> {
+    for (const spec of this.#specs) await this.#requireTables(spec);
+    this.#started = true;
+    for (const spec of this.#specs) this.#startOne(spec);
+  }
+
+  /**
+   * From now on these. What has the fingerprint it had goes on untouched; the others are stopped where they are and go on
+   * from there, or begin at the log's end when they are new. Rejects, with nothing changed, when a new one names a
+   * table that is not there. `false`, with nothing changed: the row index would have to be another, which takes a restart
+   * of the pipeline.
+   */
+  apply(specs: readonly SinkSpec[]): Promise<boolean> {
+    const change = this.#changing.then(() => this.#apply(specs));
+    this.#changing = change.catch(() => {});
+    return change;
+  }
+
+  async #apply(specs: readonly SinkSpec[]): Promise<boolean> {
+    if (!this.#started) return false;
+    const now = new Map(this.#specs.map((spec) => [spec.name, spec]));
+    const next = new Map(specs.map((spec) => [spec.name, spec]));
+    const changed = specs.filter((spec) => now.get(spec.name)?.fingerprint !== spec.fingerprint);
+    const gone = this.#specs.filter(({ name }) => !next.has(name));
+    const touched = [...changed, ...changed.flatMap(({ name }) => now.get(name) ?? []), ...gone];
+    if (touched.some((spec) => spec.fillUnchanged && spec.status !== 'disabled')) return false;
+    for (const spec of changed) await this.#requireTables(spec);
+    await Promise.all([...changed, ...gone].map(({ name }) => this.#stopOne(name)));
+    for (const { name } of gone) await forgetSink(this.#parts.options.state, name);
+    await this.#openCursors(changed);
+    this.#specs = specs.map((spec) => (changed.includes(spec) ? spec : now.get(spec.name)!));
+    for (const spec of changed) this.#startOne(spec);
+    return true;
+  }
+
+  async stop(): Promise<void> {
+    await this.#changing;
+    await Promise.all([...this.#running.values()].map(({ delivery }) => delivery.stop()));
+  }
+
+  async #requireTables(spec: SinkSpec): Promise<void> {
+    await this.#parts.catalog.requireTables(this.#parts.publication, spec.tables);
+  }
+
+  async #openCursors(specs: readonly SinkSpec[]): Promise<void> {
+    const { options, log } = this.#parts;
+    for (const [name, cursor] of await openCursors(specs, options.state, log.durableLsn))
+      this.#cursors.set(name, cursor);
+  }
+
+  async #stopOne(name: string): Promise<void> {
+    await this.#running.get(name)?.delivery.stop();
+    this.#running.delete(name);
+    this.#cursors.delete(name);
+  }
+
+  #startOne(spec: SinkSpec): void {
+    if (spec.status === 'disabled') return;
+    const { options, log, schemas, backfillSource, lastValues, poke } = this.#parts;
+    const { state, onSink, onBackfill, onContentNotice: onNotice } = options;
+    const manager = new BackfillManager({
+      sink: spec.name,
+      store: backfillStore(state, `sink/${spec.name}/backfills`),
+      source: backfillSource,
+      initial: spec.initialBackfill,
+      initialId: spec.backfillId,
+      takes: spec.takes,
+      takesUpdates: spec.actions.update,
+      onChange: (view) => onBackfill?.(spec.name, view),
+    });
+    const delivery = startDelivery({
+      name: spec.name,
+      sink: spec.sink,
+      paused: spec.status === 'paused',
+      cursors: this.#cursors.get(spec.name)!,
+      keepsMark: (id) => manager.keepsMark(id),
+      openFeed: openSinkFeed({ spec, log, schemas, manager, lastValues: lastValues(), poke, onNotice }),
+      onState: (event) => onSink?.(spec.name, event),
+    });
+    delivery.done.catch((error: unknown) => this.#failed.reject(error));
+    this.#running.set(spec.name, { spec, backfills: manager, delivery });
+  }
+}
+
+/** One that is put back later starts anew. */
+export async function forgetSink(state: StateTable, name: string): Promise<void> {
+  for (const [key] of [...state.list(`sink/${name}/`)]) await state.delete(key);
+}
