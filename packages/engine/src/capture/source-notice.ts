@@ -2,6 +2,8 @@
 export type SourceNoticeKind =
   | 'slot_created'
   | 'slot_adopted'
+  /** Changes of tables in the moment when it was made may be shown late. */
+  | 'slot_unsettled'
   | 'slot_moved_back'
   | 'slot_taken_over'
   | 'slot_failover'

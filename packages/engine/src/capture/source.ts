@@ -5,7 +5,7 @@
 import { MillraceError } from '@millrace/core/error';
 import { type Lsn, maxLsn } from '@millrace/core/lsn';
 import { type ConnectionConfig, PgConnection, quoteLiteral } from '@millrace/postgres/connection';
-import { identifySystem, readSlot, type SlotInfo, setSlotFailover } from '@millrace/postgres/slot';
+import { dropSlot, identifySystem, readSlot, type SlotInfo, setSlotFailover } from '@millrace/postgres/slot';
 import type { ChangeLog } from '../change-log/change-log.ts';
 import type { LogWriterEvents } from '../change-log/log-writer.ts';
 import { type CapturedTransaction, lastTransaction, sendsAgain } from './resend-check.ts';
@@ -13,6 +13,7 @@ import { type Admission, type AdmissionFacts, admit, type Loss, type ServerFacts
 import { describeCreation, ensurePublication, makeSlot, requireFailover } from './slot-creation.ts';
 import { freeSlot } from './slot-holder.ts';
 import { type CompareWithSource, repairLoss } from './slot-repair.ts';
+import { describeUnsettled, settleSlot } from './slot-settling.ts';
 import type { SourceNotice } from './source-notice.ts';
 import type { SourceState } from './source-state.ts';
 import { readTimelineEnd } from './timeline.ts';
@@ -83,12 +84,16 @@ export async function openSource(
     if (admission.kind === 'refuse' && isAnotherServer(admission.loss) && !repairs) throw admission.error;
     await ensurePublication(connection, config, facts.server.inRecovery, signal);
     if (admission.kind === 'create') {
-      await create(connection, config, state, facts.server, notify);
+      await create(connection, config, state, facts.server, signal, notify);
       // Made just now: nothing is left over.
       facts = { ...(await gather(connection, config, state, log)), intent: null };
       admission = admit(facts);
     }
     if (facts.slot !== null) facts = { ...facts, slot: await freeSlot(connection, facts.slot, signal, notify) };
+    if (isAdopted(facts)) {
+      await settleBeginning(connection, config, facts.server.inRecovery, signal, notify);
+      facts = await gather(connection, config, state, log);
+    }
     // Whoever held the slot may have moved it until he ended.
     admission = admit(facts);
     const last = admission.kind === 'stream' ? await toBeSentAgain(config, state, log, facts.slot!) : null;
@@ -115,6 +120,11 @@ export async function openSource(
   } finally {
     signal.removeEventListener('abort', onAbort);
   }
+}
+
+/** Made by a start of ours that did not get as far as taking anything from it. */
+function isAdopted({ identity, intent, slot, server, logEnd }: AdmissionFacts): boolean {
+  return identity === null && logEnd === 0n && slot?.name === intent?.slot && server.systemId === intent?.systemId;
 }
 
 function isAnotherServer(loss: Loss | null): boolean {
@@ -159,6 +169,7 @@ async function create(
   config: SourceConfig,
   state: SourceState,
   server: ServerFacts,
+  signal: AbortSignal,
   notify: (notice: SourceNotice) => void,
 ): Promise<void> {
   const { name, createIfNotExists, failover = false } = config.slot;
@@ -173,6 +184,26 @@ async function create(
   const slot = { name, systemId, after: walEnd, inRecovery, failover };
   const { consistentPoint } = await makeSlot(connection, slot, config, state);
   notify({ kind: 'slot_created', text: describeCreation(name, consistentPoint) });
+  await settleBeginning(connection, config, inRecovery, signal, notify);
+}
+
+/** Of a slot that nothing was taken from yet. One that cannot be given a sound beginning is not left behind. */
+async function settleBeginning(
+  connection: PgConnection,
+  config: SourceConfig,
+  inRecovery: boolean,
+  signal: AbortSignal,
+  notify: (notice: SourceNotice) => void,
+): Promise<void> {
+  const slot = config.slot.name;
+  const writable = inRecovery ? config.primary : config.connection;
+  try {
+    const from = writable === undefined ? null : await settleSlot({ connection, slot, writable, signal });
+    if (from === null) notify({ kind: 'slot_unsettled', text: describeUnsettled(slot) });
+  } catch (error) {
+    await dropSlot(connection, slot).catch(() => {});
+    throw error;
+  }
 }
 
 async function admitted(

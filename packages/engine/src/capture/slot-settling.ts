@@ -1,0 +1,121 @@
+/**
+ * Makes the beginning of a new slot sound. While a slot is made, the server learns which transactions have changed its
+ * catalogs only from the moment on when it has seen every transaction from its beginning. One that changed a table before
+ * that moment and committed after it can be missing from what the slot's first reader knows: its rows are then shown in
+ * the shape the table had before (seen on Postgres 17.10; docs/decisions/0015). The server's knowledge is whole again
+ * with the next commit that changes a catalog, for every transaction that begins after it. So such a commit is made here,
+ * and the slot is moved to where every transaction that began before it has ended: nothing was captured yet.
+ */
+import { MillraceError } from '@millrace/core/error';
+import { type Lsn, parseLsn } from '@millrace/core/lsn';
+import { pause } from '@millrace/core/pause';
+import { type ConnectionConfig, PgConnection, quoteLiteral } from '@millrace/postgres/connection';
+import { PgServerError } from '@millrace/postgres/server-error';
+
+export interface SettleOptions {
+  /** Of the slot. */
+  readonly connection: PgConnection;
+  readonly slot: string;
+  /** A server of the same cluster that takes writes. */
+  readonly writable: ConnectionConfig;
+  readonly signal: AbortSignal;
+  readonly timeoutMs?: number;
+}
+
+const TIMEOUT_MS = 10_000;
+const POLL_MS = 20;
+/** Insufficient privilege; a read-only transaction. */
+const NOT_ALLOWED = new Set(['42501', '25006']);
+/** Empty, ours alone, and gone with its transaction. */
+const CHANGE_A_CATALOG = `BEGIN;
+  CREATE TEMPORARY TABLE millrace_slot_made () ON COMMIT DROP;
+  SELECT pg_catalog.pg_current_xact_id()::text`;
+
+/**
+ * Where the slot begins now; null where the role may not make a temporary table, and it begins where it was made.
+ * Rejects with pg_slot_creation_timeout when a transaction from before does not end; the slot is then of no use.
+ */
+export async function settleSlot({
+  connection,
+  slot,
+  writable,
+  signal,
+  timeoutMs = TIMEOUT_MS,
+}: SettleOptions): Promise<Lsn | null> {
+  const sql = await PgConnection.connect({ ...writable, replication: false }, signal);
+  try {
+    const changed = await changeCatalog(sql);
+    if (changed === null) return null;
+    const deadline = performance.now() + timeoutMs;
+    while (!(await hasEnded(sql, changed))) {
+      if (signal.aborted || performance.now() > deadline) throw tooLong(slot, timeoutMs);
+      await pause(POLL_MS, signal);
+    }
+    const { rows } = await sql.query('SELECT pg_catalog.pg_current_wal_insert_lsn()');
+    const end = parseLsn(rows[0]?.[0] ?? '');
+    if (end === null) throw new MillraceError('pg_protocol', { detail: 'The WAL position cannot be read.' });
+    // A position that is not on disk would be given to other transactions after a crash.
+    await sql.query(`BEGIN; SET LOCAL synchronous_commit = 'local';
+      SELECT pg_catalog.pg_logical_emit_message(true, 'millrace.slot', ''); COMMIT`);
+    await advance(connection, slot, rows[0]![0]!, deadline, signal);
+    return end;
+  } finally {
+    await sql.close();
+  }
+}
+
+/** Its transaction id; null where that is not allowed. */
+async function changeCatalog(sql: PgConnection): Promise<string | null> {
+  try {
+    const results = await sql.query(CHANGE_A_CATALOG);
+    const xid = results.rows.at(-1)?.[0] ?? '';
+    await sql.query('COMMIT');
+    return xid;
+  } catch (error) {
+    if (error instanceof PgServerError && NOT_ALLOWED.has(error.sqlState)) return null;
+    throw error;
+  }
+}
+
+/** Every transaction that began before this one, and this one. */
+async function hasEnded(sql: PgConnection, xid: string): Promise<boolean> {
+  const { rows } = await sql.query(
+    `SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot()) > ${quoteLiteral(xid)}::pg_catalog.xid8`,
+  );
+  return rows[0]?.[0] === 't';
+}
+
+/** On a standby the position has to be replayed first. */
+async function advance(
+  connection: PgConnection,
+  slot: string,
+  lsn: string,
+  deadline: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const replayed = `SELECT NOT pg_catalog.pg_is_in_recovery() OR pg_catalog.pg_last_wal_replay_lsn() >= ${quoteLiteral(lsn)}::pg_catalog.pg_lsn`;
+  while ((await connection.query(replayed)).rows[0]?.[0] !== 't') {
+    if (signal.aborted || performance.now() > deadline) {
+      throw new MillraceError('pg_standby_behind', {
+        detail: `It has not replayed ${lsn}, where "${slot}" is to begin.`,
+      });
+    }
+    await pause(POLL_MS, signal);
+  }
+  await connection.query(`SELECT pg_catalog.pg_replication_slot_advance(${quoteLiteral(slot)}, ${quoteLiteral(lsn)})`);
+}
+
+export function describeUnsettled(slot: string): string {
+  return (
+    `slot "${slot}" begins where it was made: the role may not make a temporary table (GRANT TEMPORARY ON DATABASE), or the ` +
+    'server is a standby whose primary is not configured. Tables that were altered in that very moment may be shown as ' +
+    'they were before, until the next change of any table definition'
+  );
+}
+
+function tooLong(slot: string, timeoutMs: number): MillraceError {
+  return new MillraceError('pg_slot_creation_timeout', {
+    detail: `"${slot}": a transaction that was open did not end within ${timeoutMs} ms.`,
+    hint: `Look for it, and end it:\n  SELECT pid, xact_start, state, query FROM pg_stat_activity WHERE xact_start IS NOT NULL ORDER BY xact_start;`,
+  });
+}
