@@ -1,4 +1,5 @@
 import { rmSync } from 'node:fs';
+import { NO_CONFIG } from '@millrace/api/config';
 import { startServer } from '@millrace/server/main';
 import { testDirectory } from '@millrace/testkit/postgres';
 import { expect, test } from 'vitest';
@@ -8,7 +9,7 @@ import { inlineCode, markdownFile } from './markdown.ts';
 
 test('docs/management-api.md has every route of the management API, and no other', async () => {
   const dataDir = testDirectory('routes');
-  const config = { databases: [], sinks: [] };
+  const config = NO_CONFIG;
   const server = await startServer({ config, dataDir, host: '127.0.0.1', port: 0, log: () => {} });
   try {
     const { text } = markdownFile('docs/management-api.md');

@@ -1,6 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { NO_CONFIG } from '@millrace/api/config';
 import { startServer } from '@millrace/server/main';
 import * as limits from '@millrace/stream-store/limits';
 import { LIMIT_BYTES_PER_SEC_MIN, LIMIT_NAMES, parseLimits } from '@millrace/stream-store/throttle/limits-config';
@@ -19,7 +20,7 @@ function rows(text: string, head: string): (readonly [string, string])[] {
 test('the table of metrics is what /metrics shows, names and kinds', async () => {
   const dir = await mkdtemp(join(tmpdir(), 'millrace-docs-'));
   const server = await startServer({
-    config: { databases: [], sinks: [] },
+    config: NO_CONFIG,
     dataDir: dir,
     host: '127.0.0.1',
     port: 0,

@@ -1,18 +1,25 @@
 import type { Path } from './config-document.ts';
-import { ACTIONS } from './config-schema.ts';
+import { checkFunctions, checkSinkFunctions, type FunctionNames, functionNames } from './function-checks.ts';
 import { nearest } from './nearest.ts';
+import { type Block, block, given, list, meant, type Report } from './raw-block.ts';
+import { checkConditions, checkDelivery, checkTables } from './rule-checks.ts';
+import { ACTIONS } from './sink-schema.ts';
 
 /**
  * What a schema of single values cannot say: keys that exclude each other, names that must be unique, references.
  * Works on the raw value and doubts every type, so that one run reports these next to the schema's own findings.
  */
-export type Report = (path: Path, text: string) => void;
-
-type Block = Readonly<Record<string, unknown>>;
-
-export function checkConfig(root: unknown, lineOf: (path: Path) => number, report: Report): void {
+export function checkConfig(root: unknown, lineOf: (path: Path) => number, report: Report, warn: Report): void {
   const databases = list(block(root)?.databases);
   const sinks = list(block(root)?.sinks);
+  const endpoints = list(block(root)?.http_endpoints);
+  checkUnique(endpoints, 'http_endpoints', lineOf, report);
+  endpoints.forEach((endpoint, index) => {
+    checkEndpoint(endpoint, ['http_endpoints', index], report);
+  });
+  checkFunctions(root, lineOf, report);
+  const functions = functionNames(root);
+  for (const [key, text] of WITHOUT_EFFECT) if (list(block(root)?.[key]).length > 0) warn([key], text);
   checkUnique(databases, 'databases', lineOf, report);
   checkUnique(sinks, 'sinks', lineOf, report);
   databases.forEach((database, index) => {
@@ -21,7 +28,7 @@ export function checkConfig(root: unknown, lineOf: (path: Path) => number, repor
   checkSlots(databases, lineOf, report);
   const names = databases.map((database) => database.name).filter((name) => typeof name === 'string');
   sinks.forEach((sink, index) => {
-    checkSink(sink, names, ['sinks', index], report);
+    checkSink(sink, { databases: names, functions, endpoints }, ['sinks', index], report);
   });
 }
 
@@ -37,6 +44,24 @@ function checkUnique(blocks: readonly Block[], key: string, lineOf: (path: Path)
         `is already the name of ${key}[${earlier}] (line ${lineOf([key, earlier, 'name'])})`,
       );
   });
+}
+
+const WITHOUT_EFFECT: readonly [key: string, text: string][] = [
+  ['users', 'has no effect: there are no users here; make an access token for each with millrace issue-access-token'],
+  ['api_tokens', 'has no effect: make access tokens with millrace issue-access-token, or give --root-token-file'],
+];
+
+function checkEndpoint(endpoint: Block, path: Path, report: Report): void {
+  if (isTrue(endpoint.local)) {
+    report([...path, 'local'], "is for the tunnel of Sequin's CLI; give url, as http://localhost:3000/path");
+  } else if (isTrue(endpoint['webhook.site'])) {
+    report([...path, 'webhook.site'], 'is not made from here; open webhook.site and give the address it shows as url');
+  } else if (!given(endpoint.url)) report(path, 'url is required');
+  else if (given(endpoint.path)) report([...path, 'path'], 'is part of url here; write it at the end of url');
+}
+
+function isTrue(value: unknown): boolean {
+  return value === true || value === 'true';
 }
 
 function checkDatabase(database: Block, path: Path, report: Report): void {
@@ -100,8 +125,24 @@ function serverOf(value: unknown): unknown {
   return url === null ? value : [url.hostname, url.port === '' ? 5432 : Number(url.port)];
 }
 
-function checkSink(sink: Block, databases: readonly string[], path: Path, report: Report): void {
+interface Names {
+  readonly databases: readonly string[];
+  readonly functions: FunctionNames;
+  readonly endpoints: readonly Block[];
+}
+
+function checkSink(sink: Block, { databases, functions, endpoints }: Names, path: Path, report: Report): void {
   const { database } = sink;
+  checkSinkFunctions(sink, functions, path, report);
+  checkTables(sink, path, report);
+  checkConditions(sink, path, report);
+  checkDelivery(sink, path, report);
+  const endpoint = block(sink.destination)?.http_endpoint;
+  const known = endpoints.map(({ name }) => name).filter((name) => typeof name === 'string');
+  if (typeof endpoint === 'string' && !known.includes(endpoint)) {
+    const near = meant(nearest(endpoint, known));
+    report([...path, 'destination', 'http_endpoint'], `is not the name of one of http_endpoints${near}`);
+  }
   if (typeof database === 'string' && !databases.includes(database)) {
     report([...path, 'database'], `is not the name of one of the databases${meant(nearest(database, databases))}`);
   }
@@ -143,20 +184,4 @@ function checkInitial(entries: readonly unknown[], path: Path, report: Report): 
       else if (!partial && given(entry[key])) report([...path, index, key], 'is taken with type partial only');
     }
   });
-}
-
-export function meant(name: string | null): string {
-  return name === null ? '' : ` (did you mean "${name}"?)`;
-}
-
-function given(value: unknown): boolean {
-  return value !== undefined && value !== null;
-}
-
-function block(value: unknown): Block | undefined {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Block) : undefined;
-}
-
-function list(value: unknown): readonly Block[] {
-  return Array.isArray(value) ? value.map((item) => block(item) ?? {}) : [];
 }

@@ -1,5 +1,3 @@
-// biome-ignore-all lint/suspicious/noTemplateCurlyInString: messages show the ${VAR} syntax.
-
 import {
   type Document,
   isAlias,
@@ -13,13 +11,15 @@ import {
 } from 'yaml';
 
 /**
- * From YAML text to plain values, with `${VAR}` expanded and the line of every value kept. Anchors, aliases and merge
- * keys (`<<`) work as in sequin.yaml files. Problems never quote the text: a value may be a secret (I11).
+ * From YAML text to plain values, with the line of every value kept. Anchors, aliases and merge keys (`<<`) work as in
+ * sequin.yaml files; references (`${VAR}`) stay as they are: see config-references.ts. Problems never quote the text: a
+ * value may be a secret (I11).
  */
 
 export type Path = readonly (string | number)[];
 
 export interface Problem {
+  /** 0: in no document. */
   readonly line: number;
   readonly path: string;
   readonly text: string;
@@ -35,9 +35,6 @@ export interface ConfigDocument {
 /** Aliases can multiply a small file into a huge value ("billion laughs"). */
 export const CONFIG_VALUES_MAX = 200_000;
 
-/** `$${` stands for a literal `${`. The default ends at the first `}`. */
-const VARIABLE = /\$\$\{|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})?/g;
-
 const SYNTAX: Record<string, string> = {
   BAD_DQ_ESCAPE: 'an escape in a double-quoted text is not valid; use single quotes, or double the backslash',
   BAD_INDENT: 'the indentation is wrong, or a bracket is not closed',
@@ -50,7 +47,7 @@ const SYNTAX: Record<string, string> = {
   TAB_AS_INDENT: 'indent with spaces, not with tabs',
 };
 
-export function parseConfigDocument(text: string, env: Readonly<Record<string, string | undefined>>): ConfigDocument {
+export function parseConfigDocument(text: string): ConfigDocument {
   const lineCounter = new LineCounter();
   // The library's pretty errors quote the source.
   const document = parseDocument(text, { lineCounter, prettyErrors: false, merge: true, logLevel: 'silent' });
@@ -61,7 +58,7 @@ export function parseConfigDocument(text: string, env: Readonly<Record<string, s
     text: SYNTAX[code] ?? `not valid YAML (${code.toLowerCase().replaceAll('_', ' ')})`,
   }));
   const lines = new Map<string, number>();
-  const walk = new Walk(document, env, lineAt, lines, problems);
+  const walk = new Walk(document, lineAt, lines, problems);
   // A tree with syntax errors is a guess of the parser; what it lacks would be reported as missing.
   const value = problems.length === 0 ? walk.node(document.contents, []) : undefined;
   const lineOf = (path: Path): number => {
@@ -87,7 +84,6 @@ export function formatPath(path: Path): string {
 
 class Walk {
   private readonly document: Document;
-  private readonly env: Readonly<Record<string, string | undefined>>;
   private readonly lineAt: (offset: number) => number;
   private readonly lines: Map<string, number>;
   private readonly problems: Problem[];
@@ -95,15 +91,8 @@ class Walk {
   private readonly targets = new Map<Node, Node>();
   private values = 0;
 
-  constructor(
-    document: Document,
-    env: Readonly<Record<string, string | undefined>>,
-    lineAt: (offset: number) => number,
-    lines: Map<string, number>,
-    problems: Problem[],
-  ) {
+  constructor(document: Document, lineAt: (offset: number) => number, lines: Map<string, number>, problems: Problem[]) {
     this.document = document;
-    this.env = env;
     this.lineAt = lineAt;
     this.lines = lines;
     this.problems = problems;
@@ -138,8 +127,11 @@ class Walk {
     }
     if (isSeq(node)) return node.items.map((item, index) => this.node(item, [...path, index]));
     if (!isScalar(node)) return null;
-    if (typeof node.value === 'string') return this.expand(node.value, line, path);
-    if (node.value === null || typeof node.value === 'number' || typeof node.value === 'boolean') return node.value;
+    if (typeof node.value === 'number' && Number.isInteger(node.value) && !Number.isSafeInteger(node.value)) {
+      this.problem(line, path, 'this number is not exact here; put it in quotes');
+      return null;
+    }
+    if (node.value === null || ['string', 'number', 'boolean'].includes(typeof node.value)) return node.value;
     this.problem(line, path, 'only text, numbers, true, false, lists and blocks are allowed here');
     return null;
   }
@@ -152,7 +144,7 @@ class Walk {
       const line = this.lineAt(name?.range?.[0] ?? node.range?.[0] ?? 0);
       if (!isScalar(name) || typeof name.value === 'object') {
         this.problem(line, path, 'a key must be plain text');
-      } else if (name.value === '<<' || typeof name.value === 'symbol') {
+      } else if ((name.value === '<<' && name.type === 'PLAIN') || typeof name.value === 'symbol') {
         merged.push(value);
       } else if (!(String(name.value) in target)) {
         const inner = [...path, String(name.value)];
@@ -191,24 +183,6 @@ class Walk {
       this.problem(this.lineAt(node.range?.[0] ?? 0), path, 'an alias (*name) has no anchor (&name) before it');
     }
     return target ?? null;
-  }
-
-  private expand(text: string, line: number, path: Path): string {
-    return text.replace(VARIABLE, (whole, name: string | undefined, fallback: string | undefined) => {
-      if (whole === '$${') return '${';
-      if (name === undefined) {
-        this.problem(line, path, 'after "${" comes NAME} or NAME:-default}; write "$${" for a literal "${"');
-        return whole;
-      }
-      const value = this.env[name];
-      // As in a shell: ":-" also stands in for a variable that is set but empty.
-      if (fallback !== undefined) return value === undefined || value === '' ? fallback : value;
-      if (value === undefined) {
-        this.problem(line, path, `the environment variable ${name} is not set (or give a default: \${${name}:-...})`);
-        return '';
-      }
-      return value;
-    });
   }
 
   private problem(line: number, path: Path, text: string): void {

@@ -7,8 +7,9 @@ import { MillraceError } from '@millrace/core/error';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { stringify } from 'yaml';
-import { type Config, loadConfig, readConfigFile } from './config.ts';
-import { databaseSchema, s2DestinationSchema, sinkSchema } from './config-schema.ts';
+import { type Config, isS2, loadConfig, readConfigFile } from './config.ts';
+import { databaseSchema } from './config-schema.ts';
+import { DESTINATION_TYPES, s2DestinationSchema, sinkSchema } from './sink-schema.ts';
 
 const SHOP = `\
 databases:
@@ -56,6 +57,27 @@ function shop(before: string, after: string): string {
   return SHOP.replace(before, () => after);
 }
 
+const TYPES = DESTINATION_TYPES.join(', ');
+
+const RULES = {
+  where: [],
+  columns: { include: null, exclude: [], rename: {}, mask: [], hash: [] },
+  timestampFormat: 'iso8601',
+  messageGrouping: true,
+  tables: [],
+  pushDown: false,
+};
+const DELIVERY = {
+  ackWaitMs: 30_000,
+  maxAckPending: 10_000,
+  maxRetryCount: null,
+  retry: { minMs: 1000, maxMs: 600_000 },
+  deadLetter: { basin: 'dead-letters', stream: 'products' },
+  oversize: { policy: 'fail', columns: [] },
+  loadShedding: 'pause_on_full',
+  start: 'now',
+};
+
 test('the shop example gets every default', () => {
   expect(load(SHOP)).toEqual({
     databases: [
@@ -89,9 +111,16 @@ test('the shop example gets every default', () => {
         fillUnchanged: false,
         initialBackfill: false,
         annotations: {},
+        functions: { filter: null, transform: null, routing: null, enrichment: null },
+        rules: { ...RULES, hashKey: 'products' },
+        delivery: DELIVERY,
         destination: { type: 's2', basin: 'shop-streams', stream: 'products' },
+        httpEndpoint: null,
       },
     ],
+    functions: [],
+    httpEndpoints: [],
+    warnings: [],
   });
 });
 
@@ -168,8 +197,10 @@ sinks:
     contents: { logicalMessages: ['outbox', 'audit'], schemaChanges: true, unchanged: 'marker' },
     fillUnchanged: true,
     initialBackfill: true,
-    batchSize: 50,
     annotations: { a: 1 },
+    functions: { filter: null, transform: null, routing: null, enrichment: null },
+    rules: { ...RULES, hashKey: 'all' },
+    delivery: { ...DELIVERY, batchSize: 50, deadLetter: { basin: 'dead-letters', stream: 'all' } },
     destination: {
       type: 's2',
       basin: 'shop-streams',
@@ -177,6 +208,7 @@ sinks:
       accessToken: 't0k3n',
       endpoint: 'http://10.0.0.1:8080',
     },
+    httpEndpoint: null,
   });
 });
 
@@ -195,7 +227,7 @@ sinks:
     tabel: products
     actions: [insert, upsert]
     filter: my-filter
-    destination: { type: kafka, hosts: x }
+    destination: { type: gcp_pubsub, topic_id: x }
   - name: a
     source:
       include_tables: [a]
@@ -207,7 +239,7 @@ functions:
   - { name: f }
 bogus: 1
 `;
-  expect(problems(text)).toMatchInlineSnapshot(`
+  expect(problems(text).map((line) => line.replace(DESTINATION_TYPES.join(', '), '(types)'))).toMatchInlineSnapshot(`
     [
       "3: databases[0]: database is required (or give url)",
       "5: databases[0].port: must be a whole number from 1 to 65535",
@@ -217,8 +249,8 @@ bogus: 1
       "11: sinks[0].database: is not the name of one of the databases (did you mean "main"?)",
       "12: sinks[0].tabel: unknown key (did you mean "table"?)",
       "13: sinks[0].actions[1]: must be one of: insert, update, delete, truncate",
-      "14: sinks[0].filter: is not supported by this version of Millrace yet",
-      "15: sinks[0].destination.type: kafka is not supported by this version of Millrace yet; this version has: s2",
+      "14: sinks[0].filter: is not the name of one of functions",
+      "15: sinks[0].destination.type: gcp_pubsub is not supported by this version of Millrace yet; this version has: (types)",
       "16: sinks[1].database: is required",
       "16: sinks[1].name: is already the name of sinks[0] (line 10)",
       "19: sinks[1].source.exclude_tables: cannot stand next to include_tables",
@@ -231,7 +263,7 @@ bogus: 1
       "22: sinks[1].destination.basin: a basin name has 8 to 48 characters, only lower-case letters, digits and -, and neither starts nor ends with -",
       "22: sinks[1].destination.stream: a stream name has 1 to 512 bytes and is not "." or ".."",
       "22: sinks[1].destination.acess_token: unknown key (did you mean "access_token"?)",
-      "23: functions: is not supported by this version of Millrace yet",
+      "24: functions[0]: type is required: filter, transform, routing, enrichment or path",
       "25: bogus: unknown key",
     ]
   `);
@@ -298,8 +330,18 @@ describe('a wrong value is refused with what is allowed', () => {
       'table: a.b.c',
       ['11: sinks[0].table: must be table or schema.table; a name with a dot in it goes in double quotes'],
     ],
-    ['a destination of nothing known', 'type: s2', 'type: s3', ['12: sinks[0].destination.type: must be one of: s2']],
-    ['no destination type', 'type: s2, ', '', ['12: sinks[0].destination.type: is required; this version has: s2']],
+    [
+      'a destination of nothing known',
+      'type: s2',
+      'type: s3',
+      [`12: sinks[0].destination.type: must be one of: ${TYPES}`],
+    ],
+    [
+      'no destination type',
+      'type: s2, ',
+      '',
+      [`12: sinks[0].destination.type: is required; this version has: ${TYPES}`],
+    ],
     [
       'a stream called ..',
       'stream: products',
@@ -313,12 +355,10 @@ describe('a wrong value is refused with what is allowed', () => {
       ['12: sinks[0].destination.endpoint: must be http://host:port or https://host:port'],
     ],
     [
-      'a retry count',
+      'no retry at all',
       'table: products',
-      'table: products\n    max_retry_count: 3',
-      [
-        '12: sinks[0].max_retry_count: is not supported by this version of Millrace yet: every message is retried until it is delivered',
-      ],
+      'table: products\n    max_retry_count: 0',
+      ['12: sinks[0].max_retry_count: must be a whole number from 1 to 1000000'],
     ],
     [
       'annotations beyond 8 KiB',
@@ -409,7 +449,7 @@ describe('environment variables', () => {
       '5: databases[0].password: the environment variable DB_PASSWORD is not set (or give a default: ${DB_PASSWORD:-...})',
     ]);
     expect(problems(shop('password: hunter2', 'password: ${secret-with-dash}'))).toEqual([
-      '5: databases[0].password: after "${" comes NAME} or NAME:-default}; write "$${" for a literal "${"',
+      '5: databases[0].password: after "${" comes NAME}, NAME:-default} or file:path}; write "$${" for a literal "${"',
     ]);
   });
 });
@@ -429,15 +469,17 @@ sinks:
   - { <<: [{ name: three, status: paused }, *first] }
 `;
     const { sinks } = load(text);
-    expect(sinks.map(({ name, status, destination }) => [name, status, destination.stream])).toEqual([
+    expect(
+      sinks.map(({ name, status, destination }) => [name, status, isS2(destination) && destination.stream]),
+    ).toEqual([
       ['one', 'active', 'one'],
       ['two', 'active', 'two'],
       ['three', 'paused', 'one'],
     ]);
-    expect(problems(text.replace('type: s2', 'type: sqs'))).toEqual([
-      '7: sinks[0].destination.type: sqs is not supported by this version of Millrace yet; this version has: s2',
-      '7: sinks[1].destination.type: sqs is not supported by this version of Millrace yet; this version has: s2',
-      '7: sinks[2].destination.type: sqs is not supported by this version of Millrace yet; this version has: s2',
+    expect(problems(text.replace('type: s2', 'type: typesense'))).toEqual([
+      `7: sinks[0].destination.type: typesense is not supported by this version of Millrace yet; this version has: ${TYPES}`,
+      `7: sinks[1].destination.type: typesense is not supported by this version of Millrace yet; this version has: ${TYPES}`,
+      `7: sinks[2].destination.type: typesense is not supported by this version of Millrace yet; this version has: ${TYPES}`,
     ]);
   });
 

@@ -2,10 +2,10 @@ import { readFile, stat } from 'node:fs/promises';
 import { MillraceError } from '@millrace/core/error';
 import { type Document, LineCounter, parseDocument } from 'yaml';
 import * as z from 'zod';
-import { meant } from './config-checks.ts';
 import { formatPath, type Path } from './config-document.ts';
 import { parseDuration } from './duration.ts';
 import { nearest } from './nearest.ts';
+import { meant } from './raw-block.ts';
 
 /**
  * A file that says which basins and streams there are to be, with which configuration: what `millrace apply` and

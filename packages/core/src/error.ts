@@ -16,6 +16,12 @@ export const codes = {
   // Configuration
   config_invalid: { retry: 'operator', text: 'The configuration file is not valid.' },
   config_unreadable: { retry: 'operator', text: 'The configuration file cannot be read.' },
+  config_stale: {
+    retry: 'operator',
+    text: 'What is applied, or what would be, is no longer what was planned.',
+  },
+  config_applied_unreadable: { retry: 'operator', text: 'What was applied before cannot be read.' },
+  secret_key_invalid: { retry: 'operator', text: 'The key that secrets are kept under cannot be used.' },
   spec_invalid: { retry: 'operator', text: 'The file of basins and streams is not valid.' },
   spec_unreadable: { retry: 'operator', text: 'The file of basins and streams cannot be read.' },
   spec_refused: { retry: 'operator', text: 'The store refused a basin or stream of the file.' },
@@ -72,6 +78,7 @@ export const codes = {
   decode_malformed: { retry: 'operator', text: 'A message of the replication stream cannot be decoded.' },
   decode_unknown_relation: { retry: 'operator', text: 'A change names a relation that was never announced.' },
   decode_stale_relation: { retry: 'operator', text: 'A row does not have the shape its relation announced.' },
+  rule_invalid: { retry: 'operator', text: 'A filter or column rule of a sink does not fit a table.' },
   // Storage
   storage_full: { retry: 'operator', text: 'The disk under the data directory is full.' },
   storage_failed: { retry: 'operator', text: 'Writing to the data directory failed.' },
@@ -96,8 +103,19 @@ export const codes = {
   sink_unavailable: { retry: 'backoff', text: 'The destination did not answer in time, or says it is busy.' },
   sink_refused: { retry: 'operator', text: 'The destination refused a batch and would refuse it again.' },
   sink_denied: { retry: 'operator', text: 'The destination refused the credentials.' },
+  sink_place_missing: { retry: 'operator', text: 'The topic, stream or queue does not exist at the destination.' },
+  sink_unverified: { retry: 'operator', text: 'The certificate of the destination could not be verified.' },
+  sink_address_refused: { retry: 'operator', text: 'Sinks may not connect to this address.' },
+  pull_nacked: { retry: 'backoff', text: 'A worker gave the message back.' },
+  pull_not_acked: { retry: 'backoff', text: 'A worker received the message and did not acknowledge it in time.' },
   sink_conflict: { retry: 'backoff', text: 'Somebody else wrote to the destination at the same time.' },
   sink_record_too_large: { retry: 'operator', text: 'A message is larger than the destination takes.' },
+  function_invalid: { retry: 'operator', text: 'A function cannot be used as it is.' },
+  function_failed: { retry: 'operator', text: 'A function failed on a message.' },
+  function_timeout: { retry: 'operator', text: 'A function took longer than its time limit.' },
+  function_memory: { retry: 'operator', text: 'A function used more memory than its limit.' },
+  enrichment_failed: { retry: 'operator', text: 'The SQL of an enrichment cannot be used for a message.' },
+  sink_route_invalid: { retry: 'operator', text: 'A routing function returned what the sink cannot take.' },
 } as const satisfies Record<string, CodeInfo>;
 
 export type ErrorCode = keyof typeof codes;

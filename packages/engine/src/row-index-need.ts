@@ -1,4 +1,5 @@
 /** Whether a source needs its row index, and for what; one that nothing needs any more is removed. */
+import { sinkKey } from '@millrace/core/sink-key';
 import type { BackfillSource } from './backfill/backfill-source.ts';
 import type { SourceConfig } from './capture/source.ts';
 import type { ChangeLog } from './change-log/change-log.ts';
@@ -43,7 +44,7 @@ export async function openRowIndex(parts: RowIndexParts): Promise<RowIndex | nul
     publication: source.publication.name,
     takes: all ? () => true : filled,
     keepsValues: filled,
-    askers: () => fills.map(({ name }) => cursorStore(state, `sink/${name}/cursor`).load()!.position),
+    askers: () => fills.map(({ name }) => cursorStore(state, sinkKey(name, 'cursor')).load()!.position),
     poke,
     onNotice: (text) => onNotice?.({ kind: 'row_index', text }),
   });

@@ -30,12 +30,13 @@ export function openSinkFeed({ spec, log, schemas, manager, lastValues, poke, on
       takes: spec.takes,
       actions: spec.actions,
       contents: spec.contents,
+      ...(spec.rules && { rules: spec.rules }),
       marks: cursor.backfills,
       lastValues: spec.fillUnchanged ? lastValues : null,
       onNotice: (notice) => onNotice?.(spec.name, notice),
     });
     const changes = await MessageSource.open(log, schemas, encoder, cursor.position, signal);
-    const reads = new ReadEncoder(spec.origin);
+    const reads = new ReadEncoder(spec.origin, spec.rules);
     const { position } = cursor;
     manager.attach({
       marks: cursor.backfills,

@@ -2,6 +2,7 @@
  * The sinks of a running pipeline: each with its feed, its backfills and its delivery; added, replaced and removed one by
  * one while the others go on. What a sink remembers (cursor, backfills) outlives its replacement, not its removal.
  */
+import { sinkKey } from '@millrace/core/sink-key';
 import type { StateTable } from '@millrace/stream-store/store';
 import { BackfillManager } from './backfill/backfill-manager.ts';
 import type { BackfillSource } from './backfill/backfill-source.ts';
@@ -10,6 +11,7 @@ import type { ChangeLog } from './change-log/change-log.ts';
 import type { SchemaHistory } from './decode/schema-history.ts';
 import { type CursorStore, openCursors } from './deliver/cursor-store.ts';
 import { type Delivery, startDelivery } from './deliver/delivery.ts';
+import { openProcessedFeed, processedBatch } from './deliver/processed-feed.ts';
 import type { LastValues } from './last-values.ts';
 import type { PipelineOptions } from './pipeline-options.ts';
 import { openSinkFeed } from './sink-feed.ts';
@@ -138,7 +140,7 @@ export class SinkSet {
     const { state, onSink, onBackfill, onContentNotice: onNotice } = options;
     const manager = new BackfillManager({
       sink: spec.name,
-      store: backfillStore(state, `sink/${spec.name}/backfills`),
+      store: backfillStore(state, sinkKey(spec.name, 'backfills')),
       source: backfillSource,
       initial: spec.initialBackfill,
       initialId: spec.backfillId,
@@ -146,15 +148,23 @@ export class SinkSet {
       takesUpdates: spec.actions.update,
       onChange: (view) => onBackfill?.(spec.name, view),
     });
+    const openFeed = openSinkFeed({ spec, log, schemas, manager, lastValues: lastValues(), poke, onNotice });
+    const { processing, sink } = spec;
+    const processed = processing && {
+      openFeed: openProcessedFeed(openFeed, sink.limits.messageOverhead, processing),
+      newBatch: () => processedBatch(sink.limits),
+    };
     const delivery = startDelivery({
       name: spec.name,
-      sink: spec.sink,
+      sink,
       paused: spec.status === 'paused',
       cursors: this.#cursors.get(spec.name)!,
       keepsMark: (id) => manager.keepsMark(id),
-      openFeed: openSinkFeed({ spec, log, schemas, manager, lastValues: lastValues(), poke, onNotice }),
+      openFeed,
+      ...processed,
       onState: (event) => onSink?.(spec.name, event),
     });
+    if (processing !== undefined) void delivery.done.catch(() => {}).then(() => processing.processor.close());
     delivery.done.catch((error: unknown) => this.#failed.reject(error));
     this.#running.set(spec.name, { spec, backfills: manager, delivery });
   }
@@ -162,5 +172,5 @@ export class SinkSet {
 
 /** One that is put back later starts anew. */
 export async function forgetSink(state: StateTable, name: string): Promise<void> {
-  for (const [key] of [...state.list(`sink/${name}/`)]) await state.delete(key);
+  for (const [key] of [...state.list(sinkKey(name, ''))]) await state.delete(key);
 }

@@ -3,6 +3,7 @@ import type { SinkRecords } from '@millrace/sinks/sink-records';
 import type { InitialBackfill } from './backfill/backfill-manager.ts';
 import type { MessageContents } from './decode/message-contents.ts';
 import type { MessageOrigin } from './decode/message-plan.ts';
+import type { ProcessingOptions } from './deliver/processed-feed.ts';
 import type { RowRulesConfig } from './decode/row-rules-config.ts';
 
 /** One configured sink, resolved: what it takes, what its messages say of themselves, and where they go. */
@@ -13,6 +14,8 @@ export interface SinkSpec {
   /** `paused`: nothing is delivered, the log keeps what comes. `disabled`: it starts anew when it is active again. */
   readonly status: 'active' | 'paused' | 'disabled';
   readonly sink: Sink;
+  /** Functions of a sink into streams; absent: it has none. The processor is closed with the delivery. */
+  readonly processing?: ProcessingOptions | undefined;
   /** What it delivered, read back for a verification. Absent: its destination cannot be read. */
   readonly records?: (() => SinkRecords) | undefined;
   readonly origin: MessageOrigin;

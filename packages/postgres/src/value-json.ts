@@ -56,10 +56,13 @@ const JSON_BINARY = 8;
 const VECTOR = 9;
 const CHAR = 10;
 const ARRAY = 11;
+/** As integers: microseconds since 1970. */
+const TIMESTAMP_MICROS = 12;
+const TIMESTAMPTZ_MICROS = 13;
 
 const COMMA = 0x2c;
 
-const scalars: readonly ValueCodec[] = Array.from({ length: ARRAY }, (_, kind) => ({
+const scalars: readonly ValueCodec[] = Array.from({ length: TIMESTAMPTZ_MICROS + 1 }, (_, kind) => ({
   kind,
   element: null,
   delimiter: COMMA,
@@ -82,17 +85,25 @@ const kindsByName: Readonly<Record<string, number>> = {
   char: CHAR,
 };
 
-export function codecOf(type: TypeDescription): ValueCodec {
-  if (type.base !== undefined) return codecOf(type.base);
+/** How timestamps with and without time zone stand in JSON, also in arrays. */
+export type TimestampFormat = 'iso8601' | 'unix_microsecond';
+
+export function codecOf(type: TypeDescription, timestamps: TimestampFormat = 'iso8601'): ValueCodec {
+  if (type.base !== undefined) return codecOf(type.base, timestamps);
   if (type.element !== undefined) {
     const delimiter = (type.delimiter ?? type.element.delimiter ?? ',').charCodeAt(0);
-    return { kind: ARRAY, element: codecOf(type.element), delimiter };
+    return { kind: ARRAY, element: codecOf(type.element, timestamps), delimiter };
   }
   if (type.kind !== 'base') return scalars[TEXT]!;
   // pgvector may live in any schema.
   if (type.name === 'vector' && type.schema !== 'pg_catalog') return scalars[VECTOR]!;
   if (type.schema !== 'pg_catalog') return scalars[TEXT]!;
-  return scalars[kindsByName[type.name] ?? TEXT]!;
+  const kind = kindsByName[type.name] ?? TEXT;
+  if (timestamps === 'unix_microsecond') {
+    if (kind === TIMESTAMP) return scalars[TIMESTAMP_MICROS]!;
+    if (kind === TIMESTAMPTZ) return scalars[TIMESTAMPTZ_MICROS]!;
+  }
+  return scalars[kind]!;
 }
 
 const builtins = readBuiltins();
@@ -149,6 +160,12 @@ export function writeJson(out: ByteWriter, codec: ValueCodec, source: Buffer, st
       return;
     case TIMESTAMPTZ:
       if (!writeTimestamp(out, source, start, end, true)) writeJsonString(out, source, start, end);
+      return;
+    case TIMESTAMP_MICROS:
+    case TIMESTAMPTZ_MICROS:
+      if (!writeMicros(out, source, start, end, codec.kind === TIMESTAMPTZ_MICROS)) {
+        writeJsonString(out, source, start, end);
+      }
       return;
     case INTERVAL:
       if (!writeInterval(out, source, start, end)) writeJsonString(out, source, start, end);
@@ -429,6 +446,39 @@ function writeTimestamp(out: ByteWriter, source: Buffer, start: number, end: num
   target[to++] = 0x22;
   out.length = to;
   return true;
+}
+
+/** As an integer, of what writeTimestamp takes; without a zone it counts as UTC. False, and nothing written, for the rest. */
+function writeMicros(out: ByteWriter, source: Buffer, start: number, end: number, zoned: boolean): boolean {
+  const from = out.length;
+  if (!writeTimestamp(out, source, start, end, zoned)) return false;
+  // What is written is `"2024-01-02T03:04:05.123456` with or without a Z: always as wide, and in UTC.
+  const text = out.buffer;
+  const year = twoDigits(text, from + 1) * 100 + twoDigits(text, from + 3);
+  const month = twoDigits(text, from + 6);
+  const ofDay = (twoDigits(text, from + 12) * 60 + twoDigits(text, from + 15)) * 60 + twoDigits(text, from + 18);
+  let seconds = daysFrom1970(year, month, twoDigits(text, from + 9)) * 86_400 + ofDay;
+  let micros = twoDigits(text, from + 21) * 10_000 + twoDigits(text, from + 23) * 100 + twoDigits(text, from + 25);
+  out.rewind(from);
+  const negative = seconds < 0;
+  if (negative) {
+    seconds = -seconds;
+    if (micros > 0) {
+      seconds--;
+      micros = 1_000_000 - micros;
+    }
+  }
+  if (seconds === 0) out.ascii(negative && micros > 0 ? `-${micros}` : String(micros));
+  else out.ascii(`${negative ? '-' : ''}${seconds}${String(micros).padStart(6, '0')}`);
+  return true;
+}
+
+/** Of the proleptic Gregorian calendar; counted in years that begin in March, so that a leap day is the last day. */
+function daysFrom1970(year: number, month: number, day: number): number {
+  const shifted = month <= 2 ? year - 1 : year;
+  const leaps = Math.floor(shifted / 4) - Math.floor(shifted / 100) + Math.floor(shifted / 400);
+  const dayOfYear = Math.floor((153 * (month > 2 ? month - 3 : month + 9) + 2) / 5) + day - 1;
+  return shifted * 365 + leaps + dayOfYear - 719_468;
 }
 
 /** A timestamptz outside UTC, which only a session that is not ours prints: arrays in text, old captures. */

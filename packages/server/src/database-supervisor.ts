@@ -39,8 +39,8 @@ export interface DatabaseSupervisor {
    * started anew. Rejects, with nothing changed, when a sink cannot be taken (a table it names is missing).
    */
   applySinks(sinks: readonly SinkConfig[]): Promise<void>;
-  /** Ends the pipeline, if it runs, and starts it anew at once. */
-  restart(): void;
+  /** Ends the pipeline, if it runs, and starts it anew at once, with these sinks if any are given. */
+  restart(sinks?: readonly SinkConfig[]): void;
   stop(): Promise<void>;
 }
 
@@ -175,7 +175,10 @@ export function superviseDatabase(options: SupervisorOptions): DatabaseSuperviso
       sinks = next;
       if (!whole) wake.abort();
     },
-    restart: () => wake.abort(),
+    restart(next = sinks) {
+      sinks = next;
+      wake.abort();
+    },
     async stop() {
       stopping.abort();
       await Promise.all([ended.catch(() => {}), monitor.stop()]);

@@ -2,18 +2,29 @@
  * The one composition root: store, HTTP and pipelines, built by plain calls. Everything that is configured arrives here
  * as a value; everything that runs is stopped here.
  */
+
 import { createHash } from 'node:crypto';
 import { rm, statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { type Config, type DatabaseConfig, isS2, type S2DestinationConfig, type SinkConfig } from '@millrace/api/config';
+import { type Applied, configOfSource, NOTHING_APPLIED } from '@millrace/api/applied/draft';
+import {
+  type Config,
+  type DatabaseConfig,
+  isS2,
+  type S2DestinationConfig,
+  type SinkConfig,
+} from '@millrace/api/config';
 import type { ResourceSpec } from '@millrace/api/resource-spec';
 import { assert } from '@millrace/core/assert';
+import { sinkKey, sinkOfKey } from '@millrace/core/sink-key';
 import { describeBackfill } from '@millrace/engine/backfill/backfill-report';
 import type { DeliveryState } from '@millrace/engine/deliver/delivery';
 import type { HealthTiming } from '@millrace/engine/health/health-timing';
 import { startPipeline } from '@millrace/engine/pipeline';
 import type { Pipeline } from '@millrace/engine/pipeline-options';
+import { forgetSink } from '@millrace/engine/sink-set';
 import type { SinkSpec } from '@millrace/engine/sink-spec';
+import { PullSinks } from '@millrace/sinks/pull/pull-sinks';
 import { localS2Sink } from '@millrace/sinks/s2-local';
 import { type Intent, remoteS2Sink } from '@millrace/sinks/s2-remote';
 import type { Sink } from '@millrace/sinks/sink';
@@ -22,13 +33,18 @@ import { type HttpServer, type HttpServerOptions, startHttpServer } from '@millr
 import { type LocalStore, type LocalStoreOptions, openLocalStore } from '@millrace/stream-store/local-store';
 import type { StateTable, StreamStore } from '@millrace/stream-store/store';
 import { CHANGE_LOG_BYTES_MAX } from './change-log-bound.ts';
+import { type AppliedStore, appliedStore } from './config/applied-store.ts';
+import { ConfigControl } from './config/config-control.ts';
+import { openSecretKeys } from './config/secret-key.ts';
 import { contentReporter } from './content-reporter.ts';
+import { DatabaseSet } from './database-set.ts';
 import { type DatabaseSupervisor, type StartAttempt, superviseDatabase } from './database-supervisor.ts';
 import { auditOf } from './drift-reporter.ts';
 import { engineMetrics } from './engine-metrics.ts';
 import { intentStore } from './intent-store.ts';
 import { createManagement, type Management } from './management/management.ts';
 import { pinContentNotice, pinSourceNotice } from './pipeline-notices.ts';
+import { checkAgainstSources, reconfigure } from './reconfigure.ts';
 import { provisionResources } from './resource-provisioning.ts';
 import { sourceOf } from './source-of.ts';
 import { stableId } from './stable-id.ts';
@@ -38,8 +54,14 @@ import { watchDatabase } from './watch-database.ts';
 export interface ServerOptions {
   /** Ends the wait for the only database: what is returned then is to be stopped. */
   readonly signal?: AbortSignal | undefined;
-  /** A function is called once the store serves: for a configuration that needs a basin or token made first. */
-  readonly config: Config | ((store: StreamStore, url: string) => Promise<Config>);
+  /**
+   * `Applied`: of a file; it takes the place of what was applied before. `Config`: of the program that calls, in no
+   * file, and not changed while it runs. null: what was applied before. A function is called once the store serves: for a
+   * configuration that needs a basin or token made first.
+   */
+  readonly config: Config | Applied | null | ((store: StreamStore, url: string) => Promise<Config | Applied>);
+  /** MILLRACE_SECRET_KEY: what secrets of an applied configuration are kept under; see config/secret-key.ts. */
+  readonly secretKey?: string | undefined;
   readonly dataDir: string;
   readonly host: string;
   /** 0: any free one. */
@@ -69,6 +91,7 @@ export interface Server {
   /** Of the databases that run now. */
   readonly pipelines: readonly Pipeline[];
   readonly management: Management;
+  readonly config: ConfigControl;
   /** Rejects when the process cannot go on. */
   readonly done: Promise<void>;
   stop(): Promise<void>;
@@ -87,10 +110,35 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     const showToken = (url: string) => {
       if (store.firstRootToken !== null) options.onRootToken?.(store.firstRootToken, url);
     };
-    const databases: DatabaseSupervisor[] = [];
+    // Transactions in progress are sent again; also those of a database that is no longer configured.
+    const spool = join(dataDir, 'spool');
+    await rm(spool, { recursive: true, force: true });
+    let awaited: string | null = null;
+    const databases = new DatabaseSet({
+      supervise: (database, sinks) =>
+        superviseDatabase({
+          config: database,
+          sinks,
+          firstFailureEnds: database.name === awaited,
+          start: (attempt) => openPipeline({ store, database, spool, changeLogBytesMax, log, ...attempt }),
+          applySinks: (pipeline, next) => pipeline.applySinks(next.map((sink) => specOf(sink, database, store))),
+          watch: (supervised) =>
+            watchDatabase({ database, changeLogBytesMax, supervised, timing: options.healthTiming }),
+          log,
+        }),
+    });
+    const reconfigured = { databases, forgetSink: (name: string) => forgetSink(store.state, name), log };
+    const applied = appliedStore(store.state, await openSecretKeys(dataDir, options.secretKey));
+    const config = new ConfigControl({
+      store: applied,
+      check: (now, next) => checkAgainstSources(now, next, reconfigured),
+      putInEffect: (now, next) => reconfigure(now, next, reconfigured),
+      log,
+    });
     let configured = false;
+    const pullSinks = new PullSinks();
     const management = await createManagement(
-      { store, databases: () => databases, isConfigured: () => configured, log },
+      { store, databases: () => databases.all, isConfigured: () => configured, config, pullSinks, log },
       options.http?.auth ?? 'required',
     );
     stops.push(() => management.close());
@@ -103,7 +151,7 @@ export async function startServer(options: ServerOptions): Promise<Server> {
         port,
         log,
         beside: management.surface,
-        moreMetrics: () => engineMetrics(databases),
+        moreMetrics: () => engineMetrics(databases.all),
       });
     };
     const http = await serve().catch((error: unknown) => {
@@ -113,41 +161,41 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     });
     showToken(http.url);
     stops.push(() => http.close({ graceMs: STOP_GRACE_MS }));
-    const config = typeof options.config === 'function' ? await options.config(store, http.url) : options.config;
-    await forgetRemovedSinks(store.state, config);
-    // Transactions in progress are sent again; also those of a database that is no longer configured.
-    const spool = join(dataDir, 'spool');
-    await rm(spool, { recursive: true, force: true });
-    for (const database of config.databases) {
-      const sinks = config.sinks.filter((sink) => sink.database === database.name);
-      const supervisor = superviseDatabase({
-        config: database,
-        sinks,
-        // A person waits for the only one and is told at once what is wrong. One of several is reported and tried again.
-        firstFailureEnds: config.databases.length === 1,
-        start: (attempt) => openPipeline({ store, database, spool, changeLogBytesMax, log, ...attempt }),
-        applySinks: (pipeline, next) => pipeline.applySinks(next.map((sink) => specOf(sink, database, store))),
-        watch: (supervised) => watchDatabase({ database, changeLogBytesMax, supervised, timing: options.healthTiming }),
-        log,
-      });
-      databases.push(supervisor);
+    const given = typeof options.config === 'function' ? await options.config(store, http.url) : options.config;
+    await config.begin(given ?? appliedBefore(applied));
+    const { databases: configuredDatabases, sinks } = config.applied.config;
+    await forgetRemovedSinks(store.state, config.applied.config);
+    // A person waits for the only one and is told at once what is wrong. One of several is reported and tried again, and
+    // so is one that was applied before: whoever wants to mend it needs this process.
+    if (given !== null && configuredDatabases.length === 1) awaited = configuredDatabases[0]!.name;
+    for (const database of configuredDatabases) {
+      databases.add(
+        database,
+        sinks.filter((sink) => sink.database === database.name),
+      );
     }
     configured = true;
-    // All at once: one that hangs must not hold up the end of the others.
-    if (databases.length > 0) stops.push(() => Promise.all(databases.map((one) => one.stop())).then(() => {}));
-    if (databases.length === 1) await Promise.race([databases[0]!.firstStart, aborted(options.signal)]);
+    stops.push(async () => {
+      await config.settled();
+      await databases.stop();
+    });
+    if (awaited !== null) await Promise.race([databases.find(awaited)!.firstStart, aborted(options.signal)]);
+    awaited = null;
     const storeFailed = store.failed.then((error) => Promise.reject(error));
-    const done = Promise.race([storeFailed, ...databases.map(({ fatal }) => fatal)]);
+    const done = Promise.race([storeFailed, databases.fatal]);
     done.catch(() => {});
     return {
       url: http.url,
       firstRootToken: store.firstRootToken,
       store,
       http,
-      databases,
-      get pipelines() {
-        return databases.flatMap(({ pipeline }) => pipeline ?? []);
+      get databases() {
+        return databases.all;
       },
+      get pipelines() {
+        return databases.all.flatMap(({ pipeline }) => pipeline ?? []);
+      },
+      config,
       management,
       done,
       stop,
@@ -284,17 +332,23 @@ function streamOf(destination: SinkConfig['destination']): S2DestinationConfig {
 function sinkOf({ name, destination }: SinkConfig, store: LocalStore): Sink {
   const { basin, stream, accessToken, endpoint } = streamOf(destination);
   if (accessToken === undefined && endpoint === undefined) return localS2Sink({ store, name, basin, stream });
-  const intents = intentStore<Intent>(store.state, `sink/${name}/intents`);
+  const intents = intentStore<Intent>(store.state, sinkKey(name, 'intents'));
   // A store that asks for no token still wants the header.
   return remoteS2Sink({ name, basin, stream, accessToken: accessToken ?? 'none', endpoint, intents });
+}
+
+/** What runs without a file: what was applied before, resolved anew. Throws when it cannot be read or is not taken. */
+function appliedBefore(store: AppliedStore): Applied {
+  const source = store.load();
+  return source === null ? NOTHING_APPLIED : { source, config: configOfSource(source, 'what was applied before') };
 }
 
 /** A sink that is taken out of the configuration and put back later starts anew. */
 async function forgetRemovedSinks(state: StateTable, config: Config): Promise<void> {
   const kept = new Set(config.sinks.map((sink) => sink.name));
   for (const [key] of [...state.list('sink/')]) {
-    const name = key.slice('sink/'.length, key.lastIndexOf('/'));
-    if (!kept.has(name)) await state.delete(key);
+    const name = sinkOfKey(key);
+    if (name !== null && !kept.has(name)) await state.delete(key);
   }
 }
 

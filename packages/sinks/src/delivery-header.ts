@@ -1,6 +1,6 @@
 /**
- * The header by which a record in a stream tells which change it is: `millrace-position: <sink>@<LSN>#<ordinal>`. A row
- * of a backfill has the position it was merged at; the last row of a batch adds `;<backfill id>;<mark as JSON>`, from
+ * The header by which a record in a stream tells which change it is: `millrace-position: <sink>@<LSN>#<ordinal>`, with
+ * `.<number>` behind it for the second and later messages that functions made of one change. A row of a backfill has the position it was merged at; the last row of a batch adds `;<backfill id>;<mark as JSON>`, from
  * which the backfill goes on. It is how a sink finds its place again after a crash, and how a consumer can dedupe.
  */
 import { formatLsn, type Lsn } from '@millrace/core/lsn';
@@ -18,8 +18,15 @@ export function headerSuffix(mark: BackfillMark | null): string {
   return mark === null ? '' : `;${mark.backfill};${JSON.stringify(mark.key)}`;
 }
 
+/** Position of a record as text: what stands before the mark. */
+export function headerNumber(ordinal: number, sub: number): string {
+  return sub === 0 ? String(ordinal) : `${ordinal}.${sub}`;
+}
+
 export interface Delivered {
   readonly position: Position;
+  /** Which of the messages of its change. */
+  readonly sub: number;
   readonly mark: BackfillMark | null;
 }
 
@@ -27,18 +34,24 @@ export interface Delivered {
 export function parseDelivered(sink: string, value: string): Delivered | null {
   if (!value.startsWith(`${sink}@`)) return null;
   const [head, backfill, ...key] = value.slice(sink.length + 1).split(';');
-  const position = parsePosition(head!);
-  if (position === null) return null;
-  if (backfill === undefined) return { position, mark: null };
+  const dot = head!.indexOf('.');
+  const position = parsePosition(dot < 0 ? head! : head!.slice(0, dot));
+  const sub = dot < 0 ? 0 : Number(head!.slice(dot + 1));
+  if (position === null || !Number.isSafeInteger(sub) || sub < 0) return null;
+  if (backfill === undefined) return { position, sub, mark: null };
   try {
-    return { position, mark: { backfill, key: JSON.parse(key.join(';')) as string[] } };
+    return { position, sub, mark: { backfill, key: JSON.parse(key.join(';')) as string[] } };
   } catch {
     return null;
   }
 }
 
 /** `cursor` moved forward by what was found delivered. */
-export function advance(cursor: SinkCursor | null, delivered: Delivered, destination: unknown): SinkCursor {
+export function advance(
+  cursor: SinkCursor | null,
+  delivered: Pick<Delivered, 'position' | 'mark'>,
+  destination: unknown,
+): SinkCursor {
   const position =
     cursor === null || comparePositions(cursor.position, delivered.position) < 0 ? delivered.position : cursor.position;
   const backfills = new Map(cursor?.backfills);

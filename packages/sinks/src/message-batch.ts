@@ -6,6 +6,7 @@ import { assert } from '@millrace/core/assert';
 import { ByteWriter } from '@millrace/core/byte-writer';
 import type { Lsn } from '@millrace/core/lsn';
 import type { Position } from '@millrace/core/position';
+import { MessageTargets } from './message-targets.ts';
 import type { MessageAction } from './push-sink.ts';
 
 export interface BatchLimits {
@@ -33,11 +34,21 @@ export class MessageDescriptions {
   readonly actions: MessageAction[] = [];
   readonly schemas: string[] = [];
   readonly tables: string[] = [];
-  /** `record_pks`. */
+  /** `record_pks`; empty also where Postgres did not send all of the key (a delete under another replica identity). */
   readonly keys: (readonly string[])[] = [];
   readonly idempotencyKeys: string[] = [];
   /** null: in any order. */
   readonly groups: (string | null)[] = [];
+  /**
+   * Usually null. A message that moves a row from one group to another (its key changed) is of both: it comes after all
+   * of this group before it, too, and all of this group after it comes after it. `group` is where the row is now.
+   */
+  readonly alsoGroups: (string | null)[] = [];
+  /**
+   * Usually false. A barrier comes after every message before it and before every message after it, whatever their
+   * groups: a truncate, the shape of a table, a delete of which Postgres did not send what it is grouped by.
+   */
+  readonly barriers: boolean[] = [];
 
   clear(): void {
     this.actions.length = 0;
@@ -46,6 +57,8 @@ export class MessageDescriptions {
     this.keys.length = 0;
     this.idempotencyKeys.length = 0;
     this.groups.length = 0;
+    this.alsoGroups.length = 0;
+    this.barriers.length = 0;
   }
 }
 
@@ -53,6 +66,8 @@ export class MessageBatch {
   readonly limits: BatchLimits;
   /** null: nobody asks. */
   readonly descriptions: MessageDescriptions | null;
+  /** null: all of them go to the one place of the sink. */
+  readonly targets: MessageTargets | null;
   readonly body = new ByteWriter(256 * 1024);
   count = 0;
   /** End offset in `body` of each message. */
@@ -66,9 +81,10 @@ export class MessageBatch {
   /** Everything at or before it is in this batch or an earlier one. */
   through: Position = { lsn: 0n, ordinal: -1 };
 
-  constructor(limits: BatchLimits, { described = false } = {}) {
+  constructor(limits: BatchLimits, { described = false, targeted = false } = {}) {
     this.limits = limits;
     this.descriptions = described ? new MessageDescriptions() : null;
+    this.targets = targeted ? new MessageTargets(limits.messagesMax) : null;
     this.ends = new Int32Array(limits.messagesMax);
     this.ordinals = new Int32Array(limits.messagesMax);
   }
@@ -116,6 +132,7 @@ export class MessageBatch {
     this.runLsns.length = 0;
     this.runEnds.length = 0;
     this.descriptions?.clear();
+    this.targets?.clear();
     this.mark = null;
   }
 }

@@ -8,8 +8,8 @@
 import type { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
 
-/** What a message did: `message` is a logical message, `schema` the shape of a table. */
-export type MessageAction = 'insert' | 'update' | 'delete' | 'read' | 'truncate' | 'message' | 'schema';
+/** What a message did: `message` is a logical message, `schema` the shape of a table, `ddl` a command that changed one. */
+export type MessageAction = 'insert' | 'update' | 'delete' | 'read' | 'truncate' | 'message' | 'schema' | 'ddl';
 
 /** What is known of a message without reading its body. */
 export interface MessageFacts {
@@ -17,7 +17,10 @@ export interface MessageFacts {
   /** Of the table, by the names the message carries; empty for a logical message. */
   readonly schema: string;
   readonly table: string;
-  /** The values of the primary key, as `record_pks` has them. Empty for what is not about a row. */
+  /**
+   * The values of the primary key, as `record_pks` has them. Empty for what is not about a row, without a primary key, and
+   * where Postgres did not send all of it (a delete under another replica identity).
+   */
   readonly keys: readonly string[];
   /** `database_name` of the message: the name of the database resource. */
   readonly databaseName: string;
@@ -45,6 +48,19 @@ export interface OutMessage<Route = unknown> extends MessageFacts {
 export interface DeliveryFailure {
   readonly error: MillraceError;
   readonly retryAfterMs?: number | undefined;
+  /**
+   * True: a worker had the message and gave it back, or said nothing. That tells nothing of the destination, and the
+   * message is to come again exactly after `retryAfterMs` (at once without it), not after a growing pause. It was tried.
+   */
+  readonly returned?: boolean | undefined;
+  /** What the destination answered, for the API and dead letters; never in a log: it may quote the message (I11). */
+  readonly answer?: DestinationAnswer | undefined;
+}
+
+export interface DestinationAnswer {
+  readonly status: number;
+  /** The beginning of its body, as text. */
+  readonly excerpt: string;
 }
 
 /** For each message of a request, in its order: null when it is durable there. */
@@ -64,6 +80,7 @@ export interface PushSink<Route = unknown> {
    * Resolves once the destination has acknowledged: an outcome for each message, or null when all of them arrived.
    * A message that may or may not have arrived (a reply that was lost) has failed. Rejects with a MillraceError, or a
    * DeliveryRejection, for all messages alike. After the signal it settles soon; what it says then is not used.
+   * How long it takes is the sink's to bound: one that waits for a worker to come may wait for days.
    */
   deliver(messages: readonly OutMessage<Route>[], signal: AbortSignal): Promise<DeliveryOutcome | null>;
   /**
@@ -71,8 +88,18 @@ export interface PushSink<Route = unknown> {
    * possible. Rejects with a coded error that says what to do. Behind "test connection".
    */
   test(signal: AbortSignal): Promise<void>;
+  /**
+   * Called before the first `deliver`, where a destination promises its own clients that what they acknowledged stays
+   * acknowledged.
+   */
+  useLedger?(ledger: DeliveryLedger): void;
   /** Ends connections. Idempotent. */
   close(): Promise<void>;
+}
+
+export interface DeliveryLedger {
+  /** Resolves once every outcome that `deliver` gave before this call is durable. Calls at the same time share one write. */
+  durable(): Promise<void>;
 }
 
 export interface PushLimits {

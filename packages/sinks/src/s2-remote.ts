@@ -9,19 +9,18 @@
 import { MillraceError } from '@millrace/core/error';
 import { pause } from '@millrace/core/pause';
 import type { Position } from '@millrace/core/position';
-import {
-  AppendInput,
-  AppendRecord,
-  type AppendSession,
-  FencingTokenMismatchError,
-  S2,
-  S2Endpoints,
-  S2Error,
-  type S2Stream,
-  SeqNumMismatchError,
-} from '@s2-dev/streamstore';
+import { AppendInput, AppendRecord, type AppendSession, S2Error, type S2Stream } from '@s2-dev/streamstore';
 import { advance, headerPrefix, headerSuffix, POSITION_HEADER, parseDelivered } from './delivery-header.ts';
 import type { BackfillMark, MessageBatch } from './message-batch.ts';
+import {
+  BATCH_BYTES_MAX,
+  classify,
+  findTail,
+  RECORD_BYTES_MAX,
+  type RemoteS2Options,
+  remoteClient,
+  remoteLimits,
+} from './s2-remote-client.ts';
 import type { Sink, SinkCursor } from './sink.ts';
 
 /**
@@ -35,33 +34,22 @@ export interface Intent {
   readonly marks: readonly BackfillMark[];
 }
 
-export interface RemoteS2Options {
-  readonly name: string;
+export interface RemoteS2SinkOptions extends RemoteS2Options {
   readonly basin: string;
   readonly stream: string;
-  readonly accessToken: string;
-  /** `http(s)://host[:port]` of a store that is not s2.dev. */
-  readonly endpoint?: string | undefined;
   /** Durable before `save` resolves. */
   readonly intents: { load(): readonly Intent[]; save(intents: readonly Intent[]): Promise<void> };
 }
 
-/** S2 takes 1 MiB and 1000 records in one append. */
-const BATCH_BYTES_MAX = 1_048_576;
-const RECORD_BYTES_MAX = 1_048_576;
-const MARK_BYTES_MAX = 16 * 1024;
-const REQUEST_TIMEOUT_MS = 10_000;
 const NEVER = new AbortController().signal;
 /** When the sink is told to stop: so long what is under way may still be acknowledged. */
 const STOP_GRACE_MS = 1_000;
 const SCAN_RECORDS = 1000;
-/** No stream has this many records, so an append that demands it is refused with the real tail. */
-const UNREACHABLE_SEQ_NUM = Number.MAX_SAFE_INTEGER;
 
-export function remoteS2Sink(options: RemoteS2Options): Sink {
+export function remoteS2Sink(options: RemoteS2SinkOptions): Sink {
   const { name, basin, stream: streamName, intents } = options;
   const where = `s2://${basin}/${streamName}${options.endpoint === undefined ? '' : ` at ${options.endpoint}`}`;
-  const client = connect(options);
+  const client = remoteClient(options);
   let stream: S2Stream | null = null;
   let session: AppendSession | null = null;
   let nextSeqNum = 0;
@@ -103,11 +91,7 @@ export function remoteS2Sink(options: RemoteS2Options): Sink {
   }
 
   return {
-    limits: {
-      messagesMax: 1000,
-      bytesMax: BATCH_BYTES_MAX - MARK_BYTES_MAX,
-      messageOverhead: 8 + 2 + POSITION_HEADER.length + Buffer.byteLength(name) + 32,
-    },
+    limits: remoteLimits(name),
     writesMax: 8,
 
     async resume(saved, signal) {
@@ -175,36 +159,6 @@ export function remoteS2Sink(options: RemoteS2Options): Sink {
       stream = null;
     },
   };
-}
-
-function connect({ accessToken, endpoint }: RemoteS2Options): S2 {
-  const retry = { maxAttempts: 1 }; // The deliverer retries, from what the stream proves to hold.
-  const timeouts = { requestTimeoutMillis: REQUEST_TIMEOUT_MS, connectionTimeoutMillis: REQUEST_TIMEOUT_MS };
-  if (endpoint === undefined) return new S2({ accessToken, retry, ...timeouts });
-  return new S2({
-    accessToken,
-    retry,
-    ...timeouts,
-    endpoints: new S2Endpoints({ account: endpoint, basin: endpoint }),
-  });
-}
-
-async function findTail(stream: S2Stream, signal: AbortSignal): Promise<number> {
-  try {
-    return (await stream.checkTail({ signal })).tail.seqNum;
-  } catch (error) {
-    if (!(error instanceof S2Error)) throw error;
-    if (error.status === 404 && error.code === 'stream_not_found') return 0; // Created by the first append.
-    if (error.status !== 403) throw error;
-  }
-  try {
-    const record = AppendRecord.string({ body: '' });
-    await stream.append(AppendInput.create([record], { matchSeqNum: UNREACHABLE_SEQ_NUM }), { signal });
-  } catch (error) {
-    if (error instanceof SeqNumMismatchError) return error.expectedSeqNum;
-    throw error;
-  }
-  throw new MillraceError('sink_refused', { detail: 'The endpoint does not honour match_seq_num.' });
 }
 
 /**
@@ -301,33 +255,4 @@ function toRecords(batch: MessageBatch, name: string): AppendRecord[] {
     }
   }
   return records;
-}
-
-/** Foreign errors become ours here, once. Texts of the server are not repeated: they may quote what was sent. */
-function classify(error: unknown, where: string): MillraceError {
-  if (error instanceof MillraceError) return error;
-  if (!(error instanceof S2Error)) return new MillraceError('sink_unavailable', { detail: `${where}.`, cause: error });
-  const detail = `${where} answered ${error.status} ${error.code ?? ''}`.trimEnd();
-  if (error instanceof SeqNumMismatchError) return new MillraceError('sink_conflict', { detail, cause: error });
-  if (error instanceof FencingTokenMismatchError) return new MillraceError('sink_refused', { detail, cause: error });
-  if (error.status === 401 || error.status === 403) {
-    const hint =
-      'The token needs the operation `append` on this basin and stream; add `check-tail` and `read` when others append to the same stream.';
-    return new MillraceError('sink_denied', { detail, hint, cause: error });
-  }
-  if (error.status === 404) {
-    const hint = `millrace create-basin ${where.slice(5).split('/')[0]} --create-stream-on-append`;
-    return new MillraceError('sink_refused', { detail, hint, cause: error });
-  }
-  if (error.status === 409) return new MillraceError('sink_unavailable', { detail, cause: error });
-  if (
-    error.status >= 400 &&
-    error.status < 500 &&
-    error.status !== 408 &&
-    error.status !== 429 &&
-    error.status !== 499
-  ) {
-    return new MillraceError('sink_refused', { detail, cause: error });
-  }
-  return new MillraceError('sink_unavailable', { detail, cause: error });
 }

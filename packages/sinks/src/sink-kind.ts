@@ -3,6 +3,8 @@
  * exports one of these, and a line in sink-kinds.ts. Importing that file loads no client library: `open` does.
  */
 import type * as z from 'zod';
+import type { RequestGate } from './http/request-gate.ts';
+import type { PullSinks } from './pull/pull-sinks.ts';
 import type { MessageFacts, PushSink } from './push-sink.ts';
 
 export interface SinkKind<Config = unknown, Route = unknown> {
@@ -48,6 +50,8 @@ export interface SinkContext {
   readonly httpEndpoint: (name: string) => HttpEndpoint | undefined;
   /** Whether the hosts of this machine and of private networks may be called (SSRF); see docs/configuration.md. */
   readonly network: NetworkPolicy;
+  /** Where a pull sink is found by its workers' requests. Absent: by none. */
+  readonly pullSinks?: PullSinks | undefined;
   /** Of the sink: how long a request may take. */
   readonly timeoutMs: number;
   /** A line for the operator: names and numbers, never a value of a row or a secret (I11). */
@@ -56,9 +60,12 @@ export interface SinkContext {
 
 /** Which addresses sinks may connect to when the configuration of the process restricts it. */
 export interface NetworkPolicy {
-  /** True: also loopback, link-local and private addresses. Default true for brokers, false for webhooks. */
+  /**
+   * True: also loopback and private addresses; link-local ones, and those where clouds give credentials away, only when
+   * `allow` has them. Default true for brokers, false for webhooks.
+   */
   readonly allowPrivate: boolean;
-  /** Host names, addresses or CIDR blocks that are always allowed. */
+  /** Host names (`*.internal` for all below it), addresses or CIDR blocks that are always allowed. */
   readonly allow: readonly string[];
 }
 
@@ -70,4 +77,6 @@ export interface HttpEndpoint {
   readonly headers: Readonly<Record<string, string>>;
   /** Sent like the others; masked wherever shown. */
   readonly encryptedHeaders: Readonly<Record<string, string>>;
+  /** Shared by all sinks of the endpoint (http/request-gate.ts). Absent: the sink has one of its own, without limits. */
+  readonly gate?: RequestGate | undefined;
 }

@@ -1,8 +1,17 @@
 /** Every kind of destination but the streams of S2, which have a port of their own (sink.ts). */
+import { redisStreamKind } from './redis-stream.ts';
+import { redisStringKind } from './redis-string.ts';
+import { sequinStreamKind } from './sequin-stream.ts';
 import type { SinkKind } from './sink-kind.ts';
+import { webhookKind } from './webhook.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: each kind has its own configuration; `schema` tells them apart.
-export const SINK_KINDS: readonly SinkKind<any, any>[] = [];
+export const SINK_KINDS: readonly SinkKind<any, any>[] = [
+  webhookKind,
+  sequinStreamKind,
+  redisStreamKind,
+  redisStringKind,
+];
 
 // biome-ignore lint/suspicious/noExplicitAny: as above.
 export function sinkKind(type: string): SinkKind<any, any> | undefined {

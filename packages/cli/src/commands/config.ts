@@ -10,6 +10,8 @@ import {
   writeSettings,
 } from '../settings.ts';
 import { notice, standardOutput } from '../terminal.ts';
+import { addConfigChanges } from './config-changes.ts';
+import { addConfigFiles } from './config-files.ts';
 
 /** A token is longer than what people paste by mistake, and nobody pipes a file of this size on purpose. */
 const STDIN_BYTES_MAX = 64 * 1024;
@@ -17,9 +19,13 @@ const STDIN_BYTES_MAX = 64 * 1024;
 export function addConfig(program: Command): void {
   const config = program
     .command('config')
-    .description('Keep the endpoint and the token for later calls.')
+    .description(
+      'What runs, as a file (plan, apply, export), and what later calls of this command are told (list, set).',
+    )
     .helpCommand(false)
     .addHelpText('after', () => help());
+  addConfigChanges(config);
+  addConfigFiles(config);
   config
     .command('list')
     .description('Show what is kept.')
@@ -51,7 +57,7 @@ function help(): string {
   const keys = Object.entries(SETTINGS).map(([name, { text }]) => `  ${name.padEnd(width)}  ${text}`);
   return (
     `\nKeys:\n${keys.join('\n')}\n\nA flag comes before an environment variable, and that before what is kept in` +
-    `\n${settingsFile(process.env)}\n\nExamples:\n  $ millrace config set endpoint https://streams.example.com` +
+    `\n${settingsFile(process.env)}\n\nExamples:\n  $ millrace config plan millrace.yaml\n  $ millrace config apply millrace.yaml --prune --auto-approve\n  $ millrace config export --show-sensitive --output all.yaml\n  $ millrace config set endpoint https://streams.example.com` +
     '\n  $ millrace config set access_token -'
   );
 }

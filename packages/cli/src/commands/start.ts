@@ -1,10 +1,11 @@
+import type { Applied } from '@millrace/api/applied/draft';
 import { type Command, Option } from 'commander';
 import { byteSize } from '../option-value.ts';
 import { announceRootToken, log, superviseProcess } from '../process-life.ts';
 import { addServeOptions, type ServeOptions, serveTls, servingOf } from '../serve-options.ts';
 
 interface Options extends ServeOptions {
-  readonly config: string;
+  readonly config?: string;
   readonly changeLogMax?: number;
 }
 
@@ -13,9 +14,10 @@ export function addStart(program: Command): void {
     .command('start')
     .description('Run everything from a config file: Postgres in, streams out.')
     .addOption(
-      new Option('-c, --config <file>', 'millrace.yaml (the schema of sequin.yaml)')
-        .env('MILLRACE_CONFIG')
-        .makeOptionMandatory(),
+      new Option(
+        '-c, --config <file>',
+        'millrace.yaml (the schema of sequin.yaml); without it, what was applied before runs',
+      ).env('MILLRACE_CONFIG'),
     );
   addServeOptions(command)
     .addOption(
@@ -47,12 +49,12 @@ const EXAMPLE = `Example:
 
 async function start(options: Options): Promise<void> {
   const { storage, http, resources } = await servingOf(options);
-  const { readConfigFile } = await import('@millrace/api/config');
-  const config = await readConfigFile(options.config, process.env);
+  const config = options.config === undefined ? null : await configFrom(options.config);
   const { startServer } = await import('@millrace/server/main');
   const life = superviseProcess();
   const server = await startServer({
     config,
+    secretKey: process.env.MILLRACE_SECRET_KEY,
     dataDir: options.data,
     host: options.host,
     port: options.port,
@@ -72,4 +74,10 @@ async function start(options: Options): Promise<void> {
   } finally {
     await server.stop();
   }
+}
+
+async function configFrom(file: string): Promise<Applied> {
+  const { loadApplied } = await import('@millrace/api/applied/config-file');
+  const { readConfigText } = await import('@millrace/api/config-text');
+  return loadApplied(await readConfigText(file), { file, env: process.env });
 }

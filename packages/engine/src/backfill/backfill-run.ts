@@ -428,13 +428,14 @@ export class BackfillRun {
     const { write } = this.#options;
     const from = slot.next;
     let row = from;
-    let taken = 0;
+    const before = batch.count;
     for (; row < chunk.count; row++) {
       if (stale !== null && stale[row] === 1) continue;
       columns.aim(bytes, chunk.start(row), chunk.ends[row]!);
       if (!write(batch, schema, bytes, columns, row, about)) break;
-      taken++;
     }
+    // Not each row becomes a message: the sink's filters decide.
+    const taken = batch.count - before;
     slot.next = row;
     this.#processed += row - from;
     this.#ingested += taken;

@@ -47,6 +47,17 @@ export function unchangedColumns(table: TableSchema, columns: readonly string[],
   };
 }
 
+/** A filter could not tell, so the change was left out. */
+export function filterUnknown(table: TableSchema, action: 'update' | 'delete'): ContentNotice {
+  const label = labelOf(table);
+  return {
+    kind: 'filter_value_unknown',
+    table: label,
+    text: `A filter of the sink looks at columns that Postgres does not send with ${action === 'delete' ? 'a delete' : 'an update'} of ${label}; such changes are left out.`,
+    hint: `ALTER TABLE ${label} REPLICA IDENTITY FULL;`,
+  };
+}
+
 export function invalidAnnotation(): ContentNotice {
   return {
     kind: 'invalid_transaction_annotation_received',

@@ -1,6 +1,7 @@
 /**
  * Messages that are not of a row: truncates, logical messages, shapes of tables, DDL. Rare, so made as text. Their
- * envelope and metadata are those of a row's message (message-encoder.ts), key by key.
+ * envelope and metadata are those of a row's message (message-encoder.ts), key by key. Each function returns the
+ * idempotency key of what it wrote.
  */
 import { isUtf8 } from 'node:buffer';
 import type { ByteWriter } from '@millrace/core/byte-writer';
@@ -35,8 +36,8 @@ export function writeTruncate(
   table: TableSchema,
   ordinal: number,
   flags: { readonly cascade: boolean; readonly restartIdentity: boolean },
-): void {
-  write(out, context, {
+): string {
+  return write(out, context, {
     action: 'truncate',
     record: 'null',
     changes: 'null',
@@ -52,9 +53,9 @@ export function writeLogicalMessage(
   context: EventContext,
   ordinal: number,
   message: { readonly prefix: string; readonly content: Buffer; readonly transactional: boolean },
-): void {
+): string {
   const { encoding, text } = encodeContent(message.content);
-  write(out, context, {
+  return write(out, context, {
     action: 'message',
     record: `{"prefix":${JSON.stringify(message.prefix)},"content":${text},"encoding":"${encoding}","transactional":${message.transactional}}`,
     changes: 'null',
@@ -72,8 +73,8 @@ export function writeSchema(
   schema: VersionedSchema,
   before: VersionedSchema | null,
   ordinal: number,
-): void {
-  write(out, context, {
+): string {
+  return write(out, context, {
     action: 'schema',
     record: JSON.stringify(describeSchema(schema)),
     changes: before === null ? 'null' : JSON.stringify(diffSchemas(before, schema)),
@@ -93,8 +94,8 @@ export interface DdlEvent {
   readonly table: { readonly schema: string; readonly name: string } | null;
 }
 
-export function writeDdl(out: ByteWriter, context: EventContext, ordinal: number, event: DdlEvent): void {
-  write(out, context, {
+export function writeDdl(out: ByteWriter, context: EventContext, ordinal: number, event: DdlEvent): string {
+  return write(out, context, {
     action: 'ddl',
     record: event.text,
     changes: 'null',
@@ -115,8 +116,10 @@ export function parseDdl(content: Buffer): DdlEvent | null {
   return { text: text.trim(), table: named ? { schema, name: table } : null };
 }
 
-function write(out: ByteWriter, context: EventContext, event: EventParts): void {
+/** Returns the idempotency key. */
+function write(out: ByteWriter, context: EventContext, event: EventParts): string {
   const { table } = event;
+  const key = Buffer.from(event.key).toString('base64');
   const place =
     table === null
       ? '"table_schema":null,"table_name":null'
@@ -127,7 +130,7 @@ function write(out: ByteWriter, context: EventContext, event: EventParts): void 
     ),
   );
   out.bytes(context.transaction.head);
-  out.ascii(`${event.ordinal},"idempotency_key":"${Buffer.from(event.key).toString('base64')}`);
+  out.ascii(`${event.ordinal},"idempotency_key":"${key}`);
   out.bytes(context.annotations);
   const partition =
     table?.partition === undefined
@@ -136,6 +139,7 @@ function write(out: ByteWriter, context: EventContext, event: EventParts): void 
   out.bytes(Buffer.from(`]${event.more}${partition}`));
   // The tail closes the list of key values; here that is closed already.
   out.bytes(context.tail.subarray(1));
+  return key;
 }
 
 function changeKey({ transaction }: EventContext, ordinal: number): string {

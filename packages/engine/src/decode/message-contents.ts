@@ -20,6 +20,7 @@ export type NoticeKind =
   | 'table_renamed'
   | 'toast_columns_detected'
   | 'unchanged_value_unknown'
+  | 'filter_value_unknown'
   | 'replica_identity_missing'
   | 'replica_identity_changed'
   | 'invalid_transaction_annotation_received'

@@ -17,11 +17,11 @@ import {
   VALUE_TEXT,
   VALUE_UNCHANGED,
 } from '@millrace/postgres/pgoutput';
-import { writeJson } from '@millrace/postgres/value-json';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
-import { type LastValues, rowKey } from '../last-values.ts';
+import { type LastValue, type LastValues, rowKey } from '../last-values.ts';
 import type { TableSchema } from '../table-schema.ts';
 import type { ChangeVisitor } from './change-scanner.ts';
+import { COLUMN_HIDDEN } from './column-treatment.ts';
 import * as notices from './content-notices.ts';
 import {
   type EventContext,
@@ -39,6 +39,7 @@ import {
   type MessageContents,
   OWN_PREFIX,
 } from './message-contents.ts';
+import { describeEvent, describeRow, messageGroup, type TupleColumns } from './message-description.ts';
 import {
   annotationsTail,
   CHANGES_OPEN,
@@ -55,6 +56,7 @@ import {
   UNCHANGED_OPEN,
   UNCHANGED_TOAST,
 } from './message-plan.ts';
+import { type FindValue, NO, NOT_SENT, type RowFilter, UNKNOWN as UNKNOWN_NULL, YES } from './row-filter.ts';
 import {
   checkShape,
   fillUnchanged,
@@ -64,7 +66,10 @@ import {
   writeKey,
   writeKeyEnd,
   writeRecord,
+  writeTreated,
 } from './row-json.ts';
+import { checkRenamed, shownSchema } from './row-rules.ts';
+import { NO_RULES, type RowRulesConfig } from './row-rules-config.ts';
 import type { SchemaHistory, VersionedSchema } from './schema-history.ts';
 
 export interface EncoderOptions {
@@ -79,6 +84,7 @@ export interface EncoderOptions {
     readonly truncate?: boolean;
   };
   readonly contents?: MessageContents;
+  readonly rules?: RowRulesConfig;
   /** Where values come from that were not sent; null: nowhere. */
   readonly lastValues?: LastValues | null;
   /** Marks of the sink's cursor: which version of a table it was told of last. */
@@ -107,6 +113,11 @@ const ANNOTATIONS_SET = `${ANNOTATIONS_PREFIX}set`;
 const ANNOTATIONS_CLEAR = `${ANNOTATIONS_PREFIX}clear`;
 const NO_ANNOTATIONS = annotationsTail('null');
 
+/** What becomes of a row: a message, none, or that cannot be told yet. */
+const PASSES = 0;
+const HELD = 1;
+const WAITS = 2;
+
 /** A relation the sink does not take. */
 const SKIP = Symbol('skip');
 /** A relation whose schema is not known yet. */
@@ -118,6 +129,7 @@ type Entry = MessagePlan | typeof SKIP | typeof UNKNOWN;
 export class MessageEncoder implements ChangeVisitor {
   readonly #options: EncoderOptions;
   readonly #contents: MessageContents;
+  readonly #rules: RowRulesConfig;
   readonly #lastValues: LastValues | null;
   readonly #row = new RowReader();
   readonly #relations = new Map<number, Buffer>();
@@ -131,9 +143,14 @@ export class MessageEncoder implements ChangeVisitor {
   #transaction: TransactionPlan = planTransaction(0n, 0n);
   #annotations: Buffer = NO_ANNOTATIONS;
   #xid = 0;
+  /** Where the idempotency key of the last row lies in the batch. */
+  #keyFrom = 0;
+  #keyTo = 0;
   /** Names of the columns whose values the row being written lacks. */
   #left: string[] = [];
   readonly #noted = new WeakSet<MessagePlan>();
+  readonly #unknownUpdates = new WeakSet<MessagePlan>();
+  readonly #unknownDeletes = new WeakSet<MessagePlan>();
 
   batch: MessageBatch | null = null;
   /** What the next row waits for. */
@@ -143,6 +160,7 @@ export class MessageEncoder implements ChangeVisitor {
   constructor(options: EncoderOptions) {
     this.#options = options;
     this.#contents = options.contents ?? DEFAULT_CONTENTS;
+    this.#rules = options.rules ?? NO_RULES;
     this.#lastValues = options.lastValues ?? null;
     this.#tail = planTail(options.origin);
     for (const [mark, key] of options.marks ?? []) {
@@ -178,9 +196,11 @@ export class MessageEncoder implements ChangeVisitor {
     if (plan === SKIP) return true;
     if (plan === UNKNOWN) return false;
     if (this.#options.actions.truncate === true) {
-      if (this.batch!.full) return false;
-      writeTruncate(this.batch!.body, this.#context(), plan.schema, ordinal, { cascade, restartIdentity });
-      if (!this.batch!.add(this.#transaction.lsn, ordinal)) return false;
+      const batch = this.batch!;
+      if (batch.full) return false;
+      const key = writeTruncate(batch.body, this.#context(), plan.schema, ordinal, { cascade, restartIdentity });
+      if (!batch.add(this.#transaction.lsn, ordinal)) return false;
+      this.#describeBarrier(batch, 'truncate', plan.schema, key);
     } else this.#options.onNotice?.(notices.truncateNotDelivered(plan.schema));
     this.watch?.truncated(plan.schema, this.#xid);
     return true;
@@ -193,9 +213,14 @@ export class MessageEncoder implements ChangeVisitor {
     else if (!fresh) return true;
     else if (prefix === DDL_PREFIX) return this.#ddl(content, ordinal);
     else if (!prefix.startsWith(OWN_PREFIX) && this.#takesMessage(prefix)) {
-      if (this.batch!.full) return false;
-      writeLogicalMessage(this.batch!.body, this.#context(), ordinal, { prefix, content, transactional });
-      return this.batch!.add(this.#transaction.lsn, ordinal);
+      const batch = this.batch!;
+      if (batch.full) return false;
+      const key = writeLogicalMessage(batch.body, this.#context(), ordinal, { prefix, content, transactional });
+      if (!batch.add(this.#transaction.lsn, ordinal)) return false;
+      if (batch.descriptions !== null) {
+        const group = this.#rules.messageGrouping ? messageGroup(prefix) : null;
+        describeEvent(batch.descriptions, 'message', null, key, group, false);
+      }
     }
     return true;
   }
@@ -222,9 +247,24 @@ export class MessageEncoder implements ChangeVisitor {
       return true;
     }
     if (event.table !== null && !this.#options.takes(event.table.schema, event.table.name)) return true;
-    if (this.batch!.full) return false;
-    writeDdl(this.batch!.body, this.#context(), ordinal, event);
-    return this.batch!.add(this.#transaction.lsn, ordinal);
+    const batch = this.batch!;
+    if (batch.full) return false;
+    const key = writeDdl(batch.body, this.#context(), ordinal, event);
+    if (!batch.add(this.#transaction.lsn, ordinal)) return false;
+    this.#describeBarrier(batch, 'ddl', event.table, key);
+    return true;
+  }
+
+  /** What concerns whole tables comes between all that is before it and all that is after it. */
+  #describeBarrier(
+    { descriptions }: MessageBatch,
+    action: 'truncate' | 'schema' | 'ddl',
+    table: { readonly schema: string; readonly name: string } | null,
+    key: string,
+  ): void {
+    if (descriptions === null) return;
+    const grouped = this.#rules.messageGrouping;
+    describeEvent(descriptions, action, table, key, grouped ? action : null, grouped);
   }
 
   #context(): EventContext {
@@ -247,23 +287,79 @@ export class MessageEncoder implements ChangeVisitor {
     row.aim(bytes, start, end);
     const { actions } = this.#options;
     const action = bytes[start]!;
+    if (!(action === INSERT ? actions.insert : action === UPDATE ? actions.update : actions.delete)) return true;
+    if (plan.filter !== null) {
+      const verdict = this.#judge(plan, plan.filter, action, bytes, ordinal);
+      if (verdict !== PASSES) return verdict !== WAITS;
+    }
     let fits = true;
     switch (action) {
       case INSERT:
-        if (!actions.insert) return true;
         fits = this.#insert(batch, plan, bytes, ordinal);
         break;
       case UPDATE:
-        if (!actions.update) return true;
         fits = this.#update(batch, plan, bytes, ordinal);
         break;
       case DELETE:
-        if (!actions.delete) return true;
         fits = this.#delete(batch, plan, bytes, ordinal);
         break;
     }
     if (fits && this.watch !== null) this.watch.changed(plan.schema, this.#xid, action, bytes, row);
     return fits;
+  }
+
+  /**
+   * Whether a row becomes a message, by the filters of the sink. A row that does not is still told to the watch where it
+   * makes rows stale that a backfill has read: it is gone, or no longer what the filters let through.
+   */
+  #judge(plan: MessagePlan, filter: RowFilter, action: number, bytes: Buffer, ordinal: number): number {
+    const row = this.#row;
+    const { newKinds, newStarts, newEnds, oldKind, oldKinds, oldStarts, oldEnds } = row;
+    const keyOnly = oldKind === OLD_KEY;
+    let values: number;
+    let changes = YES;
+    if (action === DELETE) {
+      checkShape(plan, row.oldCount);
+      values = filter.values(bytes, oldKinds, oldStarts, oldEnds, keyOnly, null);
+    } else {
+      checkShape(plan, row.newCount);
+      if (oldKind !== 0) {
+        checkShape(plan, row.oldCount);
+        fillUnchanged(row);
+      }
+      let find: FindValue | null = null;
+      if (this.#lastValues !== null && filter.lacks(newKinds)) {
+        if (!this.#canFill(ordinal)) return WAITS;
+        find = (column) => this.#lastValue(plan, bytes, column, ordinal);
+      }
+      values = filter.values(bytes, newKinds, newStarts, newEnds, false, find);
+      if (action === UPDATE && values === YES) {
+        changes = filter.changes(bytes, newKinds, newStarts, newEnds, oldKind, keyOnly, oldKinds, oldStarts, oldEnds);
+      }
+    }
+    if (values === YES && changes === YES) return PASSES;
+    if (values === NOT_SENT || changes === NOT_SENT) this.#noteUnknown(plan, action);
+    const gone = action === DELETE || values === NO || values === UNKNOWN_NULL;
+    if (gone && this.watch !== null) this.watch.changed(plan.schema, this.#xid, action, bytes, row);
+    return HELD;
+  }
+
+  #noteUnknown(plan: MessagePlan, action: number): void {
+    const noted = action === DELETE ? this.#unknownDeletes : this.#unknownUpdates;
+    if (noted.has(plan)) return;
+    noted.add(plan);
+    this.#options.onNotice?.(notices.filterUnknown(plan.schema, action === DELETE ? 'delete' : 'update'));
+  }
+
+  /** What a column held that an update left alone. Asked only where the values are known up to here. */
+  #lastValue(plan: MessagePlan, bytes: Buffer, column: number, ordinal: number): LastValue | null {
+    const { newKinds, newStarts, newEnds, oldKind, oldKinds, oldStarts, oldEnds } = this.#row;
+    let key = null;
+    if (oldKind !== 0) key = rowKey(bytes, plan.identityColumns, oldKinds, oldStarts, oldEnds);
+    key ??= rowKey(bytes, plan.identityColumns, newKinds, newStarts, newEnds);
+    if (key === null) return null;
+    const at = { lsn: this.#transaction.lsn, ordinal };
+    return this.#lastValues!.value(plan.schema, key, plan.schema.columns[column]!.name, at);
   }
 
   #turnTo(oid: number, ordinal: number): void {
@@ -285,8 +381,11 @@ export class MessageEncoder implements ChangeVisitor {
     const schema = (this.#plans.get(oid) as MessagePlan).schema as VersionedSchema;
     const told = this.#told.get(oid);
     const before = told === undefined ? null : (this.#options.schemas.version(oid, told) ?? null);
-    writeSchema(batch.body, this.#context(), schema, before, ordinal);
+    const shown = shownSchema(schema, this.#rules);
+    const shownBefore = before === null ? null : shownSchema(before, this.#rules);
+    const key = writeSchema(batch.body, this.#context(), shown, shownBefore, ordinal);
     if (!batch.add(this.#transaction.lsn, ordinal - 1)) return;
+    this.#describeBarrier(batch, 'schema', schema, key);
     batch.mark = { backfill: `${SCHEMA_MARK}${oid}`, key: [String(schema.version)] };
     this.#told.set(oid, schema.version);
   }
@@ -316,10 +415,11 @@ export class MessageEncoder implements ChangeVisitor {
         this.#options.onNotice?.(notices.tableRenamed(before, schema));
       return SKIP;
     }
+    checkRenamed(this.#options.schemas.version(oid, schema.version - 1), schema, this.#rules);
     const former = this.#former.get(oid);
     if (former?.schema === schema) return former;
     notices.identityNotices(former?.schema, schema, (notice) => this.#options.onNotice?.(notice));
-    return planMessages(schema, this.#options.origin);
+    return planMessages(schema, this.#options.origin, this.#rules);
   }
 
   #insert(batch: MessageBatch, plan: MessagePlan, bytes: Buffer, ordinal: number): boolean {
@@ -336,7 +436,7 @@ export class MessageEncoder implements ChangeVisitor {
     writeKey(out, plan, bytes, row.newKinds, row.newStarts, row.newEnds);
     if (!whole) this.#leftOut(out);
     out.bytes(plan.tail);
-    return batch.add(this.#transaction.lsn, ordinal);
+    return this.#admit(batch, plan, 'insert', bytes, ordinal);
   }
 
   #update(batch: MessageBatch, plan: MessagePlan, bytes: Buffer, ordinal: number): boolean {
@@ -360,7 +460,7 @@ export class MessageEncoder implements ChangeVisitor {
     }
     if (!whole) this.#leftOut(out);
     out.bytes(plan.tail);
-    return batch.add(this.#transaction.lsn, ordinal);
+    return this.#admit(batch, plan, 'update', bytes, ordinal);
   }
 
   #delete(batch: MessageBatch, plan: MessagePlan, bytes: Buffer, ordinal: number): boolean {
@@ -375,7 +475,27 @@ export class MessageEncoder implements ChangeVisitor {
     this.#metadata(out, ordinal);
     writeKey(out, plan, bytes, row.oldKinds, row.oldStarts, row.oldEnds);
     out.bytes(plan.tail);
-    return batch.add(this.#transaction.lsn, ordinal);
+    return this.#admit(batch, plan, 'delete', bytes, ordinal);
+  }
+
+  #admit(
+    batch: MessageBatch,
+    plan: MessagePlan,
+    action: 'insert' | 'update' | 'delete',
+    bytes: Buffer,
+    ordinal: number,
+  ): boolean {
+    if (!batch.add(this.#transaction.lsn, ordinal)) return false;
+    if (batch.descriptions !== null) this.#describe(batch, plan, action, bytes);
+    return true;
+  }
+
+  #describe(batch: MessageBatch, plan: MessagePlan, action: 'insert' | 'update' | 'delete', bytes: Buffer): void {
+    const { oldKind, oldKinds, oldStarts, oldEnds, newKinds, newStarts, newEnds } = this.#row;
+    const old: TupleColumns | null = oldKind === 0 ? null : { kinds: oldKinds, starts: oldStarts, ends: oldEnds };
+    const row = action === 'delete' ? old! : { kinds: newKinds, starts: newStarts, ends: newEnds };
+    const key = batch.body.buffer.toString('latin1', this.#keyFrom, this.#keyTo);
+    describeRow(batch.descriptions!, plan, action, bytes, row, oldKind, old, key);
   }
 
   /** False: the values that are to be filled in are not known up to here yet; the row has to wait. */
@@ -396,28 +516,23 @@ export class MessageEncoder implements ChangeVisitor {
     out.rewind(start);
     if (!this.#canFill(ordinal)) return false;
     out.bytes(RECORD_OPEN);
-    const { newKinds, newStarts, newEnds, oldKind, oldKinds, oldStarts, oldEnds } = this.#row;
-    const { codecs, identityColumns } = plan;
+    const { newKinds, newStarts, newEnds } = this.#row;
+    const { codecs, treatments } = plan;
     this.#left = [];
-    let key: string | null | undefined;
     let first = true;
     for (let i = 0; i < codecs.length; i++) {
+      if (treatments !== null && treatments.kinds[i] === COLUMN_HIDDEN) continue;
       const codec = codecs[i]!;
       const kind = newKinds[i];
-      let last = null;
-      if (kind === VALUE_UNCHANGED && this.#lastValues !== null) {
-        if (key === undefined && oldKind !== 0) key = rowKey(bytes, identityColumns, oldKinds, oldStarts, oldEnds);
-        key ??= rowKey(bytes, identityColumns, newKinds, newStarts, newEnds);
-        const at = { lsn: this.#transaction.lsn, ordinal };
-        if (key !== null) last = this.#lastValues.value(plan.schema, key, plan.schema.columns[i]!.name, at);
-      }
-      if (kind === VALUE_UNCHANGED && last === null) this.#left.push(plan.schema.columns[i]!.name);
+      const filled = kind === VALUE_UNCHANGED && this.#lastValues !== null;
+      const last = filled ? this.#lastValue(plan, bytes, i, ordinal) : null;
+      if (kind === VALUE_UNCHANGED && last === null) this.#left.push(plan.shownNames[i]!);
       if (kind === VALUE_UNCHANGED && last === null && this.#contents.unchanged === 'omit') continue;
       if (!first) out.u8(0x2c);
       first = false;
       out.bytes(plan.bareNames[i]!);
-      if (last !== null) writeJson(out, codec, last.bytes, last.start, last.end);
-      else if (kind === VALUE_TEXT) writeJson(out, codec, bytes, newStarts[i]!, newEnds[i]!);
+      if (last !== null) writeTreated(out, codec, treatments, i, last.bytes, last.start, last.end);
+      else if (kind === VALUE_TEXT) writeTreated(out, codec, treatments, i, bytes, newStarts[i]!, newEnds[i]!);
       else out.bytes(kind === VALUE_UNCHANGED ? UNCHANGED_TOAST : NULL);
     }
     if (this.#left.length > 0) this.#noteLeft(plan);
@@ -443,8 +558,10 @@ export class MessageEncoder implements ChangeVisitor {
     out.bytes(transaction.head);
     writeDigits(out, ordinal);
     out.bytes(KEY_OPEN);
+    this.#keyFrom = out.length;
     out.bytes(transaction.keyStart);
     writeKeyEnd(out, transaction.keyRest, ordinal);
+    this.#keyTo = out.length;
     out.bytes(this.#annotations);
   }
 }

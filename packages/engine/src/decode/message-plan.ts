@@ -5,6 +5,11 @@ import { formatLsn, type Lsn } from '@millrace/core/lsn';
 import { codecOf, type ValueCodec } from '@millrace/postgres/value-json';
 import { identityColumns } from '../last-values.ts';
 import type { TableSchema } from '../table-schema.ts';
+import { COLUMN_HIDDEN, type ColumnTreatments } from './column-treatment.ts';
+import { type GroupPlan, planGroup } from './message-description.ts';
+import type { RowFilter } from './row-filter.ts';
+import { compileRules } from './row-rules.ts';
+import { NO_RULES, type RowRulesConfig } from './row-rules-config.ts';
 
 /** What messages of one sink say about where they come from and where they go. */
 export interface MessageOrigin {
@@ -21,14 +26,20 @@ export interface MessageOrigin {
 export interface MessagePlan {
   readonly schema: TableSchema;
   readonly codecs: readonly ValueCodec[];
-  /** `"name":` with a comma in front but for the first. */
+  /** `"name":` with a comma in front but for the first that is shown; by the names of messages, as the following. */
   readonly names: readonly Buffer[];
   /** Without the comma. */
   readonly bareNames: readonly Buffer[];
+  readonly shownNames: readonly string[];
   /** Indexes of the primary key's columns, in key order. */
   readonly keyColumns: readonly number[];
   /** Indexes of the columns that tell rows apart in the log. */
   readonly identityColumns: readonly number[];
+  readonly group: GroupPlan;
+  /** null: every row becomes a message. */
+  readonly filter: RowFilter | null;
+  /** null: every column stands as it is. */
+  readonly treatments: ColumnTreatments | null;
   /** From after the record to the commit timestamp; updates have their changes in between. */
   readonly insertHead: Buffer;
   readonly updateHead: Buffer;
@@ -47,16 +58,27 @@ export const UNCHANGED_TOAST = Buffer.from('"unchanged_toast"');
 export const OLD_KEY_OPEN = Buffer.from('],"old_record_pks":[');
 export const UNCHANGED_OPEN = Buffer.from('],"unchanged_columns":[');
 
-export function planMessages(schema: TableSchema, origin: MessageOrigin): MessagePlan {
+export function planMessages(
+  schema: TableSchema,
+  origin: MessageOrigin,
+  rules: RowRulesConfig = NO_RULES,
+): MessagePlan {
+  const keyColumns = schema.primaryKey.map((name) => schema.columns.findIndex((column) => column.name === name));
   const place = `"metadata":{"table_schema":${json(schema.schema)},"table_name":${json(schema.name)},"commit_timestamp":`;
   const head = (action: string) => Buffer.from(`},"changes":null,"action":"${action}",${place}`);
+  const { filter, treatments, names: shownNames, groupColumns } = compileRules(schema, rules);
+  const first = treatments === null ? 0 : treatments.kinds.findIndex((kind) => kind !== COLUMN_HIDDEN);
   return {
     schema,
-    codecs: schema.columns.map((column) => codecOf(column.type)),
-    names: schema.columns.map((column, i) => Buffer.from(`${i === 0 ? '' : ','}${json(column.name)}:`)),
-    bareNames: schema.columns.map((column) => Buffer.from(`${json(column.name)}:`)),
-    keyColumns: schema.primaryKey.map((name) => schema.columns.findIndex((column) => column.name === name)),
+    codecs: schema.columns.map((column) => codecOf(column.type, rules.timestampFormat)),
+    names: shownNames.map((name, i) => Buffer.from(`${i === first ? '' : ','}${json(name)}:`)),
+    bareNames: shownNames.map((name) => Buffer.from(`${json(name)}:`)),
+    shownNames,
+    keyColumns,
     identityColumns: identityColumns(schema),
+    group: planGroup(schema, groupColumns ?? keyColumns, rules.messageGrouping),
+    filter,
+    treatments,
     insertHead: head('insert'),
     updateHead: Buffer.from(`},"action":"update",${place}`),
     deleteHead: head('delete'),

@@ -7,6 +7,8 @@ import type { Lsn } from '@millrace/core/lsn';
 import type { Position } from '@millrace/core/position';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { TableSchema } from '../table-schema.ts';
+import { COLUMN_SHOWN, type ColumnTreatments } from './column-treatment.ts';
+import { describeRow } from './message-description.ts';
 import {
   annotationsTail,
   KEY_OPEN,
@@ -16,7 +18,9 @@ import {
   planTransaction,
   RECORD_OPEN,
 } from './message-plan.ts';
+import { YES } from './row-filter.ts';
 import { writeDigits, writeKey, writeRecord } from './row-json.ts';
+import { NO_RULES, type RowRulesConfig } from './row-rules-config.ts';
 
 /** Columns of a row, as RowReader has them. */
 export interface ReadColumns {
@@ -40,9 +44,11 @@ export interface ReadContext {
 const NO_ANNOTATIONS = annotationsTail('null');
 const BASE64 = Buffer.from('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/');
 const COLON = 0x3a;
+const COLON_BYTES = Buffer.from(':');
 
 export class ReadEncoder {
   readonly #origin: MessageOrigin;
+  readonly #rules: RowRulesConfig;
   #plan: MessagePlan | null = null;
   #context: ReadContext | null = null;
   /** Time and position, of one context. */
@@ -52,23 +58,29 @@ export class ReadEncoder {
   #keyRest: Buffer = Buffer.alloc(0);
   #key = Buffer.allocUnsafeSlow(256);
 
-  constructor(origin: MessageOrigin) {
+  constructor(origin: MessageOrigin, rules: RowRulesConfig = NO_RULES) {
     this.#origin = origin;
+    this.#rules = rules;
   }
 
-  /** `index`: the row's place among those read together. false: the batch is full. */
+  /**
+   * `index`: the row's place among those read together. false: the batch is full. True and no message more: the row is
+   * none that the sink's filters let through.
+   */
   read(
     batch: MessageBatch,
     schema: TableSchema,
     bytes: Buffer,
-    { kinds, starts, ends }: ReadColumns,
+    columns: ReadColumns,
     index: number,
     about: ReadContext,
   ): boolean {
     if (batch.full) return false;
-    if (this.#plan?.schema !== schema) this.#plan = planMessages(schema, this.#origin);
+    if (this.#plan?.schema !== schema) this.#plan = planMessages(schema, this.#origin, this.#rules);
     if (this.#context !== about) this.#enter(about);
     const plan = this.#plan;
+    const { kinds, starts, ends } = columns;
+    if (plan.filter !== null && plan.filter.values(bytes, kinds, starts, ends, false, null) !== YES) return true;
     const out = batch.body;
     out.bytes(RECORD_OPEN);
     writeRecord(out, plan, bytes, kinds, starts, ends);
@@ -76,12 +88,19 @@ export class ReadEncoder {
     out.bytes(this.#head);
     writeDigits(out, index);
     out.bytes(KEY_OPEN);
+    const keyStart = out.length;
     out.bytes(this.#keyStart);
-    this.#writeKeyEnd(out, bytes, starts, ends, about.identity);
+    this.#writeKeyEnd(out, plan.treatments, bytes, starts, ends, about.identity);
+    const keyEnd = out.length;
     out.bytes(NO_ANNOTATIONS);
     writeKey(out, plan, bytes, kinds, starts, ends);
     out.bytes(plan.tail);
-    return batch.add(about.at.lsn, about.at.ordinal);
+    if (!batch.add(about.at.lsn, about.at.ordinal)) return false;
+    if (batch.descriptions !== null) {
+      const key = out.buffer.toString('latin1', keyStart, keyEnd);
+      describeRow(batch.descriptions, plan, 'read', bytes, columns, 0, null, key);
+    }
+    return true;
   }
 
   #enter(about: ReadContext): void {
@@ -96,11 +115,16 @@ export class ReadEncoder {
   /** base64 of what is left of the prefix and, for each identity column, a colon and its text. */
   #writeKeyEnd(
     out: ByteWriter,
+    treatments: ColumnTreatments | null,
     bytes: Buffer,
     starts: Int32Array,
     ends: Int32Array,
     identity: readonly number[],
   ): void {
+    if (treatments !== null) {
+      this.#writeTreatedKeyEnd(out, treatments, bytes, starts, ends, identity);
+      return;
+    }
     let size = this.#keyRest.length;
     for (let i = 0; i < identity.length; i++) size += 1 + ends[identity[i]!]! - starts[identity[i]!]!;
     if (size > this.#key.length) this.#key = Buffer.allocUnsafeSlow(size * 2);
@@ -113,6 +137,25 @@ export class ReadEncoder {
       for (let from = starts[identity[i]!]!; from < end; from++) key[at++] = bytes[from]!;
     }
     writeBase64(out, key, size);
+  }
+
+  /** With the hashes of what messages do not show. Behind the columns is the place of a row without a key, which may be shown. */
+  #writeTreatedKeyEnd(
+    out: ByteWriter,
+    { kinds, hasher }: ColumnTreatments,
+    bytes: Buffer,
+    starts: Int32Array,
+    ends: Int32Array,
+    identity: readonly number[],
+  ): void {
+    const parts: Buffer[] = [this.#keyRest];
+    for (const column of identity) {
+      const shown = column >= kinds.length || kinds[column] === COLUMN_SHOWN;
+      const value = bytes.subarray(starts[column]!, ends[column]!);
+      parts.push(COLON_BYTES, shown ? value : Buffer.from(hasher.hex(value, 0, value.length)));
+    }
+    const key = Buffer.concat(parts);
+    writeBase64(out, key, key.length);
   }
 }
 

@@ -5,7 +5,15 @@
 import type { ByteWriter } from '@millrace/core/byte-writer';
 import { MillraceError } from '@millrace/core/error';
 import { OLD_KEY, type RowReader, VALUE_NULL, VALUE_TEXT, VALUE_UNCHANGED } from '@millrace/postgres/pgoutput';
-import { writeJson, writeJsonString } from '@millrace/postgres/value-json';
+import { type ValueCodec, writeJson, writeJsonString } from '@millrace/postgres/value-json';
+import {
+  COLUMN_HASHED,
+  COLUMN_HIDDEN,
+  COLUMN_MASKED,
+  COLUMN_SHOWN,
+  type ColumnTreatments,
+  MASK_JSON,
+} from './column-treatment.ts';
 import { type MessagePlan, NULL } from './message-plan.ts';
 
 const BASE64 = Buffer.from('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/');
@@ -28,7 +36,8 @@ export function writeRecord(
   starts: Int32Array,
   ends: Int32Array,
 ): boolean {
-  const { names, codecs } = plan;
+  const { names, codecs, treatments } = plan;
+  if (treatments !== null) return writeTreatedRecord(out, plan, treatments, bytes, kinds, starts, ends);
   for (let i = 0; i < codecs.length; i++) {
     out.bytes(names[i]!);
     switch (kinds[i]) {
@@ -42,6 +51,51 @@ export function writeRecord(
     }
   }
   return true;
+}
+
+/** As writeRecord, where some columns do not stand as they are. A hidden one may lack its value. */
+function writeTreatedRecord(
+  out: ByteWriter,
+  { names, codecs }: MessagePlan,
+  treatments: ColumnTreatments,
+  bytes: Buffer,
+  kinds: Int32Array,
+  starts: Int32Array,
+  ends: Int32Array,
+): boolean {
+  for (let i = 0; i < codecs.length; i++) {
+    if (treatments.kinds[i] === COLUMN_HIDDEN) continue;
+    out.bytes(names[i]!);
+    switch (kinds[i]) {
+      case VALUE_TEXT:
+        writeTreated(out, codecs[i]!, treatments, i, bytes, starts[i]!, ends[i]!);
+        break;
+      case VALUE_UNCHANGED:
+        return false;
+      default:
+        out.bytes(NULL);
+    }
+  }
+  return true;
+}
+
+/** A value of a column that is not hidden. */
+export function writeTreated(
+  out: ByteWriter,
+  codec: ValueCodec,
+  treatments: ColumnTreatments | null,
+  column: number,
+  bytes: Buffer,
+  start: number,
+  end: number,
+): void {
+  const treatment = treatments === null ? COLUMN_SHOWN : treatments.kinds[column];
+  if (treatment === COLUMN_MASKED) out.bytes(MASK_JSON);
+  else if (treatment === COLUMN_HASHED) {
+    out.u8(0x22);
+    out.ascii(treatments!.hasher.hex(bytes, start, end));
+    out.u8(0x22);
+  } else writeJson(out, codec, bytes, start, end);
 }
 
 /** The old key of an update is known and is not the new one. */
@@ -71,9 +125,11 @@ export function fillUnchanged(row: RowReader): void {
 /** Old values of the columns that differ. Under OLD_KEY only key columns were sent, the others are not known. */
 export function writeChanges(out: ByteWriter, plan: MessagePlan, bytes: Buffer, row: RowReader): void {
   const { newKinds, newStarts, newEnds, oldKinds, oldStarts, oldEnds } = row;
+  const { treatments } = plan;
   let first = true;
   for (let i = 0; i < row.oldCount; i++) {
     const kind = oldKinds[i]!;
+    if (treatments !== null && treatments.kinds[i] === COLUMN_HIDDEN) continue;
     if (kind === VALUE_UNCHANGED || newKinds[i] === VALUE_UNCHANGED) continue;
     if (kind === VALUE_NULL) {
       if (row.oldKind === OLD_KEY || newKinds[i] === VALUE_NULL) continue;
@@ -83,7 +139,7 @@ export function writeChanges(out: ByteWriter, plan: MessagePlan, bytes: Buffer, 
     first = false;
     out.bytes(plan.bareNames[i]!);
     if (kind === VALUE_NULL) out.bytes(NULL);
-    else writeJson(out, plan.codecs[i]!, bytes, oldStarts[i]!, oldEnds[i]!);
+    else writeTreated(out, plan.codecs[i]!, treatments, i, bytes, oldStarts[i]!, oldEnds[i]!);
   }
 }
 
@@ -103,12 +159,19 @@ export function writeKey(
   starts: Int32Array,
   ends: Int32Array,
 ): void {
-  const { keyColumns } = plan;
+  const { keyColumns, treatments } = plan;
   for (let i = 0; i < keyColumns.length; i++) {
     if (i > 0) out.u8(0x2c);
     const column = keyColumns[i]!;
-    if (kinds[column] === VALUE_TEXT) writeJsonString(out, bytes, starts[column]!, ends[column]!);
-    else out.bytes(NULL);
+    if (kinds[column] !== VALUE_TEXT) out.bytes(NULL);
+    else if (treatments === null || treatments.kinds[column] === COLUMN_SHOWN)
+      writeJsonString(out, bytes, starts[column]!, ends[column]!);
+    else if (treatments.kinds[column] === COLUMN_MASKED) out.bytes(MASK_JSON);
+    else {
+      out.u8(0x22);
+      out.ascii(treatments.hasher.hex(bytes, starts[column]!, ends[column]!));
+      out.u8(0x22);
+    }
   }
 }
 

@@ -1,6 +1,8 @@
 /** Where a sink's cursor is kept: JSON in the state table, durable when saved. */
+
 import type { Lsn } from '@millrace/core/lsn';
 import { formatPosition, ORDINAL_END, parsePosition } from '@millrace/core/position';
+import { sinkKey } from '@millrace/core/sink-key';
 import type { SinkCursor } from '@millrace/sinks/sink';
 import type { StateTable } from '@millrace/stream-store/store';
 
@@ -67,10 +69,10 @@ export async function openCursors(
 ): Promise<ReadonlyMap<string, CursorStore>> {
   const cursors = new Map<string, CursorStore>();
   for (const { name, status } of sinks) {
-    const cursor = cursorStore(state, `sink/${name}/cursor`);
+    const cursor = cursorStore(state, sinkKey(name, 'cursor'));
     if (status === 'disabled') {
       await cursor.forget();
-      await state.delete(`sink/${name}/backfills`);
+      await state.delete(sinkKey(name, 'backfills'));
     } else if (cursor.load() === null) await cursor.save(newCursor(lsn), false);
     cursors.set(name, cursor);
   }

@@ -19,6 +19,8 @@ export type DeliveryState =
   | { readonly kind: 'running'; readonly caughtUp: boolean }
   | { readonly kind: 'retrying'; readonly attempt: number; readonly error: MillraceError }
   | { readonly kind: 'paused' }
+  /** By an operator; a sink that the configuration disables has no delivery. */
+  | { readonly kind: 'disabled' }
   | { readonly kind: 'stopped' };
 
 export interface Delivery {
@@ -43,6 +45,8 @@ export interface DeliveryOptions {
   /** Holds a cursor already: the log has to keep what this sink has yet to see. */
   readonly cursors: CursorStore;
   readonly openFeed: OpenFeed;
+  /** A batch that the feed can fill. Absent: one of the sink's limits. */
+  readonly newBatch?: (() => MessageBatch) | undefined;
   /** Whether a mark in the cursor is still of use; absent: every one is. */
   readonly keepsMark?: (backfill: string) => boolean;
   readonly onState?: (state: DeliveryState) => void;
@@ -116,7 +120,8 @@ export function startDelivery(options: DeliveryOptions): Delivery {
     }
     cursor = { ...cursor, backfills: new Map([...cursor.backfills].filter(([id]) => options.keepsMark?.(id) ?? true)) };
     const feed = await openFeed(cursor, signal);
-    const writes = new WriteWindow(sink, signal, (batch, destination) => {
+    const newBatch = options.newBatch ?? (() => new MessageBatch(sink.limits));
+    const writes = new WriteWindow(sink, newBatch, signal, (batch, destination) => {
       cursor = {
         position: batch.through,
         backfills:
@@ -166,7 +171,8 @@ export function startDelivery(options: DeliveryOptions): Delivery {
         await Promise.race([feed.changed(signal), writes.quiet()]);
         if (signal.aborted) return;
         writes.check();
-      } else setCaughtUp(false);
+      } else if (feed.blocked) enter({ kind: 'retrying', ...feed.blocked });
+      else setCaughtUp(false);
     }
   }
 
@@ -209,6 +215,7 @@ export function startDelivery(options: DeliveryOptions): Delivery {
 /** The writes under way: at most sink.writesMax, completed in order. */
 class WriteWindow {
   readonly #sink: Sink;
+  readonly #newBatch: () => MessageBatch;
   readonly #signal: AbortSignal;
   readonly #onDurable: (batch: MessageBatch, destination: unknown) => void;
   readonly #free: MessageBatch[] = [];
@@ -217,8 +224,14 @@ class WriteWindow {
   #failure: unknown = null;
   #wake: (() => void)[] = [];
 
-  constructor(sink: Sink, signal: AbortSignal, onDurable: (batch: MessageBatch, destination: unknown) => void) {
+  constructor(
+    sink: Sink,
+    newBatch: () => MessageBatch,
+    signal: AbortSignal,
+    onDurable: (batch: MessageBatch, destination: unknown) => void,
+  ) {
     this.#sink = sink;
+    this.#newBatch = newBatch;
     this.#signal = signal;
     this.#onDurable = onDurable;
   }
@@ -235,7 +248,7 @@ class WriteWindow {
   async take(): Promise<MessageBatch> {
     while (this.#failure === null && this.#underWay >= this.#sink.writesMax) await this.#changed();
     this.check();
-    return this.#free.pop() ?? new MessageBatch(this.#sink.limits);
+    return this.#free.pop() ?? this.#newBatch();
   }
 
   release(batch: MessageBatch): void {

@@ -1,3 +1,4 @@
+import type { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { SinkCursor } from '@millrace/sinks/sink';
@@ -14,7 +15,23 @@ export interface Feed {
   close(): Promise<void>;
   /** Every transaction that committed before it was looked at; moves while fill passes over what the sink does not take. */
   readonly progress: Lsn;
+  /** What holds up the next message, which is tried again at the next fill. Absent: nothing ever does. */
+  readonly blocked?: Blocked | null;
 }
 
-/** A feed of what comes after `cursor`. */
-export type OpenFeed = (cursor: SinkCursor, signal: AbortSignal) => Promise<Feed>;
+export interface Blocked {
+  readonly attempt: number;
+  readonly error: MillraceError;
+}
+
+/** What a feed may ask of the delivery that it feeds. */
+export interface FeedProgress {
+  /** Every batch so far that carried a mark of this backfill is done. */
+  isMarked(backfill: string): boolean;
+}
+
+/**
+ * A feed of what comes after `cursor`. Without `progress` a batch is done before the next one is asked for where that
+ * one's mark matters: see Feed.
+ */
+export type OpenFeed = (cursor: SinkCursor, signal: AbortSignal, progress?: FeedProgress) => Promise<Feed>;

@@ -13,6 +13,7 @@ export type DeliveryView =
   | { readonly kind: 'running'; readonly caughtUp: boolean }
   | { readonly kind: 'retrying'; readonly attempt: number; readonly error: MillraceError }
   | { readonly kind: 'paused' }
+  | { readonly kind: 'disabled' }
   | { readonly kind: 'stopped' };
 
 export interface SinkEvidence {

@@ -2,7 +2,7 @@
 import type { ValidationErrors } from '@millrace/api/request-body';
 import { MillraceError } from '@millrace/core/error';
 
-export type ManagementStatus = 400 | 401 | 403 | 404 | 409 | 413 | 415 | 422 | 500 | 502 | 503;
+export type ManagementStatus = 400 | 401 | 403 | 404 | 409 | 410 | 413 | 415 | 422 | 429 | 500 | 502 | 503;
 
 /** What a route throws when it has a status of its own in mind. A MillraceError needs none: see statusOf. */
 export class ManagementError extends Error {
@@ -38,6 +38,7 @@ export function answerOf(error: unknown): ErrorAnswer | null {
   }
   if (error instanceof MillraceError) {
     const about = { code: error.code, ...(error.hint !== undefined && { hint: error.hint }) };
+    if (error.code === 'config_stale') return { status: 409, body: { summary: error.message, ...about } };
     if (error.code.startsWith('storage_')) return { status: 500, body: { summary: error.message, ...about } };
     const temporary = error.retry === 'backoff' || error.retry === 'reconnect';
     if (temporary) return { status: 502, body: { summary: error.message, ...about } };

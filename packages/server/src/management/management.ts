@@ -26,9 +26,11 @@ import type { SecondSurface } from '@millrace/stream-store/http/server';
 import { S2Error } from '@millrace/stream-store/s2-error';
 import Fastify from 'fastify';
 import { backfillRoutes } from './backfill-routes.ts';
+import { configRoutes } from './config-routes.ts';
 import { databaseRoutes } from './database-routes.ts';
 import { healthRoutes } from './health-routes.ts';
 import { answerOf, ManagementError } from './management-error.ts';
+import { pullRoutes } from './pull-routes.ts';
 import type { ManagementContext, ManagementRoutes } from './route.ts';
 import { sinkRoutes } from './sink-routes.ts';
 import { statusRoutes } from './status-routes.ts';
@@ -40,6 +42,8 @@ const ROUTES: readonly ManagementRoutes[] = [
   sinkRoutes,
   backfillRoutes,
   verificationRoutes,
+  pullRoutes,
+  configRoutes,
 ];
 /** Below `/` and `/api` both, and without a token. */
 const OPEN_ROUTES: readonly ManagementRoutes[] = [healthRoutes];

@@ -1,7 +1,9 @@
 /** What every route of the management API is made of; how to add one is in management.ts. */
 import { type ReadBody, readBody } from '@millrace/api/request-body';
+import type { PullSinks } from '@millrace/sinks/pull/pull-sinks';
 import type { LocalStore } from '@millrace/stream-store/local-store';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
+import type { ConfigControl } from '../config/config-control.ts';
 import type { DatabaseSupervisor } from '../database-supervisor.ts';
 import { ManagementError } from './management-error.ts';
 
@@ -12,6 +14,10 @@ export interface ManagementContext {
   readonly databases: () => readonly DatabaseSupervisor[];
   /** All databases of the configuration are among them. */
   readonly isConfigured: () => boolean;
+  /** What is applied, and the way to another configuration. */
+  readonly config: ConfigControl;
+  /** Those that run now. */
+  readonly pullSinks: PullSinks;
   readonly log: (line: string) => void;
 }
 

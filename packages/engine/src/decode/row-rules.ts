@@ -1,0 +1,161 @@
+/**
+ * The rules of a sink, compiled for one shape of a table: which rows become messages, how their columns stand there, and
+ * what they are grouped by.
+ *
+ * Rules of the sink hold for all its tables, those of a table come on top: both filters must hold, a column is hidden,
+ * masked or hashed where either says so. A column that a table's rules name has to be there (a rename must not bring to
+ * light what was masked); the sink's column rules do not need theirs in every table, its filters do.
+ */
+import { MillraceError } from '@millrace/core/error';
+import type { TableSchema } from '../table-schema.ts';
+import {
+  COLUMN_HASHED,
+  COLUMN_HIDDEN,
+  COLUMN_MASKED,
+  COLUMN_SHOWN,
+  type ColumnTreatments,
+  ValueHasher,
+} from './column-treatment.ts';
+import { compileFilter, type RowFilter } from './row-filter.ts';
+import type { ColumnRules, RowRulesConfig, TableRules } from './row-rules-config.ts';
+import type { VersionedSchema } from './schema-history.ts';
+
+export interface CompiledRules {
+  /** null: every row. */
+  readonly filter: RowFilter | null;
+  /** null: every column as it is. */
+  readonly treatments: ColumnTreatments | null;
+  /** Of each column, as messages have them. */
+  readonly names: readonly string[];
+  /** Indexes; null: the primary key. */
+  readonly groupColumns: readonly number[] | null;
+}
+
+export function compileRules(table: TableSchema, rules: RowRulesConfig): CompiledRules {
+  const own = rulesOfTable(rules, table.schema, table.name);
+  if (own !== null) requireColumns(table, own);
+  const kinds = Uint8Array.from(table.columns, ({ name }) => {
+    const sink = treatmentOf(name, rules.columns);
+    return own === null ? sink : stricter(sink, treatmentOf(name, own.columns));
+  });
+  return {
+    filter: compileFilter(table, own === null ? rules.where : [...rules.where, ...own.where]),
+    treatments: kinds.every((kind) => kind === COLUMN_SHOWN) ? null : { kinds, hasher: new ValueHasher(rules.hashKey) },
+    names: shownNames(table, rules.columns, own?.columns ?? null, kinds),
+    groupColumns: own?.groupColumns?.map((name) => table.columns.findIndex((column) => column.name === name)) ?? null,
+  };
+}
+
+export function rulesOfTable({ tables }: RowRulesConfig, schema: string, name: string): TableRules | null {
+  return tables.find((table) => table.schema === schema && table.name === name) ?? null;
+}
+
+/** Some column is not shown as it is, in some table. */
+export function hidesValues({ columns, tables }: RowRulesConfig): boolean {
+  const hides = ({ include, exclude, mask, hash }: ColumnRules) =>
+    include !== null || exclude.length + mask.length + hash.length > 0;
+  return hides(columns) || tables.some((table) => hides(table.columns));
+}
+
+/** Records are not simply the rows of their tables: some are left out, or values are not those of the table. */
+export function changesRecords(rules: RowRulesConfig, schema: string, name: string): boolean {
+  const own = rulesOfTable(rules, schema, name);
+  const changes = ({ include, exclude, mask, hash, rename }: ColumnRules) =>
+    include !== null || exclude.length + mask.length + hash.length + Object.keys(rename).length > 0;
+  if (rules.where.length > 0 || rules.timestampFormat !== 'iso8601' || changes(rules.columns)) return true;
+  return own !== null && (own.where.length > 0 || changes(own.columns));
+}
+
+/**
+ * A column that a rule of the sink keeps from messages has another name now, which no rule knows: what was masked would
+ * be shown. (Rules of a table find their column gone.)
+ */
+export function checkRenamed(before: VersionedSchema | undefined, table: TableSchema, rules: RowRulesConfig): void {
+  if (before === undefined || !hidesValues(rules)) return;
+  const own = rulesOfTable(rules, table.schema, table.name)?.columns ?? null;
+  for (const column of before.columns) {
+    if (column.number === undefined || !listed(column.name, rules.columns)) continue;
+    const now = table.columns.find(({ number }) => number === column.number);
+    if (now === undefined || listed(now.name, rules.columns) || (own !== null && listed(now.name, own))) continue;
+    throw invalid(
+      table,
+      `hide "${column.name}", which is called "${now.name}" now`,
+      `Add "${now.name}" to the rules, in the list that has "${column.name}".`,
+    );
+  }
+}
+
+/** As messages show it: names and types of what is left. */
+export function shownSchema<Schema extends TableSchema>(schema: Schema, rules: RowRulesConfig): Schema {
+  const { treatments, names } = compileRules(schema, rules);
+  const columns = schema.columns.flatMap((column, i) => {
+    const treatment = treatments === null ? COLUMN_SHOWN : treatments.kinds[i]!;
+    if (treatment === COLUMN_HIDDEN) return [];
+    const renamed = { ...column, name: names[i]! };
+    return [treatment === COLUMN_SHOWN ? renamed : { ...renamed, typeText: 'text' }];
+  });
+  const primaryKey = schema.primaryKey.map(
+    (name) => names[schema.columns.findIndex((column) => column.name === name)]!,
+  );
+  return { ...schema, columns, primaryKey };
+}
+
+function listed(name: string, { exclude, mask, hash }: ColumnRules): boolean {
+  return exclude.includes(name) || mask.includes(name) || hash.includes(name);
+}
+
+function treatmentOf(name: string, { include, exclude, mask, hash }: ColumnRules): number {
+  if (exclude.includes(name) || (include !== null && !include.includes(name))) return COLUMN_HIDDEN;
+  if (mask.includes(name)) return COLUMN_MASKED;
+  return hash.includes(name) ? COLUMN_HASHED : COLUMN_SHOWN;
+}
+
+/** Hidden tells least, then masked, then hashed. */
+function stricter(a: number, b: number): number {
+  if (a === COLUMN_HIDDEN || b === COLUMN_HIDDEN) return COLUMN_HIDDEN;
+  if (a === COLUMN_MASKED || b === COLUMN_MASKED) return COLUMN_MASKED;
+  return a === COLUMN_HASHED || b === COLUMN_HASHED ? COLUMN_HASHED : COLUMN_SHOWN;
+}
+
+function shownNames(
+  table: TableSchema,
+  sink: ColumnRules,
+  own: ColumnRules | null,
+  kinds: Uint8Array,
+): readonly string[] {
+  const names = table.columns.map(({ name }) => renamed(own?.rename, name) ?? renamed(sink.rename, name) ?? name);
+  const shown = names.filter((_, i) => kinds[i] !== COLUMN_HIDDEN);
+  const twice = shown.find((name, i) => shown.indexOf(name) !== i);
+  if (twice !== undefined) {
+    throw invalid(
+      table,
+      `give two columns the name "${twice}"`,
+      'Change `rename` in the columns of the sink or table.',
+    );
+  }
+  return names;
+}
+
+/** A column may be called as a property of every object is. */
+function renamed(rename: Readonly<Record<string, string>> | undefined, name: string): string | undefined {
+  return rename !== undefined && Object.hasOwn(rename, name) ? rename[name] : undefined;
+}
+
+function requireColumns(table: TableSchema, { columns, groupColumns }: TableRules): void {
+  const { include, exclude, mask, hash, rename } = columns;
+  const names = [...(include ?? []), ...exclude, ...mask, ...hash, ...Object.keys(rename), ...(groupColumns ?? [])];
+  const missing = names.find((name) => !table.columns.some((column) => column.name === name));
+  if (missing === undefined) return;
+  throw invalid(
+    table,
+    `name a column that is not there: "${missing}"`,
+    'Change the entry of the table in `tables` of the sink: the column may have been renamed or dropped.',
+  );
+}
+
+function invalid(table: TableSchema, what: string, hint: string): MillraceError {
+  return new MillraceError('rule_invalid', {
+    detail: `The rules of ${table.schema}.${table.name} ${what}.`,
+    hint: `${hint} Nothing was skipped: delivery goes on from here.`,
+  });
+}

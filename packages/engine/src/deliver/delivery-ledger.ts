@@ -1,0 +1,253 @@
+/**
+ * What of a feed is done, and how that is kept: the cursor of a destination that takes messages in any order.
+ *
+ * Everything up to `high` was read; what of it is not done is listed, position by position, so the list is as long as
+ * the window of pending messages at most. The cursor's own position is the end of the last transaction before the first
+ * of them: from there the log is kept, and read again after a restart; what is not in the list is then passed over.
+ *
+ * Rows of a backfill have no position of their own. A batch of them is done when each of them is, and only then, batch
+ * after batch, the backfill's mark moves.
+ */
+import { assert } from '@millrace/core/assert';
+import { formatLsn, type Lsn, parseLsn } from '@millrace/core/lsn';
+import { comparePositions, formatPosition, ORDINAL_END, type Position, parsePosition } from '@millrace/core/position';
+import type { BackfillMark } from '@millrace/sinks/message-batch';
+import type { SinkCursor } from '@millrace/sinks/sink';
+
+/** What one message of the feed became: none, one or several messages, all of which have to be done. */
+export interface LedgerEntry {
+  readonly position: Position;
+  /** The run of rows that it belongs to; null: it has a position of its own. */
+  readonly run: MarkedRun | null;
+  /** Messages of it that are not done. */
+  remaining: number;
+  /** How many of its messages, from the first one on, are done. */
+  leading: number;
+  /** Failures so far, and when the first was: kept, so that a restart does not forget them. */
+  tries: number;
+  firstFailedAt: number;
+}
+
+interface MarkedRun {
+  readonly mark: BackfillMark;
+  remaining: number;
+}
+
+/** What an entry brings along from before a restart. */
+export interface EntryHistory {
+  readonly leading: number;
+  readonly tries: number;
+  readonly firstFailedAt: number;
+}
+
+/** Where a stream of dead letters ended when the cursor was saved: what is behind it was given up since. */
+export interface DeadLetterPlace {
+  readonly id: number;
+  readonly seqNum: number;
+}
+
+interface StoredLedger {
+  readonly version: 1;
+  readonly high: string;
+  /** Ordinals by LSN. */
+  readonly pending: Readonly<Record<string, readonly number[]>>;
+  /** By position: `[leading, tries, first failed at]`, where there is something to tell. */
+  readonly history: Readonly<Record<string, readonly [number, number, number]>>;
+  readonly deadLetters: DeadLetterPlace | null;
+}
+
+/** Failing messages whose tries survive a restart. */
+const HISTORIES_MAX = 1_000;
+const NO_HISTORY: EntryHistory = { leading: 0, tries: 0, firstFailedAt: 0 };
+
+export class DeliveryLedger {
+  #position: Position;
+  #high: Position;
+  /** Begun and not done, in the order of the feed. */
+  readonly #pending = new Set<LedgerEntry>();
+  /** Begun in an earlier life, not done there, and not read again yet. In order. */
+  #unread: readonly Position[];
+  #unreadAt = 0;
+  readonly #unreadKeys: Set<string>;
+  /** Up to here the list above tells what is done. */
+  readonly #known: Position | null;
+  readonly #history: Map<string, EntryHistory>;
+  #marks: Map<string, readonly string[]>;
+  readonly #runs = new Map<string, MarkedRun[]>();
+  /** Where the dead letters ended at the last save; null: there is no such stream yet. */
+  deadLetters: DeadLetterPlace | null;
+
+  constructor(cursor: SinkCursor) {
+    this.#position = cursor.position;
+    this.#marks = new Map(cursor.backfills);
+    const stored = readStored(cursor.destination);
+    this.deadLetters = stored?.deadLetters ?? null;
+    this.#history = new Map(stored?.history);
+    this.#unread = stored?.pending ?? [];
+    this.#unreadKeys = new Set(this.#unread.map(formatPosition));
+    this.#known = stored?.high ?? null;
+    this.#high = stored?.high ?? cursor.position;
+  }
+
+  /** Everything up to here was read, or was done before a restart. */
+  get high(): Position {
+    return this.#high;
+  }
+
+  /** Whether a change that is read again was done before. */
+  isDone(position: Position): boolean {
+    if (this.#known === null || comparePositions(position, this.#known) > 0) return false;
+    return !this.#unreadKeys.has(formatPosition(position));
+  }
+
+  historyOf(position: Position): EntryHistory {
+    return this.#history.size === 0 ? NO_HISTORY : (this.#history.get(formatPosition(position)) ?? NO_HISTORY);
+  }
+
+  /** A change, in the order of the feed. */
+  begin(position: Position, messages: number, history: EntryHistory): LedgerEntry {
+    const entry: LedgerEntry = { position, run: null, remaining: messages, ...history };
+    if (messages > 0) this.#pending.add(entry);
+    return entry;
+  }
+
+  /** Rows, or another message whose place is kept by a mark: done together. */
+  beginRun(mark: BackfillMark): MarkedRun {
+    const run: MarkedRun = { mark, remaining: 0 };
+    const runs = this.#runs.get(mark.backfill);
+    if (runs === undefined) this.#runs.set(mark.backfill, [run]);
+    else runs.push(run);
+    return run;
+  }
+
+  beginRow(run: MarkedRun, position: Position, messages: number): LedgerEntry {
+    if (messages > 0) run.remaining++;
+    return { position, run, remaining: messages, ...NO_HISTORY };
+  }
+
+  /** All of the run was begun: without anything pending it is done. */
+  endRun(run: MarkedRun): void {
+    this.#settleRuns(run.mark.backfill);
+  }
+
+  /** Another function made more, fewer or no messages of it. */
+  recount(entry: LedgerEntry, messages: number): void {
+    assert(entry.remaining > 0, 'only what is pending is counted anew');
+    entry.remaining = messages;
+    if (messages === 0) this.#finish(entry);
+  }
+
+  /** One of its messages is done. `sub`: which. True: it was the last of them. */
+  done(entry: LedgerEntry, sub: number): boolean {
+    assert(entry.remaining > 0, 'a message is done once');
+    entry.remaining--;
+    if (sub === entry.leading) entry.leading++;
+    entry.tries = 0;
+    if (entry.remaining > 0) return false;
+    this.#finish(entry);
+    return true;
+  }
+
+  #finish(entry: LedgerEntry): void {
+    const { run } = entry;
+    if (run === null) {
+      this.#pending.delete(entry);
+      return;
+    }
+    run.remaining--;
+    if (run.remaining === 0) this.#settleRuns(run.mark.backfill);
+  }
+
+  #settleRuns(backfill: string): void {
+    const runs = this.#runs.get(backfill);
+    while (runs !== undefined && runs.length > 0 && runs[0]!.remaining === 0) {
+      this.#marks.set(backfill, runs.shift()!.mark.key);
+    }
+    if (runs?.length === 0) this.#runs.delete(backfill);
+  }
+
+  /** Everything at or before it was begun, or needs nothing. */
+  through(position: Position): void {
+    if (comparePositions(position, this.#high) > 0) this.#high = position;
+    const unread = this.#unread;
+    while (this.#unreadAt < unread.length && comparePositions(unread[this.#unreadAt]!, position) <= 0) {
+      const key = formatPosition(unread[this.#unreadAt++]!);
+      this.#unreadKeys.delete(key);
+      this.#history.delete(key);
+    }
+  }
+
+  /** Whether the mark has come to its backfill's last batch that was begun. */
+  isMarked(backfill: string): boolean {
+    return !this.#runs.has(backfill);
+  }
+
+  get marks(): ReadonlyMap<string, readonly string[]> {
+    return this.#marks;
+  }
+
+  keepMarks(keeps: (backfill: string) => boolean): void {
+    this.#marks = new Map([...this.#marks].filter(([id]) => keeps(id)));
+  }
+
+  /** Changes that are pending, begun or still to be read again. Rows of backfills are not among them. */
+  get pendingChanges(): number {
+    return this.#pending.size + this.#unreadKeys.size;
+  }
+
+  cursor(): SinkCursor {
+    const pending: Record<string, number[]> = {};
+    const history: Record<string, readonly [number, number, number]> = {};
+    let first: Position | null = null;
+    let histories = 0;
+    const list = (position: Position, { leading, tries, firstFailedAt }: EntryHistory) => {
+      if (first === null || comparePositions(position, first) < 0) first = position;
+      (pending[formatLsn(position.lsn)] ??= []).push(position.ordinal);
+      if ((leading > 0 || tries > 0) && histories++ < HISTORIES_MAX)
+        history[formatPosition(position)] = [leading, tries, firstFailedAt];
+    };
+    for (const entry of this.#pending) list(entry.position, entry);
+    for (let i = this.#unreadAt; i < this.#unread.length; i++) list(this.#unread[i]!, this.historyOf(this.#unread[i]!));
+    const position = boundaryBefore(first, this.#high);
+    if (comparePositions(position, this.#position) > 0) this.#position = position;
+    const stored: StoredLedger = {
+      version: 1,
+      high: formatPosition(this.#high),
+      pending,
+      history,
+      deadLetters: this.deadLetters,
+    };
+    return { position: this.#position, backfills: new Map(this.#marks), destination: stored };
+  }
+}
+
+/**
+ * Always between two transactions: the log knows of those, and refuses when it has forgotten part of what follows; inside
+ * one it could not tell.
+ */
+function boundaryBefore(first: Position | null, high: Position): Position {
+  const from = first ?? high;
+  if (first === null && (from.ordinal === ORDINAL_END || from.lsn === 0n)) return from;
+  return from.lsn === 0n ? { lsn: 0n, ordinal: -1 } : { lsn: (from.lsn - 1n) as Lsn, ordinal: ORDINAL_END };
+}
+
+function readStored(destination: unknown): {
+  readonly high: Position;
+  readonly pending: readonly Position[];
+  readonly history: readonly (readonly [string, EntryHistory])[];
+  readonly deadLetters: DeadLetterPlace | null;
+} | null {
+  const stored = destination as StoredLedger | null;
+  if (stored?.version !== 1) return null;
+  const high = parsePosition(stored.high);
+  assert(high !== null, 'a ledger on record has a position');
+  const pending = Object.entries(stored.pending).flatMap(([lsn, ordinals]) => {
+    const parsed = parseLsn(lsn);
+    assert(parsed !== null, 'a ledger on record has positions');
+    return ordinals.map((ordinal) => ({ lsn: parsed, ordinal }));
+  });
+  const history = Object.entries(stored.history).map(
+    ([key, [leading, tries, firstFailedAt]]) => [key, { leading, tries, firstFailedAt }] as const,
+  );
+  return { high, pending: pending.sort(comparePositions), history, deadLetters: stored.deadLetters };
+}

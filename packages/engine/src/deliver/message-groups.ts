@@ -1,0 +1,341 @@
+/**
+ * Which of the pending messages may be sent now, and which of them together. A message waits for the ones before it of
+ * its group, and of the other group where it moves a row from one to another; a barrier waits for all before it, and all
+ * after it wait for it. What may be sent stands in lanes, one per batch key. No I/O and no clock of its own.
+ */
+import { assert } from '@millrace/core/assert';
+import { Fifo } from './fifo.ts';
+import type { PendingMessage } from './pending-message.ts';
+
+export interface GroupLimits {
+  /** Of one request. */
+  readonly messagesMax: number;
+  readonly bytesMax: number;
+  /** How long a request waits for more messages. 0: not at all. */
+  readonly waitMs: number;
+  readonly groupsShareRequests: boolean;
+}
+
+/** A message's place in the queue of one of its groups. */
+export interface GroupPlace {
+  readonly message: PendingMessage;
+  readonly queue: GroupQueue;
+  before: GroupPlace | null;
+  after: GroupPlace | null;
+}
+
+class GroupQueue {
+  /** null: of a message that has no group. */
+  readonly key: string | null;
+  head: GroupPlace | null = null;
+  tail: GroupPlace | null = null;
+  length = 0;
+
+  constructor(key: string | null) {
+    this.key = key;
+  }
+}
+
+/** Ready messages of one batch key. */
+class Lane {
+  readonly key: string;
+  readonly ready = new Fifo<PendingMessage>();
+  /** How many messages a request could take from it, about. */
+  estimate = 0;
+  bytes = 0;
+  /** Since when the first of them waits for others. */
+  sinceMs = 0;
+
+  constructor(key: string) {
+    this.key = key;
+  }
+}
+
+/** A message that cannot be sent as it is, or was refused among others, goes by itself. */
+const ALONE = '\u0000alone';
+
+export class MessageGroups {
+  readonly #limits: GroupLimits;
+  readonly #queues = new Map<string, GroupQueue>();
+  /** With something in them; first the one whose messages wait longest. */
+  readonly #waiting = new Map<string, Lane>();
+  /** Those that have enough for a request. */
+  readonly #due = new Map<string, Lane>();
+  readonly #delayed = new Set<PendingMessage>();
+  #nextTryMs = Infinity;
+  #barrier: PendingMessage | null = null;
+  /** What came after a barrier that is not done. */
+  readonly #held = new Fifo<PendingMessage>();
+  /** Admitted and not done, a barrier among them. */
+  #admitted = 0;
+  #ready = 0;
+
+  constructor(limits: GroupLimits) {
+    this.#limits = limits;
+  }
+
+  /** Messages that could be in a request now. */
+  get ready(): number {
+    return this.#ready;
+  }
+
+  /** Messages that failed and wait to be tried again: each holds up its group. */
+  get delayed(): ReadonlySet<PendingMessage> {
+    return this.#delayed;
+  }
+
+  /** In the order of the feed. */
+  add(message: PendingMessage, nowMs: number): void {
+    if (this.#barrier !== null) this.#held.push(message);
+    else this.#admit(message, nowMs);
+  }
+
+  #admit(message: PendingMessage, nowMs: number): void {
+    this.#admitted++;
+    const { group } = message;
+    const { alsoGroup, barrier } = message.original;
+    if (barrier) {
+      this.#barrier = message;
+      if (this.#admitted === 1) this.#makeReady(message, nowMs);
+      return;
+    }
+    this.#enqueue(message, group);
+    if (alsoGroup !== null && alsoGroup !== group) this.#enqueue(message, alsoGroup);
+    if (isFirst(message)) this.#makeReady(message, nowMs);
+    else if (this.#limits.groupsShareRequests) {
+      const head = message.places[0]!.queue.head!.message;
+      if (head.state !== 'ready') return;
+      head.estimate++;
+      const lane = this.#waiting.get(laneOf(head));
+      if (lane === undefined) return;
+      lane.estimate++;
+      this.#checkDue(lane);
+    }
+  }
+
+  #enqueue(message: PendingMessage, group: string | null): void {
+    let queue = group === null ? undefined : this.#queues.get(group);
+    if (queue === undefined) {
+      queue = new GroupQueue(group);
+      if (group !== null) this.#queues.set(group, queue);
+    }
+    const place: GroupPlace = { message, queue, before: queue.tail, after: null };
+    if (queue.tail === null) queue.head = place;
+    else queue.tail.after = place;
+    queue.tail = place;
+    queue.length++;
+    message.places.push(place);
+  }
+
+  /**
+   * The messages of the next request, in order; null: none is due yet. `probe`: one message, without waiting for others:
+   * to see whether the destination is back.
+   */
+  take(nowMs: number, probe = false): PendingMessage[] | null {
+    this.#wakeDelayed(nowMs);
+    const lane = this.#nextLane(nowMs, probe);
+    if (lane === null) return null;
+    const { messagesMax, bytesMax, groupsShareRequests } = this.#limits;
+    const most = probe || lane.key.startsWith(ALONE) ? 1 : messagesMax;
+    const taken: PendingMessage[] = [];
+    let bytes = 0;
+    while (taken.length < most) {
+      const first = lane.ready.first;
+      if (first === undefined || (taken.length > 0 && bytes + first.size > bytesMax)) break;
+      lane.ready.shift();
+      lane.estimate -= first.estimate;
+      lane.bytes -= first.size;
+      this.#ready--;
+      this.#takeOne(first, taken);
+      bytes += first.size;
+      if (!groupsShareRequests || first.places.length !== 1 || most === 1) continue;
+      for (let place = first.places[0]!.after; place !== null && taken.length < most; place = place.after) {
+        const { message } = place;
+        if (!goesAlong(first, message) || bytes + message.size > bytesMax) break;
+        this.#takeOne(message, taken);
+        bytes += message.size;
+      }
+    }
+    this.#leave(lane, nowMs);
+    return taken;
+  }
+
+  #takeOne(message: PendingMessage, taken: PendingMessage[]): void {
+    assert(message.state === 'ready' || message.state === 'queued', 'only a message that waits is taken');
+    message.state = 'taken';
+    taken.push(message);
+  }
+
+  #nextLane(nowMs: number, probe: boolean): Lane | null {
+    for (const lane of this.#due.values()) return lane;
+    for (const lane of this.#waiting.values()) {
+      return probe || nowMs - lane.sinceMs >= this.#limits.waitMs ? lane : null;
+    }
+    return null;
+  }
+
+  /** A lane that something was taken from goes behind the others. */
+  #leave(lane: Lane, nowMs: number): void {
+    this.#waiting.delete(lane.key);
+    this.#due.delete(lane.key);
+    if (lane.ready.length === 0) return;
+    lane.sinceMs = nowMs;
+    this.#waiting.set(lane.key, lane);
+    this.#checkDue(lane);
+  }
+
+  /** It arrived, or was given up: the next ones of its groups may go. */
+  done(message: PendingMessage, nowMs: number): void {
+    assert(message.state !== 'gone', 'a message is done once');
+    this.#forget(message);
+    message.state = 'gone';
+    if (message.places.length === 0 && message !== this.#barrier) {
+      this.#held.remove(message);
+      return;
+    }
+    this.#admitted--;
+    for (const place of message.places) {
+      unlink(place);
+      const { queue } = place;
+      if (queue.head === null) {
+        if (queue.key !== null) this.#queues.delete(queue.key);
+      } else this.#advance(queue, nowMs);
+    }
+    if (message === this.#barrier) {
+      this.#barrier = null;
+      while (this.#barrier === null && this.#held.length > 0) this.#admit(this.#held.shift()!, nowMs);
+    } else if (this.#barrier !== null && this.#admitted === 1) this.#makeReady(this.#barrier, nowMs);
+  }
+
+  #advance(queue: GroupQueue, nowMs: number): void {
+    const { message } = queue.head!;
+    if (message.state === 'queued' && isFirst(message)) this.#makeReady(message, nowMs);
+  }
+
+  /** These stand where `message` stood: a function was called on it anew. */
+  replace(message: PendingMessage, by: readonly PendingMessage[], nowMs: number): void {
+    assert(by.length > 0, 'a message is replaced by one at least');
+    assert(message.state === 'taken', 'a message that is replaced was taken');
+    if (message === this.#barrier) {
+      // One after the other: the first is the barrier, the others are held before everything else, as barriers.
+      this.#held.unshift(by.slice(1));
+      this.#barrier = by[0]!;
+    } else {
+      this.#admitted += by.length - 1;
+      for (const place of message.places) {
+        let last = place;
+        for (const one of by) {
+          const { queue } = place;
+          const next: GroupPlace = { message: one, queue, before: last, after: last.after };
+          if (last.after === null) queue.tail = next;
+          else last.after.before = next;
+          last.after = next;
+          queue.length++;
+          one.places.push(next);
+          last = next;
+        }
+        unlink(place);
+      }
+    }
+    message.state = 'gone';
+    if (by[0] === this.#barrier || isFirst(by[0]!)) this.#makeReady(by[0]!, nowMs);
+  }
+
+  /** It is tried again then, and its group waits. */
+  delay(message: PendingMessage, untilMs: number): void {
+    assert(message.state === 'taken', 'only a message that was tried is delayed');
+    message.state = 'delayed';
+    message.nextTryMs = untilMs;
+    this.#delayed.add(message);
+    this.#nextTryMs = Math.min(this.#nextTryMs, untilMs);
+  }
+
+  /** It is tried again as soon as its turn comes. */
+  putBack(message: PendingMessage, nowMs: number): void {
+    assert(message.state === 'taken' || message.state === 'delayed', 'only a message that was tried is put back');
+    this.#delayed.delete(message);
+    message.state = 'queued';
+    if (message === this.#barrier || isFirst(message)) this.#makeReady(message, nowMs);
+  }
+
+  /** null: nothing becomes due by itself. */
+  nextDueMs(): number | null {
+    let next = this.#nextTryMs;
+    if (this.#due.size > 0) return 0;
+    for (const lane of this.#waiting.values()) {
+      next = Math.min(next, lane.sinceMs + this.#limits.waitMs);
+      break;
+    }
+    return next === Infinity ? null : next;
+  }
+
+  #wakeDelayed(nowMs: number): void {
+    if (nowMs < this.#nextTryMs) return;
+    this.#nextTryMs = Infinity;
+    for (const message of [...this.#delayed]) {
+      if (message.nextTryMs <= nowMs) this.putBack(message, nowMs);
+      else this.#nextTryMs = Math.min(this.#nextTryMs, message.nextTryMs);
+    }
+  }
+
+  #makeReady(message: PendingMessage, nowMs: number): void {
+    message.state = 'ready';
+    this.#ready++;
+    const share = this.#limits.groupsShareRequests && message.places.length === 1;
+    message.estimate = share ? Math.min(message.places[0]!.queue.length, this.#limits.messagesMax) : 1;
+    const key = laneOf(message);
+    let lane = this.#waiting.get(key);
+    if (lane === undefined) {
+      lane = new Lane(key);
+      lane.sinceMs = nowMs;
+      this.#waiting.set(key, lane);
+    }
+    lane.ready.push(message);
+    lane.estimate += message.estimate;
+    lane.bytes += message.size;
+    this.#checkDue(lane);
+  }
+
+  #checkDue(lane: Lane): void {
+    const { messagesMax, bytesMax, waitMs } = this.#limits;
+    const enough = lane.estimate >= messagesMax || lane.bytes >= bytesMax || lane.key.startsWith(ALONE);
+    if (waitMs === 0 || enough) this.#due.set(lane.key, lane);
+  }
+
+  /** Takes it out of where it waits; it is not in a request. */
+  #forget(message: PendingMessage): void {
+    if (message.state === 'delayed') this.#delayed.delete(message);
+    if (message.state !== 'ready') return;
+    this.#ready--;
+    const lane = this.#waiting.get(laneOf(message));
+    assert(lane !== undefined, 'a ready message is in a lane');
+    lane.ready.remove(message);
+    lane.estimate -= message.estimate;
+    lane.bytes -= message.size;
+    if (lane.ready.length > 0) return;
+    this.#waiting.delete(lane.key);
+    this.#due.delete(lane.key);
+  }
+}
+
+function laneOf(message: PendingMessage): string {
+  return message.alone || message.refusal !== null ? `${ALONE}${message.idempotencyKey}` : message.batchKey;
+}
+
+function isFirst({ places }: PendingMessage): boolean {
+  for (const place of places) if (place.queue.head !== place) return false;
+  return true;
+}
+
+function goesAlong(first: PendingMessage, next: PendingMessage): boolean {
+  if (next.state !== 'queued' || next.places.length !== 1) return false;
+  return next.refusal === null && !next.alone && next.batchKey === first.batchKey;
+}
+
+function unlink({ queue, before, after }: GroupPlace): void {
+  if (before === null) queue.head = after;
+  else before.after = after;
+  if (after === null) queue.tail = before;
+  else after.before = before;
+  queue.length--;
+}

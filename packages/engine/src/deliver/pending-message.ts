@@ -1,0 +1,99 @@
+/** One message between the feed and its destination. */
+import type { MillraceError } from '@millrace/core/error';
+import type { Lsn } from '@millrace/core/lsn';
+import type { DestinationAnswer, MessageAction, MessageFacts, OutMessage } from '@millrace/sinks/push-sink';
+import type { LedgerEntry } from './delivery-ledger.ts';
+import type { GroupPlace } from './message-groups.ts';
+
+/** A message as the feed had it, before any function: what a failed one is made from again, and what is kept of it. */
+export interface OriginalMessage {
+  readonly facts: MessageFacts;
+  /** Another group that it is of; see MessageDescriptions. */
+  readonly alsoGroup: string | null;
+  readonly barrier: boolean;
+  readonly lsn: Lsn;
+  readonly ordinal: number;
+  bytes: Buffer;
+  readonly entry: LedgerEntry;
+}
+
+/** Why a message fails before it is sent. `again`: it is made anew the next time, and may come out well. */
+export interface Refusal {
+  readonly error: MillraceError;
+  readonly again: boolean;
+  /** It is given up at once. */
+  readonly giveUp: boolean;
+}
+
+/** Beyond its body, for objects and keys. */
+const MESSAGE_COST = 768;
+
+/**
+ * `queued`: others of its group come first. `ready`: may be sent. `taken`: in a request, or on its way to the dead
+ * letters. `delayed`: failed, waits to be tried again. `gone`: delivered or given up.
+ */
+export type MessageState = 'queued' | 'ready' | 'taken' | 'delayed' | 'gone';
+
+export class PendingMessage implements OutMessage {
+  readonly action: MessageAction;
+  readonly schema: string;
+  readonly table: string;
+  readonly keys: readonly string[];
+  readonly databaseName: string;
+  readonly idempotencyKey: string;
+  readonly group: string | null;
+  readonly lsn: Lsn;
+  readonly ordinal: number;
+  readonly original: OriginalMessage;
+  /** Its number among the messages that a function made of one. */
+  readonly sub: number;
+  body: Buffer;
+  json = true;
+  route: unknown;
+  tries = 0;
+  /** null: it can be sent. */
+  refusal: Refusal | null = null;
+  batchKey = '';
+  size = 0;
+  /** What it holds of the window's bytes. */
+  readonly cost: number;
+
+  state: MessageState = 'queued';
+  places: GroupPlace[] = [];
+  /** Of messages that a sharing request could take with it; see message-groups.ts. */
+  estimate = 0;
+  /** In a request of its own: one that held several was refused whole, and this one may be why. */
+  alone = false;
+  error: MillraceError | null = null;
+  answer: DestinationAnswer | null = null;
+  /** When it is tried again, while it is delayed. Monotonic milliseconds, as `sinceMs`. */
+  nextTryMs = 0;
+  readonly sinceMs: number;
+  /** By the clock of the wall. */
+  firstFailedAt = 0;
+  lastFailedAt = 0;
+
+  constructor(original: OriginalMessage, sub: number, body: Buffer, route: unknown, sinceMs: number) {
+    const { facts } = original;
+    this.action = facts.action;
+    this.schema = facts.schema;
+    this.table = facts.table;
+    this.keys = facts.keys;
+    this.databaseName = facts.databaseName;
+    this.idempotencyKey = subKey(facts.idempotencyKey, sub);
+    this.group = facts.group;
+    this.lsn = original.lsn;
+    this.ordinal = original.ordinal;
+    this.original = original;
+    this.sub = sub;
+    this.body = body;
+    this.route = route;
+    this.cost = MESSAGE_COST + body.length + (body === original.bytes ? 0 : original.bytes.length);
+    this.sinceMs = sinceMs;
+  }
+}
+
+/** From the second on, the messages that a function made of one need keys of their own. */
+export function subKey(idempotencyKey: string, sub: number): string {
+  return sub === 0 ? idempotencyKey : `${idempotencyKey}.${sub}`;
+}

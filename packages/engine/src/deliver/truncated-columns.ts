@@ -1,0 +1,51 @@
+/**
+ * A message with columns left out, for destinations that take no large ones: their values become null, in the record and
+ * in what it was before, and metadata.truncated_columns names them.
+ */
+
+interface Message {
+  record?: Record<string, unknown> | null;
+  changes?: Record<string, unknown> | null;
+  metadata?: Record<string, unknown>;
+}
+
+/** One column after the other is left out, in this order, those that are there; each time what is left then. */
+export function* leaveOut(
+  body: Buffer,
+  columns: readonly string[],
+): Generator<{ readonly body: Buffer; readonly left: readonly string[] }> {
+  const message = parse(body);
+  if (message === null) return;
+  const left: string[] = [];
+  for (const column of columns) {
+    let found = false;
+    for (const row of [message.record, message.changes]) {
+      if (row == null || !Object.hasOwn(row, column) || row[column] === null) continue;
+      row[column] = null;
+      found = true;
+    }
+    if (!found) continue;
+    left.push(column);
+    message.metadata = { ...message.metadata, truncated_columns: left };
+    yield { body: Buffer.from(JSON.stringify(message)), left: [...left] };
+  }
+}
+
+/** Node has it; the types that come with this version of TypeScript do not. */
+const { rawJSON } = JSON as unknown as { readonly rawJSON: (text: string) => unknown };
+
+function asWritten(_key: string, value: unknown, context?: { readonly source?: string }): unknown {
+  return typeof value === 'number' && context?.source !== undefined ? rawJSON(context.source) : value;
+}
+
+/** null: not a message with a record. Numbers stay as they were written: an int8 is more than a double holds. */
+function parse(body: Buffer): Message | null {
+  try {
+    const parsed: unknown = JSON.parse(body.toString(), asWritten);
+    if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) return null;
+    const { record } = parsed as Message;
+    return typeof record === 'object' && record !== null ? (parsed as Message) : null;
+  } catch {
+    return null;
+  }
+}
