@@ -31,6 +31,7 @@ test('every error code named in the documentation is one', () => {
     'pg_monitor',
     'object_type',
     'sink_consumer',
+    'sink_type',
     'pg_logical_emit_message',
   ]);
   const SLUGS = healthSlugs();

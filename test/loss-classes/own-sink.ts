@@ -138,7 +138,7 @@ function specOf(name: string, sink: Sink): SinkSpec {
     name,
     fingerprint: name,
     status: 'active',
-    sink,
+    target: { kind: 'stream', sink },
     origin: {
       database: { id: 'db', name: 'shop', annotations: {}, database: 'shop', hostname: 'localhost' },
       consumer: { id: name, name, annotations: {} },

@@ -1,3 +1,4 @@
+import { isIP } from 'node:net';
 import { parseDuration } from '@millrace/api/duration';
 import { InvalidArgumentError, type Option } from 'commander';
 import { parseBasinUri, parsePrefixUri, parseStreamUri } from './s2-uri.ts';
@@ -64,6 +65,22 @@ export const rfc3339 = usage((text: string): Date => {
   }
   return value;
 });
+
+/** Names, addresses and CIDR blocks: see NetworkPolicy. */
+export const addressList = usage((text: string): readonly string[] => {
+  const entries = text.split(',').map((entry) => entry.trim());
+  if (!entries.every(isHostOrNetwork)) {
+    throw new Error('expected hosts, addresses or networks such as *.internal,10.0.0.0/8,::1');
+  }
+  return entries;
+});
+
+function isHostOrNetwork(text: string): boolean {
+  const [address, prefix, ...more] = text.split('/');
+  if (prefix === undefined) return isIP(text) !== 0 || /^(\*\.)?[A-Za-z0-9._-]+$/.test(text);
+  const bits = { 0: -1, 4: 32, 6: 128 }[isIP(address!)]!;
+  return more.length === 0 && /^\d{1,3}$/.test(prefix) && Number(prefix) <= bits;
+}
 
 export type RecordFormat = 'text' | 'json' | 'json-base64';
 

@@ -11,6 +11,7 @@ import type { SourceNotice } from './capture/source-notice.ts';
 import type { ChangeLog } from './change-log/change-log.ts';
 import type { ContentNotice } from './decode/message-contents.ts';
 import type { Delivery, DeliveryState } from './deliver/delivery.ts';
+import type { DeliveryNotice } from './deliver/push-options.ts';
 import type { RowIndex } from './row-index.ts';
 import type { TableReport } from './rows/table-check.ts';
 import type { SinkSpec } from './sink-spec.ts';
@@ -33,6 +34,8 @@ export interface PipelineOptions {
   /** Slot made, taken over or repaired, server failed over: once each, for the log and for health. */
   readonly onNotice?: ((notice: SourceNotice) => void) | undefined;
   readonly onSink?: (sink: string, state: DeliveryState) => void;
+  /** Messages of a push sink that were given up, cut, skipped or discarded. */
+  readonly onDelivery?: ((sink: string, notice: DeliveryNotice) => void) | undefined;
   /** Something of the source that this sink's messages do not show, or not as one might think; see there. */
   readonly onContentNotice?: ((sink: string, notice: ContentNotice) => void) | undefined;
   /** Where the row index is kept when something needs it: a sink with fill_unchanged, a repair, or the auditor. */

@@ -146,6 +146,8 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
 async function started(capture: Capture, signal: AbortSignal | undefined): Promise<void> {
   const giveUp = () => void capture.stop();
   signal?.addEventListener('abort', giveUp, { once: true });
+  // It may have come while all that was before this was opened.
+  if (signal?.aborted) giveUp();
   try {
     await capture.started;
     signal?.throwIfAborted();

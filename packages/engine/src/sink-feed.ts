@@ -23,7 +23,7 @@ export interface SinkFeedOptions {
 }
 
 export function openSinkFeed({ spec, log, schemas, manager, lastValues, poke, onNotice }: SinkFeedOptions): OpenFeed {
-  return async (cursor, signal) => {
+  return async (cursor, signal, progress) => {
     const encoder = new MessageEncoder({
       schemas,
       origin: spec.origin,
@@ -43,6 +43,7 @@ export function openSinkFeed({ spec, log, schemas, manager, lastValues, poke, on
       write: (batch, table, bytes, columns, index, about) => reads.read(batch, table, bytes, columns, index, about),
       partialLsn: position.ordinal >= 0 && position.ordinal < ORDINAL_END ? position.lsn : null,
       inTransaction: () => changes.inTransaction,
+      isMarked: progress === undefined ? undefined : (id) => progress.isMarked(id),
       poke,
     });
     encoder.watch = manager;

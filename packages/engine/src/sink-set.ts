@@ -10,16 +10,18 @@ import { backfillStore } from './backfill/backfill-store.ts';
 import type { ChangeLog } from './change-log/change-log.ts';
 import type { SchemaHistory } from './decode/schema-history.ts';
 import { type CursorStore, openCursors } from './deliver/cursor-store.ts';
-import { type Delivery, startDelivery } from './deliver/delivery.ts';
+import { type Delivery, type DeliveryOptions, type DeliveryState, startDelivery } from './deliver/delivery.ts';
+import { operatorMemory } from './deliver/operator-memory.ts';
 import { openProcessedFeed, processedBatch } from './deliver/processed-feed.ts';
+import { startPushDelivery } from './deliver/push-delivery.ts';
 import type { LastValues } from './last-values.ts';
 import type { PipelineOptions } from './pipeline-options.ts';
 import { openSinkFeed } from './sink-feed.ts';
-import type { SinkSpec } from './sink-spec.ts';
+import type { SinkSpec, StreamTarget } from './sink-spec.ts';
 import type { SourceCatalog } from './source-catalog.ts';
 
 export interface SinkSetParts {
-  readonly options: Pick<PipelineOptions, 'state' | 'onSink' | 'onBackfill' | 'onContentNotice'>;
+  readonly options: Pick<PipelineOptions, 'state' | 'onSink' | 'onBackfill' | 'onContentNotice' | 'onDelivery'>;
   readonly publication: string;
   readonly log: ChangeLog;
   readonly schemas: SchemaHistory;
@@ -137,7 +139,7 @@ export class SinkSet {
   #startOne(spec: SinkSpec): void {
     if (spec.status === 'disabled') return;
     const { options, log, schemas, backfillSource, lastValues, poke } = this.#parts;
-    const { state, onSink, onBackfill, onContentNotice: onNotice } = options;
+    const { state, onSink, onBackfill, onDelivery, onContentNotice: onNotice } = options;
     const manager = new BackfillManager({
       sink: spec.name,
       store: backfillStore(state, sinkKey(spec.name, 'backfills')),
@@ -149,25 +151,41 @@ export class SinkSet {
       onChange: (view) => onBackfill?.(spec.name, view),
     });
     const openFeed = openSinkFeed({ spec, log, schemas, manager, lastValues: lastValues(), poke, onNotice });
-    const { processing, sink } = spec;
-    const processed = processing && {
-      openFeed: openProcessedFeed(openFeed, sink.limits.messageOverhead, processing),
-      newBatch: () => processedBatch(sink.limits),
-    };
-    const delivery = startDelivery({
+    const shared = {
       name: spec.name,
-      sink,
       paused: spec.status === 'paused',
       cursors: this.#cursors.get(spec.name)!,
-      keepsMark: (id) => manager.keepsMark(id),
+      keepsMark: (id: string) => manager.keepsMark(id),
       openFeed,
-      ...processed,
-      onState: (event) => onSink?.(spec.name, event),
-    });
-    if (processing !== undefined) void delivery.done.catch(() => {}).then(() => processing.processor.close());
+      onState: (event: DeliveryState) => onSink?.(spec.name, event),
+    };
+    const { target } = spec;
+    const delivery =
+      target.kind === 'push'
+        ? startPushDelivery({
+            ...shared,
+            ...target,
+            databaseName: spec.origin.database.name,
+            memory: operatorMemory(state, spec.name),
+            log: { end: () => log.durableLsn, requireAfter: async ({ lsn }) => void (await log.seek(lsn)) },
+            onNotice: (notice) => onDelivery?.(spec.name, notice),
+          })
+        : startStreamDelivery(target, shared);
     delivery.done.catch((error: unknown) => this.#failed.reject(error));
     this.#running.set(spec.name, { spec, backfills: manager, delivery });
   }
+}
+
+function startStreamDelivery({ sink, processing }: StreamTarget, shared: Omit<DeliveryOptions, 'sink'>): Delivery {
+  if (processing === undefined) return startDelivery({ ...shared, sink });
+  const delivery = startDelivery({
+    ...shared,
+    sink,
+    openFeed: openProcessedFeed(shared.openFeed, sink.limits.messageOverhead, processing),
+    newBatch: () => processedBatch(sink.limits),
+  });
+  void delivery.done.catch(() => {}).then(() => processing.processor.close());
+  return delivery;
 }
 
 /** One that is put back later starts anew. */

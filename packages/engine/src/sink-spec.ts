@@ -3,8 +3,9 @@ import type { SinkRecords } from '@millrace/sinks/sink-records';
 import type { InitialBackfill } from './backfill/backfill-manager.ts';
 import type { MessageContents } from './decode/message-contents.ts';
 import type { MessageOrigin } from './decode/message-plan.ts';
-import type { ProcessingOptions } from './deliver/processed-feed.ts';
 import type { RowRulesConfig } from './decode/row-rules-config.ts';
+import type { ProcessingOptions } from './deliver/processed-feed.ts';
+import type { PushDeliveryOptions } from './deliver/push-options.ts';
 
 /** One configured sink, resolved: what it takes, what its messages say of themselves, and where they go. */
 export interface SinkSpec {
@@ -13,9 +14,7 @@ export interface SinkSpec {
   readonly fingerprint: string;
   /** `paused`: nothing is delivered, the log keeps what comes. `disabled`: it starts anew when it is active again. */
   readonly status: 'active' | 'paused' | 'disabled';
-  readonly sink: Sink;
-  /** Functions of a sink into streams; absent: it has none. The processor is closed with the delivery. */
-  readonly processing?: ProcessingOptions | undefined;
+  readonly target: StreamTarget | PushTarget;
   /** What it delivered, read back for a verification. Absent: its destination cannot be read. */
   readonly records?: (() => SinkRecords) | undefined;
   readonly origin: MessageOrigin;
@@ -36,4 +35,18 @@ export interface SinkSpec {
   readonly initialBackfill: InitialBackfill;
   /** Stable over restarts, unique over sinks and tables. */
   readonly backfillId: (schema: string, table: string) => string;
+}
+
+/** Streams that take batches in commit order. */
+export interface StreamTarget {
+  readonly kind: 'stream';
+  readonly sink: Sink;
+  /** Functions; absent: it has none. The processor is closed with the delivery. */
+  readonly processing?: ProcessingOptions | undefined;
+}
+
+/** A destination that takes messages one by one; see push-options.ts. */
+export interface PushTarget
+  extends Pick<PushDeliveryOptions, 'open' | 'router' | 'processor' | 'policy' | 'deadLetters'> {
+  readonly kind: 'push';
 }

@@ -2,45 +2,102 @@
 import { rmSync } from 'node:fs';
 import { routableSink } from '@millrace/sinks/routable-sink';
 import { routeLog } from '@millrace/sinks/route-log';
+import type { RoutedStreams } from '@millrace/sinks/routed-writes';
 import { localRoutedStreams } from '@millrace/sinks/s2-local-streams';
+import { remoteRoutedStreams } from '@millrace/sinks/s2-remote-streams';
+import { startHttpServer } from '@millrace/stream-store/http/server';
 import { type LocalStore, openLocalStore } from '@millrace/stream-store/local-store';
+import { DEFAULT_BASIN_CONFIG } from '@millrace/stream-store/model';
+import type { StreamStore } from '@millrace/stream-store/store';
 import { testDirectory } from '@millrace/testkit/postgres';
-import { seededRandom } from '@millrace/testkit/random';
+import { type Random, seededRandom } from '@millrace/testkit/random';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { expectedStreams, live, mortalStore, randomSteps, streamsOf } from './routed-run.ts';
+import { BASIN, expectedStreams, live, lossyStore, mortalStore, randomSteps, streamsOf } from './routed-run.ts';
 
 const SEED = Number(process.env['MILLRACE_ROUTED_SEED'] ?? 20_261_123);
-const RUNS = Number(process.env['MILLRACE_ROUTED_RUNS'] ?? 12);
+const RUNS = Number(process.env['MILLRACE_ROUTED_RUNS'] ?? 3);
 const LIVES_MAX = 400;
+const SEEDS = Array.from({ length: RUNS }, (_, run) => SEED + run);
+const NONE = { read: false, write: false };
 
-let dir: string;
+const closing: (() => Promise<void>)[] = [];
 let store: LocalStore;
 beforeEach(async () => {
-  dir = testDirectory('routed');
-  store = await openLocalStore({ dir, log: () => {} });
+  store = await openStore();
 });
 afterEach(async () => {
-  await store.close();
-  rmSync(dir, { recursive: true, force: true });
+  for (const close of closing.splice(0).reverse()) await close();
 });
 
-test.each(Array.from({ length: RUNS }, (_, run) => SEED + run))(
+async function openStore(): Promise<LocalStore> {
+  const dir = testDirectory('routed');
+  const opened = await openLocalStore({ dir, log: () => {} });
+  closing.push(async () => {
+    await opened.close();
+    rmSync(dir, { recursive: true, force: true });
+  });
+  return opened;
+}
+
+/** Lives that end at any write of this process, until everything is delivered; how many there were. */
+async function liveOn(
+  random: Random,
+  steps: ReturnType<typeof randomSteps>,
+  open: (store: StreamStore) => RoutedStreams,
+): Promise<number> {
+  for (let lives = 1; lives < LIVES_MAX; lives++) {
+    const mortal = mortalStore(store, { left: 3 + random.integer(60) + lives });
+    const log = routeLog(mortal.state, 's');
+    const streams = open(mortal);
+    const sink = routableSink({ single: null, streams, log, place: null, routed: true, placeNow: async () => null });
+    if (await live({ steps, sink, state: mortal.state, random })) return lives;
+  }
+  throw new Error('never delivered');
+}
+
+test.each(SEEDS)(
   'lives that end at any write deliver each message once, in order in its stream: seed %i',
   async (seed) => {
     const random = seededRandom(seed);
-    const steps = randomSteps(random, 400, random.pick([1, 3, 7, 40]));
-    let lives = 0;
-    for (let done = false; !done; lives++) {
-      expect(lives).toBeLessThan(LIVES_MAX);
-      const life = { left: 3 + random.integer(60) + lives };
-      const mortal = mortalStore(store, life);
-      const streams = localRoutedStreams({ store: mortal, name: 's' });
-      const log = routeLog(mortal.state, 's');
-      const sink = routableSink({ single: null, streams, log, place: null, routed: true, placeNow: async () => null });
-      done = await live({ steps, sink, state: mortal.state, random });
-    }
+    const steps = randomSteps(random, 300, random.pick([1, 3, 7, 40]));
+    const lives = await liveOn(random, steps, (mortal) => localRoutedStreams({ store: mortal, name: 's' }));
     expect(await streamsOf(store)).toEqual(expectedStreams(steps));
-    expect(lives).toBeGreaterThan(2);
+    expect(lives).toBeGreaterThan(1);
+  },
+  60_000,
+);
+
+test.each(
+  SEEDS.flatMap((seed) => [
+    { seed, rights: 'may only append', ops: ['append'] as const },
+    { seed, rights: 'may also read', ops: ['append', 'check-tail', 'read'] as const },
+  ]),
+)(
+  'over the wire as well, with a token that $rights, where appends and answers are lost: seed $seed',
+  async ({ seed, ops }) => {
+    const random = seededRandom(seed);
+    const steps = randomSteps(random, 200, random.pick([1, 3, 7]));
+    const remote = await openStore();
+    await remote.createBasin(BASIN, { ...DEFAULT_BASIN_CONFIG, createStreamOnAppend: true });
+    const accessToken = await remote.issueAccessToken({
+      id: 'sink',
+      expiresAt: null,
+      autoPrefixStreams: false,
+      scope: {
+        basins: { exact: BASIN },
+        streams: { prefix: '' },
+        accessTokens: null,
+        opGroups: { account: NONE, basin: NONE, stream: NONE },
+        ops,
+      },
+    });
+    const http = await startHttpServer({ store: lossyStore(remote, random), port: 0 });
+    closing.push(() => http.close({ graceMs: 0 }));
+    const lives = await liveOn(random, steps, () =>
+      remoteRoutedStreams({ name: 's', accessToken, endpoint: http.url }),
+    );
+    expect(await streamsOf(remote)).toEqual(expectedStreams(steps));
+    expect(lives).toBeGreaterThan(1);
   },
   60_000,
 );

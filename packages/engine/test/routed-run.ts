@@ -11,6 +11,7 @@ import type { Processed, Processor } from '@millrace/engine/transform/processor'
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import { routePlace } from '@millrace/sinks/s2-place';
 import type { Sink, SinkCursor } from '@millrace/sinks/sink';
+import type { LocalStore } from '@millrace/stream-store/local-store';
 import { RecordCursor } from '@millrace/stream-store/record-codec';
 import { S2Error } from '@millrace/stream-store/s2-error';
 import type { StateTable, Stream, StreamStore } from '@millrace/stream-store/store';
@@ -52,6 +53,22 @@ export function mortalStore(store: StreamStore, life: Life): StreamStore {
     openStream: async (...args) => stream(await store.openStream(...args)),
     createStream: (...args) => rejected(spend(life)) ?? store.createStream(...args),
     createBasin: (...args) => rejected(spend(life)) ?? store.createBasin(...args),
+  });
+}
+
+/** Now and then it refuses an append, or takes it and says that it did not. */
+export function lossyStore(store: LocalStore, random: Random): LocalStore {
+  const lost = () => Promise.reject(new S2Error('unavailable', 'lost'));
+  return overriding(store, {
+    openStream: async (...args) => {
+      const one = await store.openStream(...args);
+      return overriding(one, {
+        append: (input) => {
+          if (random.chance(0.03)) return lost();
+          return random.chance(0.03) ? one.append(input).then(lost) : one.append(input);
+        },
+      });
+    },
   });
 }
 

@@ -116,6 +116,8 @@ export function superviseDatabase(options: SupervisorOptions): DatabaseSuperviso
         firstStart.resolve();
         await Promise.race([pipeline.done, aborted(AbortSignal.any([signal, wake.signal]))]);
       } catch (error) {
+        // It was told to start anew while it started.
+        if (wake.signal.aborted && !signal.aborted && !isFatal(error)) continue;
         firstStart.reject(error);
         if (!hasRun && firstFailureEnds) {
           state = { kind: 'failed', attempt, error: asMillraceError(error) };

@@ -3,32 +3,20 @@
  * as a value; everything that runs is stopped here.
  */
 
-import { createHash } from 'node:crypto';
 import { rm, statfs } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { type Applied, configOfSource, NOTHING_APPLIED } from '@millrace/api/applied/draft';
-import {
-  type Config,
-  type DatabaseConfig,
-  isS2,
-  type S2DestinationConfig,
-  type SinkConfig,
-} from '@millrace/api/config';
+import type { Config, DatabaseConfig, SinkConfig } from '@millrace/api/config';
 import type { ResourceSpec } from '@millrace/api/resource-spec';
-import { assert } from '@millrace/core/assert';
-import { sinkKey, sinkOfKey } from '@millrace/core/sink-key';
+import { sinkOfKey } from '@millrace/core/sink-key';
 import { describeBackfill } from '@millrace/engine/backfill/backfill-report';
 import type { DeliveryState } from '@millrace/engine/deliver/delivery';
 import type { HealthTiming } from '@millrace/engine/health/health-timing';
 import { startPipeline } from '@millrace/engine/pipeline';
 import type { Pipeline } from '@millrace/engine/pipeline-options';
 import { forgetSink } from '@millrace/engine/sink-set';
-import type { SinkSpec } from '@millrace/engine/sink-spec';
+import { startFunctionPool } from '@millrace/engine/transform/function-pool';
 import { PullSinks } from '@millrace/sinks/pull/pull-sinks';
-import { localS2Sink } from '@millrace/sinks/s2-local';
-import { type Intent, remoteS2Sink } from '@millrace/sinks/s2-remote';
-import type { Sink } from '@millrace/sinks/sink';
-import { localSinkRecords, remoteSinkRecords, type SinkRecords } from '@millrace/sinks/sink-records';
 import { type HttpServer, type HttpServerOptions, startHttpServer } from '@millrace/stream-store/http/server';
 import { type LocalStore, type LocalStoreOptions, openLocalStore } from '@millrace/stream-store/local-store';
 import type { StateTable, StreamStore } from '@millrace/stream-store/store';
@@ -40,16 +28,19 @@ import { contentReporter } from './content-reporter.ts';
 import { DatabaseSet } from './database-set.ts';
 import { type DatabaseSupervisor, type StartAttempt, superviseDatabase } from './database-supervisor.ts';
 import { auditOf } from './drift-reporter.ts';
+import { EndpointGates } from './endpoint-gates.ts';
 import { engineMetrics } from './engine-metrics.ts';
-import { intentStore } from './intent-store.ts';
 import { createManagement, type Management } from './management/management.ts';
 import { pinContentNotice, pinSourceNotice } from './pipeline-notices.ts';
 import { checkAgainstSources, reconfigure } from './reconfigure.ts';
 import { provisionResources } from './resource-provisioning.ts';
+import { assembleSink, type SinkParts, sinkContextOf } from './sink-assembly.ts';
 import { sourceOf } from './source-of.ts';
 import { stableId } from './stable-id.ts';
-import { tableFilter } from './table-filter.ts';
 import { watchDatabase } from './watch-database.ts';
+
+/** Brokers are mostly near; where a webhook goes is often somebody else's word. */
+const NETWORK = { brokers: { allowPrivate: true, allow: [] }, webhooks: { allowPrivate: false, allow: [] } };
 
 export interface ServerOptions {
   /** Ends the wait for the only database: what is returned then is to be stopped. */
@@ -67,6 +58,8 @@ export interface ServerOptions {
   /** 0: any free one. */
   readonly port: number;
   readonly log: (line: string) => void;
+  /** Which addresses sinks may connect to. Said to the process: whoever may only change the configuration may not. */
+  readonly network?: SinkParts['network'] | undefined;
   /** Beyond this the change log forgets what slow sinks have not read. */
   readonly changeLogBytesMax?: number | undefined;
   /** When silence becomes a finding; for tests. */
@@ -113,6 +106,10 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     // Transactions in progress are sent again; also those of a database that is no longer configured.
     const spool = join(dataDir, 'spool');
     await rm(spool, { recursive: true, force: true });
+    const functionPool = startFunctionPool({ log });
+    stops.push(() => functionPool.close());
+    const pullSinks = new PullSinks();
+    const parts: SinkParts = { store, functionPool, pullSinks, gates: new EndpointGates(), network: options.network ?? NETWORK, log };
     let awaited: string | null = null;
     const databases = new DatabaseSet({
       supervise: (database, sinks) =>
@@ -120,8 +117,8 @@ export async function startServer(options: ServerOptions): Promise<Server> {
           config: database,
           sinks,
           firstFailureEnds: database.name === awaited,
-          start: (attempt) => openPipeline({ store, database, spool, changeLogBytesMax, log, ...attempt }),
-          applySinks: (pipeline, next) => pipeline.applySinks(next.map((sink) => specOf(sink, database, store))),
+          start: (attempt) => openPipeline({ parts, store, database, spool, changeLogBytesMax, log, ...attempt }),
+          applySinks: (pipeline, next) => pipeline.applySinks(next.map((sink) => assembleSink(sink, database, parts))),
           watch: (supervised) =>
             watchDatabase({ database, changeLogBytesMax, supervised, timing: options.healthTiming }),
           log,
@@ -135,10 +132,10 @@ export async function startServer(options: ServerOptions): Promise<Server> {
       putInEffect: (now, next) => reconfigure(now, next, reconfigured),
       log,
     });
+    const sinkContext = (sink: SinkConfig) => sinkContextOf(sink, parts);
     let configured = false;
-    const pullSinks = new PullSinks();
     const management = await createManagement(
-      { store, databases: () => databases.all, isConfigured: () => configured, config, pullSinks, log },
+      { store, databases: () => databases.all, isConfigured: () => configured, config, sinkContext, pullSinks, log },
       options.http?.auth ?? 'required',
     );
     stops.push(() => management.close());
@@ -207,6 +204,7 @@ export async function startServer(options: ServerOptions): Promise<Server> {
 }
 
 interface PipelineParts extends StartAttempt {
+  readonly parts: SinkParts;
   readonly store: LocalStore;
   readonly database: DatabaseConfig;
   readonly spool: string;
@@ -215,6 +213,7 @@ interface PipelineParts extends StartAttempt {
 }
 
 async function openPipeline({
+  parts,
   store,
   database,
   sinks,
@@ -229,7 +228,7 @@ async function openPipeline({
   const report = contentReporter(log);
   return await startPipeline({
     source: sourceOf(database),
-    sinks: sinks.map((sink) => specOf(sink, database, store)),
+    sinks: sinks.map((sink) => assembleSink(sink, database, parts)),
     logStream: store.openLogStream(logName) ?? (await store.createLogStream(logName)),
     state: store.state,
     logBytesMax: changeLogBytesMax,
@@ -279,62 +278,6 @@ function sinkReporter(log: (line: string) => void): (sink: string, state: Delive
     last.set(sink, text);
     log(`${sink}: ${text}`);
   };
-}
-
-function specOf(sink: SinkConfig, database: DatabaseConfig, store: LocalStore): SinkSpec {
-  const actions = new Set(sink.actions);
-  return {
-    name: sink.name,
-    fingerprint: fingerprintOf(sink),
-    status: sink.status,
-    sink: sinkOf(sink, store),
-    records: () => recordsOf(sink, store),
-    origin: {
-      database: {
-        id: stableId('database', database.name),
-        name: database.name,
-        annotations: database.annotations,
-        database: database.database,
-        hostname: database.hostname,
-      },
-      consumer: { id: stableId('sink', sink.name), name: sink.name, annotations: sink.annotations },
-    },
-    takes: tableFilter(sink.source),
-    tables: sink.source.includeTables ?? [],
-    actions: {
-      insert: actions.has('insert'),
-      update: actions.has('update'),
-      delete: actions.has('delete'),
-      truncate: actions.has('truncate'),
-    },
-    contents: sink.contents,
-    fillUnchanged: sink.fillUnchanged,
-    initialBackfill: sink.initialBackfill,
-    backfillId: (schema, table) => stableId('backfill', sink.name, schema, table),
-  };
-}
-
-function fingerprintOf(sink: SinkConfig): string {
-  return createHash('sha256').update(JSON.stringify(sink)).digest('hex');
-}
-
-function recordsOf({ name, destination }: SinkConfig, store: LocalStore): SinkRecords {
-  const { basin, stream, accessToken, endpoint } = streamOf(destination);
-  if (accessToken === undefined && endpoint === undefined) return localSinkRecords({ store, name, basin, stream });
-  return remoteSinkRecords({ name, basin, stream, accessToken: accessToken ?? 'none', endpoint });
-}
-
-function streamOf(destination: SinkConfig['destination']): S2DestinationConfig {
-  assert(isS2(destination), 'a sink without a kind delivers into a stream');
-  return destination;
-}
-
-function sinkOf({ name, destination }: SinkConfig, store: LocalStore): Sink {
-  const { basin, stream, accessToken, endpoint } = streamOf(destination);
-  if (accessToken === undefined && endpoint === undefined) return localS2Sink({ store, name, basin, stream });
-  const intents = intentStore<Intent>(store.state, sinkKey(name, 'intents'));
-  // A store that asks for no token still wants the header.
-  return remoteS2Sink({ name, basin, stream, accessToken: accessToken ?? 'none', endpoint, intents });
 }
 
 /** What runs without a file: what was applied before, resolved anew. Throws when it cannot be read or is not taken. */

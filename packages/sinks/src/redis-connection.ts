@@ -67,6 +67,9 @@ export function redisConnection(server: RedisServer, context: SinkContext): Redi
   const ending = new AbortController();
 
   function session(): Promise<Session> {
+    if (ending.signal.aborted) {
+      return Promise.reject(new MillraceError('sink_unavailable', { detail: 'The sink was closed.' }));
+    }
     if (opening === null) {
       const started = open(server, context.timeoutMs, lost, ending.signal).then((opened) => {
         lost = [];
@@ -179,6 +182,8 @@ async function open(
     }
     return { client, identity, waiting: 0 };
   });
+  // Given up, it fails when nobody listens any more.
+  ready.catch(() => {});
   try {
     return await settleWithin(timeoutMs, signal, () => ready);
   } catch (error) {
@@ -239,8 +244,9 @@ export function classify(error: unknown, server: { readonly host: string; readon
   const where = `Redis at ${server.host}:${server.port}`;
   if (!isReply(error)) {
     const code = (error as { code?: unknown }).code;
-    const detail = `${where}: ${typeof code === 'string' ? code : (error as Error).message}.`;
-    return new MillraceError('sink_unavailable', { detail, hint: hintFor(code), cause: error });
+    const said = typeof code === 'string' ? code : (error as Error).message;
+    // Not the error itself as the cause: it holds the command that was lost, and with it the message (I11).
+    return new MillraceError('sink_unavailable', { detail: `${where}: ${said}.`, hint: hintFor(code) });
   }
   // Of a transaction that was refused while its commands came in, the reason is among what came before.
   const earlier = (error as { previousErrors?: readonly Error[] }).previousErrors ?? [];

@@ -14,7 +14,7 @@ import { MillraceError } from '@millrace/core/error';
 import { comparePositions, type Position } from '@millrace/core/position';
 import { type BatchSlice, divide, holdsRows, lsnOf, subOf } from './batch-slices.ts';
 import type { Delivered } from './delivery-header.ts';
-import type { BackfillMark, BatchLimits, MessageBatch } from './message-batch.ts';
+import { type BackfillMark, type BatchLimits, MessageBatch } from './message-batch.ts';
 import { PositionSet } from './position-set.ts';
 import type { KeptRows, RouteAppend, RouteEntry, RouteLog } from './route-log.ts';
 import type { SinkCursor } from './sink.ts';
@@ -119,7 +119,9 @@ export class RoutedWrites {
     let reached = cursor;
     const kept = open.findLast((entry) => entry.kept !== null);
     if (kept !== undefined) {
-      await this.#finish(kept, kept.kept!.batch, signal);
+      await this.#finish(kept, kept.kept!.batch, open, signal);
+      // What follows in the same streams may be forgotten before it: nothing has to be proved of it any more.
+      if (kept.appends.length > 0) await log.put({ ...kept, appends: [], kept: settled(kept.kept!) });
       reached = covers(reached, kept.kept!);
       covered = kept.number;
       for (const mark of kept.kept!.marks) this.#marks.set(mark.backfill, { mark, number: covered });
@@ -257,18 +259,24 @@ export class RoutedWrites {
   }
 
   /** Appends what is missing of a batch of rows. */
-  async #finish(entry: RouteEntry, batch: MessageBatch, signal: AbortSignal): Promise<void> {
+  async #finish(
+    entry: RouteEntry,
+    batch: MessageBatch,
+    open: readonly RouteEntry[],
+    signal: AbortSignal,
+  ): Promise<void> {
     const { streams, log, place } = this.#options;
     const slices = divide(batch, place ?? '', streams.limits, null);
     assert(slices.length === entry.appends.length, 'a batch of rows is divided as it was');
     const missing: number[] = [];
-    for (const appends of byStream(entry.appends).values()) {
+    const known = byStream(open.flatMap(({ appends }) => appends));
+    for (const [key, appends] of byStream(entry.appends)) {
       const { place: name, id, from } = appends[0]!.append;
       const proof = await streams.prove(name, id, from, signal);
       const there =
         proof.kind === 'records'
           ? countMarked(proof.delivered, batch)
-          : appends.filter(({ append }) => append.to <= boundary(proof.seqNum, appends)).length;
+          : appends.filter(({ append }) => append.to <= boundary(proof.seqNum, known.get(key)!)).length;
       for (const { index } of appends.slice(there)) missing.push(index);
     }
     if (missing.length === 0) return;
@@ -367,6 +375,14 @@ function boundary(tail: number, appends: readonly IndexedAppend[]): number {
     detail: `Others write to s2://${appends[0]!.append.place}, or it lost records.`,
     hint: 'What arrived has to be read back: the token needs the operations `read` and `check-tail` as well.',
   });
+}
+
+/** All of it is there: what is left of it is how far it brings the sink. */
+function settled({ batch, marks }: KeptRows): KeptRows {
+  const none = new MessageBatch({ ...batch.limits, messagesMax: 0 });
+  none.mark = batch.mark;
+  none.through = batch.through;
+  return { batch: none, marks };
 }
 
 function covers(cursor: SinkCursor, { batch, marks }: KeptRows): SinkCursor {

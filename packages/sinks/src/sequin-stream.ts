@@ -32,9 +32,12 @@ export const sequinStreamKind: SinkKind<SequinStreamConfig, PullRoute> = {
 
   async open({ max_waiting: waitingMax }, { name, timeoutMs, pullSinks }) {
     const { PullSink } = await import('./pull/pull-sink.ts');
-    const sink = new PullSink({ ackWaitMs: timeoutMs, waitingMax, onClose: () => pullSinks?.remove(name, sink) });
-    pullSinks?.add(name, sink);
-    return sink;
+    return new PullSink({
+      ackWaitMs: timeoutMs,
+      waitingMax,
+      onLedger: (sink) => pullSinks?.add(name, sink),
+      onClose: (sink) => pullSinks?.remove(name, sink),
+    });
   },
 
   example: { type: 'sequin_stream' },

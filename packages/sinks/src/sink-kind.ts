@@ -48,7 +48,7 @@ export interface SinkContext {
   readonly name: string;
   /** `http_endpoints` of the configuration, for webhooks. */
   readonly httpEndpoint: (name: string) => HttpEndpoint | undefined;
-  /** Whether the hosts of this machine and of private networks may be called (SSRF); see docs/configuration.md. */
+  /** Which addresses may be connected to (SSRF). Said to the process, not in the configuration; see docs/sinks/webhook.md. */
   readonly network: NetworkPolicy;
   /** Where a pull sink is found by its workers' requests. Absent: by none. */
   readonly pullSinks?: PullSinks | undefined;
@@ -58,7 +58,7 @@ export interface SinkContext {
   readonly log: (line: string) => void;
 }
 
-/** Which addresses sinks may connect to when the configuration of the process restricts it. */
+/** Which addresses sinks may connect to. */
 export interface NetworkPolicy {
   /**
    * True: also loopback and private addresses; link-local ones, and those where clouds give credentials away, only when
@@ -77,6 +77,6 @@ export interface HttpEndpoint {
   readonly headers: Readonly<Record<string, string>>;
   /** Sent like the others; masked wherever shown. */
   readonly encryptedHeaders: Readonly<Record<string, string>>;
-  /** Shared by all sinks of the endpoint (http/request-gate.ts). Absent: the sink has one of its own, without limits. */
+  /** Shared by all sinks of the endpoint. Absent: the sink has one of its own, without limits. */
   readonly gate?: RequestGate | undefined;
 }

@@ -1,4 +1,6 @@
 /** Every kind of destination but the streams of S2, which have a port of their own (sink.ts). */
+import { kafkaKind } from './kafka.ts';
+import { natsKind } from './nats.ts';
 import { redisStreamKind } from './redis-stream.ts';
 import { redisStringKind } from './redis-string.ts';
 import { sequinStreamKind } from './sequin-stream.ts';
@@ -8,9 +10,11 @@ import { webhookKind } from './webhook.ts';
 // biome-ignore lint/suspicious/noExplicitAny: each kind has its own configuration; `schema` tells them apart.
 export const SINK_KINDS: readonly SinkKind<any, any>[] = [
   webhookKind,
+  kafkaKind,
   sequinStreamKind,
   redisStreamKind,
   redisStringKind,
+  natsKind,
 ];
 
 // biome-ignore lint/suspicious/noExplicitAny: as above.

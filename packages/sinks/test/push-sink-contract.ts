@@ -14,6 +14,7 @@ import {
   type AnySink,
   deliverAll,
   everythingIn,
+  inSmallRequests,
   MessageMaker,
   outcomes,
   ROW_VALUE,
@@ -324,19 +325,6 @@ function registerSinkContract(subject: PushSinkSubject): void {
       const [received] = await settled(place, [message]);
       if (received?.idempotencyKey !== undefined) expect(received.idempotencyKey).toBe(message.idempotencyKey);
     });
-
-    test('what was acknowledged outlives a server that is killed at that moment', async () => {
-      const { place, sink, maker } = await bench('proxy', FAULT_TIMEOUT_MS);
-      if (!target.durable) return;
-      const messages = maker.many(Math.min(sink.limits.messagesMax, 20));
-      // Where the sink connects is not where it matters.
-      await retried(sink, messages);
-      const last = maker.make();
-      await retried(sink, [last]);
-      await target.kill();
-      await target.restart();
-      await expectThere(place, [...messages, last]);
-    });
   });
 
   describe('faults', () => {
@@ -351,18 +339,18 @@ function registerSinkContract(subject: PushSinkSubject): void {
       await expectThere(place, [message]);
     });
 
-    test('a server that is killed in the middle and comes back misses nothing', async () => {
+    test('a server that is killed keeps what it acknowledged, and the same sink goes on when it is back', async () => {
       const { place, sink, maker } = await bench('direct', FAULT_TIMEOUT_MS);
       const messages = maker.many(120, (n) => ({ group: `row-${n % 12}` }));
+      // Where the sink connects is not where it matters.
       await retried(sink, messages.slice(0, 20));
+      await retried(sink, messages.slice(20, 40));
       await target.kill();
-      const down = await deliver(sink, messages.slice(20, 21));
-      expect(codesOf(down)).toEqual(['sink_unavailable']);
-      const rest = retried(sink, messages.slice(20));
+      expect(codesOf(await deliver(sink, messages.slice(40, 41)))).toEqual(['sink_unavailable']);
+      const rest = retried(sink, messages.slice(40));
       await target.restart();
       await rest;
-      // What was not durable is gone with the server, where it is not.
-      await expectThere(place, target.durable ? messages : messages.slice(20));
+      await expectThere(place, target.durable ? messages : messages.slice(40));
     });
 
     test('a server that stands still is unavailable within the timeout, and is used again when it goes on', async () => {
@@ -404,7 +392,9 @@ function registerSinkContract(subject: PushSinkSubject): void {
     });
 
     test('a connection that is reset in the middle of requests, again and again, loses and reorders nothing', async () => {
-      const { place, sink, maker } = await bench('proxy', CALM_TIMEOUT_MS);
+      const { place, sink: whole, maker } = await bench('proxy', CALM_TIMEOUT_MS);
+      // A request that is taken as a whole or not at all has to fit between two cuts.
+      const sink = inSmallRequests(whole, 10);
       const messages = maker.many(240, (n) => ({ group: `row-${n % 24}`, text: 'x'.repeat(2_000) }));
       await retried(sink, messages.slice(0, 1));
       let delivering = true;
@@ -433,7 +423,7 @@ function registerSinkContract(subject: PushSinkSubject): void {
         interval: 1,
       });
       await target.proxy.blackHole();
-      await vi.waitUntil(async () => (await settledNow(place, messages.slice(0, 1))) === true, WAIT);
+      await vi.waitUntil(() => someOf(place, messages), WAIT);
       target.proxy.cut();
       await target.proxy.pass();
       for (const { error } of await lost) said.push(everythingIn(error));
@@ -572,8 +562,9 @@ function registerSinkContract(subject: PushSinkSubject): void {
     });
   });
 
-  async function settledNow(place: string, messages: readonly AnyMessage[]): Promise<boolean> {
+  /** Whether any of them is there. Not the first: where newer messages replace older ones it may never be seen. */
+  async function someOf(place: string, messages: readonly AnyMessage[]): Promise<boolean> {
     const bodies = new Set(texts(await target.received(place)));
-    return texts(messages).every((body) => bodies.has(body));
+    return texts(messages).some((body) => bodies.has(body));
   }
 }

@@ -109,6 +109,18 @@ export async function outcomes(
   }
 }
 
+/** The same sink, as one that takes at most so many messages in a request. */
+export function inSmallRequests(sink: AnySink, messagesMax: number): AnySink {
+  return {
+    limits: { ...sink.limits, messagesMax: Math.min(messagesMax, sink.limits.messagesMax) },
+    batchKey: (message) => sink.batchKey(message),
+    sizeOf: (message) => sink.sizeOf(message),
+    deliver: (messages, signal) => sink.deliver(messages, signal),
+    test: (signal) => sink.test(signal),
+    close: () => sink.close(),
+  };
+}
+
 /** Messages of one request: the same batch key, within the limits, of a group only one unless the sink shares. */
 export function requestsOf(sink: AnySink, messages: readonly AnyMessage[]): AnyMessage[][] {
   const { messagesMax, bytesMax, groupsShareRequests } = sink.limits;

@@ -371,7 +371,7 @@ describe('an address that is not for webhooks', () => {
     const { error } = await failureOf(sink.deliver([message()], CALM));
     expect(error).toMatchObject({
       code: 'sink_address_refused',
-      hint: expect.stringContaining('network.webhooks.allow'),
+      hint: expect.stringContaining('--sinks-allow '),
     });
     await expect(sink.test(CALM)).rejects.toMatchObject({ code: 'sink_address_refused' });
     expect(endpoint.connections).toBe(0);

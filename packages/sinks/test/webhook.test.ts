@@ -1,4 +1,4 @@
-import { httpEndpoints } from '@millrace/sinks/http/http-endpoints';
+import { RequestGate } from '@millrace/sinks/http/request-gate';
 import type { PushSink } from '@millrace/sinks/push-sink';
 import { webhookKind } from '@millrace/sinks/webhook';
 import { Webhook } from 'standardwebhooks';
@@ -108,6 +108,18 @@ describe('a request', () => {
     const others = [{}, { ...routed, method: 'POST' }, { ...routed, endpoint_path: '/' }, { ...routed, headers: {} }];
     expect(new Set([routed, ...others].map((one) => sink.batchKey(message({ routed: one })))).size).toBe(5);
   });
+});
+
+test('credentials in the url are a header, unless there is one', async () => {
+  const url = endpoint.url.replace('://', '://user:p%40ss@');
+  for (const headers of [{}, { Authorization: 'Bearer x' }]) {
+    const { sink, message } = open({ url, endpoint: { headers } });
+    await sink.deliver([message()], CALM);
+  }
+  expect(endpoint.seen.map(({ headers }) => headers.authorization)).toEqual([
+    `Basic ${Buffer.from('user:p@ss').toString('base64')}`,
+    'Bearer x',
+  ]);
 });
 
 describe('routing cannot', () => {
@@ -220,18 +232,7 @@ describe('an endpoint', () => {
   );
 
   test('limits all its sinks together', async () => {
-    const lookup = httpEndpoints([
-      {
-        name: 'backend',
-        url: endpoint.url,
-        headers: {},
-        encryptedHeaders: {},
-        maxRequestsPerSecond: null,
-        maxConcurrency: 2,
-      },
-    ]);
-    expect(lookup('other')).toBeUndefined();
-    const shared = { endpoint: lookup('backend')! };
+    const shared = { endpoint: { gate: new RequestGate({ concurrency: 2 }) } };
     const [one, two] = [open(shared), open(shared)];
     let [now, most] = [0, 0];
     endpoint.answer((response) => {

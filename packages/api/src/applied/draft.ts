@@ -17,7 +17,7 @@ import {
   type Section,
   type SourceBlocks,
 } from './config-source.ts';
-import { withKeptSecrets } from './secrets.ts';
+import { masksIn, withKeptSecrets } from './secrets.ts';
 
 /** A configuration as it was given, and what it comes to. */
 export interface Applied {
@@ -82,11 +82,18 @@ export function draftOfDocument(given: unknown, lineOf: (path: Path) => number, 
     lineOf: (path) => lineOf(place(path)[0] ?? []),
     report: reportPlace,
   });
+  for (const section of SECTIONS) {
+    merged.blocks[section].forEach((block, index) => {
+      for (const path of masksIn(section, block)) reportPlace([section, index, ...path], MASKED);
+    });
+  }
   if (config !== null) refuseMoves(applied.config, config, merged, reportPlace);
   if (config === null || problems.size > 0) return { ok: false, problems: [...problems.values()] };
   const source = { blocks: merged.blocks, references: Object.fromEntries(used) };
   return { ok: true, source, config, kept: merged.kept };
 }
+
+const MASKED = 'is what stands for a secret where it is not shown; give the secret, or a reference to it';
 
 /** What was applied before, resolved anew. Throws config_invalid: this version takes less, or something is broken. */
 export function configOfSource(source: ConfigSource, file: string): Config {

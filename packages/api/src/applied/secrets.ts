@@ -3,7 +3,7 @@
  * that only refers to a variable or a file is none: the reference may be shown.
  */
 import type { Path } from '../config-document.ts';
-import { mapTexts } from '../config-references.ts';
+import { expandReferences, mapTexts, type References } from '../config-references.ts';
 import { configSchema } from '../config-schema.ts';
 import { metaOf, schemaAt } from '../schema-walk.ts';
 import type { ConfigSource, RawBlock, Section } from './config-source.ts';
@@ -16,7 +16,12 @@ const KEPT = /\$\{kept:([^}]+)\}/g;
 const URL_PASSWORD = /^([a-zA-Z][\w+.-]*:\/\/[^/?#@:]*:)(.*)(@[^@]*)$/s;
 
 /** What is said of the text in `change`, for each text that is a secret; the others stay. */
-function mapSecrets(section: Section, block: RawBlock, change: (secret: string, path: Path) => string): RawBlock {
+function mapSecrets(
+  section: Section,
+  block: RawBlock,
+  change: (secret: string, path: Path) => string,
+  referencesPass = true,
+): RawBlock {
   const schema = schemaAt(configSchema, null, section)!;
   const list = schemaAt(schema, [block], 0)!;
   const walk = (value: unknown, at: Parameters<typeof metaOf>[0] | undefined, secret: boolean, path: Path): unknown => {
@@ -38,7 +43,8 @@ function mapSecrets(section: Section, block: RawBlock, change: (secret: string, 
       ]),
     );
   };
-  const hidden = (text: string, path: Path) => (text === '' || ONLY_REFERENCES.test(text) ? text : change(text, path));
+  const hidden = (text: string, path: Path) =>
+    text === '' || (referencesPass && ONLY_REFERENCES.test(text)) ? text : change(text, path);
   const inUrl = (text: string, path: Path) => {
     const parts = URL_PASSWORD.exec(text);
     return parts === null ? text : `${parts[1]}${hidden(parts[2]!, path)}${parts[3]}`;
@@ -89,4 +95,39 @@ export function withKeptSecrets(document: unknown, source: ConfigSource): unknow
       ? text.replace(KEPT, (whole, name: string) => (secrets ??= secretsOf(source)).get(name) ?? whole)
       : text,
   );
+}
+
+/** `(redacted)`, as answers have it, is the secret that `before` has in its place. */
+export function withSecretsOf(section: Section, block: RawBlock, before: RawBlock): RawBlock {
+  const there = new Map<string, string>();
+  mapSecrets(section, before, (secret, path) => {
+    there.set(JSON.stringify(path), secret);
+    return secret;
+  });
+  return mapSecrets(section, block, (secret, path) =>
+    secret === REDACTED ? (there.get(JSON.stringify(path)) ?? secret) : secret,
+  );
+}
+
+/** What other programs show in place of a secret, Sequin's export for one. */
+const MASK = /^(?:\(redacted\)|\*{3,})$/;
+
+/** Where a mask stands for a secret: it would become the secret. */
+export function masksIn(section: Section, block: RawBlock): Path[] {
+  const found: Path[] = [];
+  mapSecrets(section, block, (secret, path) => {
+    if (MASK.test(secret)) found.push(path);
+    return secret;
+  });
+  return found;
+}
+
+/** As people and programs see it: references replaced, and secrets masked unless they are asked for. */
+export function shownBlock(source: ConfigSource, section: Section, block: RawBlock, sensitive: boolean): RawBlock {
+  const shown = sensitive ? block : mapSecrets(section, block, () => REDACTED, false);
+  const references: References = {
+    variable: (name) => source.references[name],
+    file: (path) => source.references[`file:${path}`] ?? '',
+  };
+  return expandReferences(shown, references, () => {}) as RawBlock;
 }

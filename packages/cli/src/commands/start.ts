@@ -1,10 +1,11 @@
 import type { Applied } from '@millrace/api/applied/draft';
 import { type Command, Option } from 'commander';
+import { addNetworkOptions, type NetworkOptions, networkOf } from '../network-options.ts';
 import { byteSize } from '../option-value.ts';
 import { announceRootToken, log, superviseProcess } from '../process-life.ts';
 import { addServeOptions, type ServeOptions, serveTls, servingOf } from '../serve-options.ts';
 
-interface Options extends ServeOptions {
+interface Options extends ServeOptions, NetworkOptions {
   readonly config?: string;
   readonly changeLogMax?: number;
 }
@@ -19,7 +20,7 @@ export function addStart(program: Command): void {
         'millrace.yaml (the schema of sequin.yaml); without it, what was applied before runs',
       ).env('MILLRACE_CONFIG'),
     );
-  addServeOptions(command)
+  addNetworkOptions(addServeOptions(command))
     .addOption(
       new Option(
         '--change-log-max <size>',
@@ -60,6 +61,7 @@ async function start(options: Options): Promise<void> {
     port: options.port,
     log,
     changeLogBytesMax: options.changeLogMax,
+    network: networkOf(options),
     resources,
     onRootToken: announceRootToken,
     storage,

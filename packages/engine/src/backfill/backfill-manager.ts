@@ -52,6 +52,8 @@ export interface FeedPort {
   /** The feed began inside the transaction with this commit LSN: its first changes were delivered before. */
   readonly partialLsn: Lsn | null;
   readonly inTransaction: () => boolean;
+  /** Every batch with a mark of this backfill is done. Absent: a batch is, when the next one is asked for. */
+  readonly isMarked?: ((backfill: string) => boolean) | undefined;
   readonly poke: () => void;
 }
 
@@ -82,7 +84,7 @@ export class BackfillManager {
   #xid = 0;
   #turn = 0;
   /** Runs whose last row is in a batch, to be marked once that is durable; then they are complete. */
-  #completing: string | null = null;
+  readonly #completing = new Set<string>();
   readonly #wake = new Set<() => void>();
   #events = 0;
   /** What ended the background work and is no failure of the source. */
@@ -256,7 +258,7 @@ export class BackfillManager {
     this.#bug = null;
     this.#marks = new Map(port.marks);
     this.#attached = new AbortController();
-    this.#completing = null;
+    this.#completing.clear();
     this.#xid = 0;
     this.#stopWatching = this.#options.source.onGuard(() => {
       for (const { run } of this.#runs.values()) run.wake();
@@ -308,8 +310,8 @@ export class BackfillManager {
   fill(batch: MessageBatch, at: Position, progress: Lsn): boolean {
     this.#seen = this.#events;
     if (this.#bug !== null) throw this.#bug;
-    // The batch before carried the mark, and was durable before this one was asked for.
-    if (this.#completing !== null) this.#complete(this.#completing);
+    // A batch before carried the mark.
+    for (const id of this.#completing) if (this.#port?.isMarked?.(id) ?? true) this.#complete(id);
     if (this.#runs.size === 0) return false;
     const runs = [...this.#runs.values()];
     // A chunk that was begun goes on; then they take turns.
@@ -323,9 +325,9 @@ export class BackfillManager {
         continue;
       }
       if (run.finished) {
-        if (begun >= 0) continue;
+        if (begun >= 0 || this.#completing.has(run.job.id)) continue;
         batch.mark = { backfill: run.job.id, key: BACKFILL_DONE };
-        this.#completing = run.job.id;
+        this.#completing.add(run.job.id);
         return true;
       }
       if (run.fill(batch, at, progress)) {
@@ -357,7 +359,7 @@ export class BackfillManager {
   }
 
   #complete(id: string): void {
-    this.#completing = null;
+    this.#completing.delete(id);
     this.#marks.set(id, BACKFILL_DONE);
     void this.#change(id, 'complete').catch(() => {}); // Marked already: completed when it is next looked at.
   }

@@ -428,14 +428,14 @@ export class BackfillRun {
     const { write } = this.#options;
     const from = slot.next;
     let row = from;
-    const before = batch.count;
+    let taken = 0;
     for (; row < chunk.count; row++) {
       if (stale !== null && stale[row] === 1) continue;
       columns.aim(bytes, chunk.start(row), chunk.ends[row]!);
-      if (!write(batch, schema, bytes, columns, row, about)) break;
+      const written = write(batch, schema, bytes, columns, row, about);
+      if (written === false) break;
+      if (written === true) taken++;
     }
-    // Not each row becomes a message: the sink's filters decide.
-    const taken = batch.count - before;
     slot.next = row;
     this.#processed += row - from;
     this.#ingested += taken;

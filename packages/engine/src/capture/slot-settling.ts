@@ -51,12 +51,12 @@ export async function settleSlot({
       if (signal.aborted || performance.now() > deadline) throw tooLong(slot, timeoutMs);
       await pause(POLL_MS, signal);
     }
-    const { rows } = await sql.query('SELECT pg_catalog.pg_current_wal_insert_lsn()');
-    const end = parseLsn(rows[0]?.[0] ?? '');
-    if (end === null) throw new MillraceError('pg_protocol', { detail: 'The WAL position cannot be read.' });
-    // A position that is not on disk would be given to other transactions after a crash.
+    // What ended before is on disk with this: a position beyond it would be given to others after a crash.
     await sql.query(`BEGIN; SET LOCAL synchronous_commit = 'local';
       SELECT pg_catalog.pg_logical_emit_message(true, 'millrace.slot', ''); COMMIT`);
+    const { rows } = await sql.query('SELECT pg_catalog.pg_current_wal_flush_lsn()');
+    const end = parseLsn(rows[0]?.[0] ?? '');
+    if (end === null) throw new MillraceError('pg_protocol', { detail: 'The WAL position cannot be read.' });
     await advance(connection, slot, rows[0]![0]!, deadline, signal);
     return end;
   } finally {

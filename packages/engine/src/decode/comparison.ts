@@ -192,8 +192,7 @@ export function compareValue(kind: number, source: Buffer, start: number, end: n
       if (end - start <= 15) {
         const integer = smallInteger(source, start, end);
         const { number } = to;
-        // NaN is equal to nothing: one of the two is no small integer.
-        if (integer === integer && number === number) return integer - number;
+        if (!Number.isNaN(integer) && !Number.isNaN(number)) return integer - number;
       }
       return compareDecimals(source, start, end, to.bytes, 0, to.bytes.length);
     }
@@ -216,7 +215,7 @@ export function compareValue(kind: number, source: Buffer, start: number, end: n
 
 function compareBytes(source: Buffer, start: number, end: number, to: Buffer): number {
   const size = end - start;
-  const common = size < to.length ? size : to.length;
+  const common = Math.min(size, to.length);
   for (let i = 0; i < common; i++) {
     const difference = source[start + i]! - to[i]!;
     if (difference !== 0) return difference;
@@ -308,7 +307,7 @@ function compareFloats(a: number, b: number): number {
   if (a < b) return -1;
   if (a > b) return 1;
   if (a === b) return 0;
-  return (a !== a ? 1 : 0) - (b !== b ? 1 : 0);
+  return (Number.isNaN(a) ? 1 : 0) - (Number.isNaN(b) ? 1 : 0);
 }
 
 const POWERS = Array.from({ length: 16 }, (_, power) => 10 ** power);

@@ -12,6 +12,7 @@ import {
   decodeMessage,
   decodeTruncate,
   INSERT,
+  OLD_KEY,
   RowReader,
   UPDATE,
   VALUE_TEXT,

@@ -64,8 +64,8 @@ export class ReadEncoder {
   }
 
   /**
-   * `index`: the row's place among those read together. false: the batch is full. True and no message more: the row is
-   * none that the sink's filters let through.
+   * `index`: the row's place among those read together. false: the batch is full. null: the row is none that the sink's
+   * filters let through.
    */
   read(
     batch: MessageBatch,
@@ -74,13 +74,13 @@ export class ReadEncoder {
     columns: ReadColumns,
     index: number,
     about: ReadContext,
-  ): boolean {
+  ): boolean | null {
     if (batch.full) return false;
     if (this.#plan?.schema !== schema) this.#plan = planMessages(schema, this.#origin, this.#rules);
     if (this.#context !== about) this.#enter(about);
     const plan = this.#plan;
     const { kinds, starts, ends } = columns;
-    if (plan.filter !== null && plan.filter.values(bytes, kinds, starts, ends, false, null) !== YES) return true;
+    if (plan.filter !== null && plan.filter.values(bytes, kinds, starts, ends, false, null) !== YES) return null;
     const out = batch.body;
     out.bytes(RECORD_OPEN);
     writeRecord(out, plan, bytes, kinds, starts, ends);

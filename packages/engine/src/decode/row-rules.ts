@@ -34,14 +34,13 @@ export interface CompiledRules {
 export function compileRules(table: TableSchema, rules: RowRulesConfig): CompiledRules {
   const own = rulesOfTable(rules, table.schema, table.name);
   if (own !== null) requireColumns(table, own);
-  const kinds = Uint8Array.from(table.columns, ({ name }) => {
-    const sink = treatmentOf(name, rules.columns);
-    return own === null ? sink : stricter(sink, treatmentOf(name, own.columns));
-  });
+  const kinds = treatmentsOf(table, rules, own);
+  const names = shownNames(table, rules, own);
+  requireUnique(table, names, kinds);
   return {
     filter: compileFilter(table, own === null ? rules.where : [...rules.where, ...own.where]),
     treatments: kinds.every((kind) => kind === COLUMN_SHOWN) ? null : { kinds, hasher: new ValueHasher(rules.hashKey) },
-    names: shownNames(table, rules.columns, own?.columns ?? null, kinds),
+    names,
     groupColumns: own?.groupColumns?.map((name) => table.columns.findIndex((column) => column.name === name)) ?? null,
   };
 }
@@ -85,19 +84,27 @@ export function checkRenamed(before: VersionedSchema | undefined, table: TableSc
   }
 }
 
-/** As messages show it: names and types of what is left. */
+/** As messages show it: names and types of what is left. Also of a shape that the rules no longer fit. */
 export function shownSchema<Schema extends TableSchema>(schema: Schema, rules: RowRulesConfig): Schema {
-  const { treatments, names } = compileRules(schema, rules);
+  const own = rulesOfTable(rules, schema.schema, schema.name);
+  const kinds = treatmentsOf(schema, rules, own);
+  const names = shownNames(schema, rules, own);
   const columns = schema.columns.flatMap((column, i) => {
-    const treatment = treatments === null ? COLUMN_SHOWN : treatments.kinds[i]!;
-    if (treatment === COLUMN_HIDDEN) return [];
+    if (kinds[i] === COLUMN_HIDDEN) return [];
     const renamed = { ...column, name: names[i]! };
-    return [treatment === COLUMN_SHOWN ? renamed : { ...renamed, typeText: 'text' }];
+    return [kinds[i] === COLUMN_SHOWN ? renamed : { ...renamed, typeText: 'text' }];
   });
   const primaryKey = schema.primaryKey.map(
     (name) => names[schema.columns.findIndex((column) => column.name === name)]!,
   );
   return { ...schema, columns, primaryKey };
+}
+
+function treatmentsOf(table: TableSchema, rules: RowRulesConfig, own: TableRules | null): Uint8Array {
+  return Uint8Array.from(table.columns, ({ name }) => {
+    const sink = treatmentOf(name, rules.columns);
+    return own === null ? sink : stricter(sink, treatmentOf(name, own.columns));
+  });
 }
 
 function listed(name: string, { exclude, mask, hash }: ColumnRules): boolean {
@@ -117,23 +124,15 @@ function stricter(a: number, b: number): number {
   return a === COLUMN_HASHED || b === COLUMN_HASHED ? COLUMN_HASHED : COLUMN_SHOWN;
 }
 
-function shownNames(
-  table: TableSchema,
-  sink: ColumnRules,
-  own: ColumnRules | null,
-  kinds: Uint8Array,
-): readonly string[] {
-  const names = table.columns.map(({ name }) => renamed(own?.rename, name) ?? renamed(sink.rename, name) ?? name);
+function shownNames(table: TableSchema, { columns }: RowRulesConfig, own: TableRules | null): readonly string[] {
+  return table.columns.map(({ name }) => renamed(own?.columns.rename, name) ?? renamed(columns.rename, name) ?? name);
+}
+
+function requireUnique(table: TableSchema, names: readonly string[], kinds: Uint8Array): void {
   const shown = names.filter((_, i) => kinds[i] !== COLUMN_HIDDEN);
   const twice = shown.find((name, i) => shown.indexOf(name) !== i);
-  if (twice !== undefined) {
-    throw invalid(
-      table,
-      `give two columns the name "${twice}"`,
-      'Change `rename` in the columns of the sink or table.',
-    );
-  }
-  return names;
+  if (twice === undefined) return;
+  throw invalid(table, `give two columns the name "${twice}"`, 'Change `rename` in the columns of the sink or table.');
 }
 
 /** A column may be called as a property of every object is. */

@@ -2,7 +2,7 @@
  * The dead letters of a sink: a stream of the store with one record per message that was given up, made when the first
  * one is. Records are kept until somebody replays or purges them.
  *
- *   header millrace-dead-letter          idempotency key, and `.<number>` from a function's second message on
+ *   header millrace-dead-letter          idempotency key; `.<number>` from a function's second message on, `.*` for all
  *   header millrace-dead-letter-sink     name of the sink
  *   header millrace-dead-letter-part     on a record that holds a part of a message too large for one; the letter follows
  *   header millrace-dead-letter-settled  on a record that says which letters were replayed or purged: `[[from, to], ...]`
@@ -17,6 +17,7 @@ import { S2Error } from '@millrace/stream-store/s2-error';
 import type { Stream, StreamStore } from '@millrace/stream-store/store';
 import type { DeadLetter, DeadLetters } from './dead-letters.ts';
 import type { DeadLetterPlace } from './delivery-ledger.ts';
+import { subKey } from './pending-message.ts';
 
 export interface DeadLetterPlan {
   readonly store: StreamStore;
@@ -244,7 +245,9 @@ export class DeadLetterStream implements DeadLetters {
         throw this.#failure(error);
       }
       if (attempt === 3) {
-        throw new MillraceError('sink_unavailable', { detail: `s2://${basin}/${name} for dead letters cannot be made.` });
+        throw new MillraceError('sink_unavailable', {
+          detail: `s2://${basin}/${name} for dead letters cannot be made.`,
+        });
       }
     }
   }
@@ -264,7 +267,8 @@ export class DeadLetterStream implements DeadLetters {
       store.getStreamConfig(basin, stream);
       return await store.openStream(basin, stream, 'append');
     } catch (error) {
-      if (error instanceof S2Error && (error.code === 'basin_not_found' || error.code === 'stream_not_found')) return null;
+      if (error instanceof S2Error && (error.code === 'basin_not_found' || error.code === 'stream_not_found'))
+        return null;
       throw error;
     }
   }
@@ -284,7 +288,7 @@ export class DeadLetterStream implements DeadLetters {
 type Range = readonly [from: number, to: number];
 
 function keyOf({ facts, sub }: DeadLetter): string {
-  return sub === 0 ? facts.idempotencyKey : `${facts.idempotencyKey}.${sub}`;
+  return subKey(facts.idempotencyKey, sub);
 }
 
 /** The message goes in as it is, last: its numbers are not touched. */
@@ -315,7 +319,9 @@ function bodyOf(sink: string, letter: DeadLetter, message: string | null, parts:
   return `${text.slice(0, -1)},"message":${message ?? 'null'}}`;
 }
 
-function parseLetter(record: RawRecord): (KeptLetter & { readonly parts: { first: number; count: number } | null }) | null {
+function parseLetter(
+  record: RawRecord,
+): (KeptLetter & { readonly parts: { first: number; count: number } | null }) | null {
   const text = record.body.toString();
   try {
     // The message is taken out as it was written.

@@ -7,7 +7,7 @@ import type { DeadLetterPlace } from './delivery-ledger.ts';
 export interface DeadLetter {
   readonly facts: MessageFacts;
   readonly position: Position;
-  /** Which of the messages that a function made of it. */
+  /** Which of the messages that a function made of it; ALL_SUBS where it made none. */
   readonly sub: number;
   readonly error: MillraceError;
   readonly answer?: DestinationAnswer | null | undefined;
@@ -26,6 +26,6 @@ export interface DeadLetters {
   add(letters: readonly DeadLetter[]): Promise<void>;
   /** Where they end now; null: there are none, and no stream for them. */
   place(): Promise<DeadLetterPlace | null>;
-  /** Idempotency keys, with what tells messages of one change apart, of those that came after that place. */
+  /** Keys (subKey) of those that came after that place. */
   keysSince(place: DeadLetterPlace | null): Promise<ReadonlySet<string>>;
 }

@@ -190,9 +190,9 @@ export class DeliveryLedger {
     this.#marks = new Map([...this.#marks].filter(([id]) => keeps(id)));
   }
 
-  /** Changes that are pending, begun or still to be read again. Rows of backfills are not among them. */
-  get pendingChanges(): number {
-    return this.#pending.size + this.#unreadKeys.size;
+  /** All that an earlier life left undone was read again. */
+  get reread(): boolean {
+    return this.#unreadKeys.size === 0;
   }
 
   cursor(): SinkCursor {

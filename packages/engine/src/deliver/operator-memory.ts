@@ -1,4 +1,5 @@
 /** What an operator told a sink while it ran, in the state table: a restart keeps it. */
+import { sinkKey } from '@millrace/core/sink-key';
 import type { StateTable } from '@millrace/stream-store/store';
 
 /**
@@ -14,7 +15,7 @@ export interface OperatorMemory {
 
 /** Below `sink/<name>/`: forgotten with the sink. */
 export function operatorMemory(state: StateTable, sink: string): OperatorMemory {
-  const key = `sink/${sink}/operator`;
+  const key = sinkKey(sink, 'operator');
   return {
     get word() {
       const bytes = state.get(key);

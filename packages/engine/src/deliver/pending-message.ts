@@ -68,7 +68,7 @@ export class PendingMessage implements OutMessage {
   answer: DestinationAnswer | null = null;
   /** When it is tried again, while it is delayed. Monotonic milliseconds, as `sinceMs`. */
   nextTryMs = 0;
-  readonly sinceMs: number;
+  sinceMs: number;
   /** By the clock of the wall. */
   firstFailedAt = 0;
   lastFailedAt = 0;
@@ -93,7 +93,11 @@ export class PendingMessage implements OutMessage {
   }
 }
 
+/** In place of a message's number: a function failed, so what it would have made is not known. */
+export const ALL_SUBS = -1;
+
 /** From the second on, the messages that a function made of one need keys of their own. */
 export function subKey(idempotencyKey: string, sub: number): string {
+  if (sub === ALL_SUBS) return `${idempotencyKey}.*`;
   return sub === 0 ? idempotencyKey : `${idempotencyKey}.${sub}`;
 }

@@ -123,6 +123,7 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
     unsavedMax: policy.maxAckPending,
     async save() {
       const now = ledger;
+      await markDeadLetters(now);
       const next = now.cursor();
       await cursors.save(next);
       if (now !== ledger) return;
@@ -147,7 +148,22 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
     return opening;
   }
 
+  /** The configuration has the last word: what an operator said before does not outlive its `paused`. */
+  async function obeyConfiguration(): Promise<void> {
+    if (!options.paused || memory.word === null) return;
+    if (memory.word === 'disabled') await beginAnew();
+    await memory.say(null);
+  }
+
+  /** At the log's end: what came while it was disabled is not for it. */
+  async function beginAnew(): Promise<void> {
+    moveTo = newCursor(options.log.end());
+    ledger = new DeliveryLedger(moveTo);
+    await saver.now();
+  }
+
   async function run(): Promise<void> {
+    await obeyConfiguration();
     for (let attempt = 1; !signal.aborted; ) {
       turn = new AbortController();
       const either = AbortSignal.any([signal, turn.signal]);
@@ -184,8 +200,8 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
       ledger.keepMarks(options.keepsMark ?? (() => true));
       // On record before anything is sent: a kill then finds the dead letters of this session.
       await saver.now();
-      const opened = await sink();
-      if (either.aborted) return;
+      const opened = await Promise.race([sink(), aborted(either)]);
+      if (opened === undefined || either.aborted) return;
       session = new PushSession({
         options,
         sink: opened,
@@ -217,6 +233,19 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
     const keys = isNew ? new Set<string>() : await options.deadLetters.keysSince(ledger.deadLetters);
     if (keys.size === 0) ledger.deadLetters = await options.deadLetters.place();
     return keys;
+  }
+
+  let markedLetters = 0;
+
+  /** What was given up up to here is done in the ledger: it need not be looked through any more. */
+  async function markDeadLetters(now: DeliveryLedger): Promise<void> {
+    const before = counts.deadLettered;
+    const isQuiet = () => session?.noneDying !== false && counts.deadLettered === before;
+    if (before === markedLetters || !now.reread || !isQuiet()) return;
+    const place = await options.deadLetters.place().catch(() => null);
+    if (place === null || !isQuiet()) return;
+    now.deadLetters = place;
+    markedLetters = before;
   }
 
   function show(): void {
@@ -296,11 +325,7 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
       }),
     resume: () =>
       operate(async () => {
-        if (memory.word === 'disabled') {
-          moveTo = newCursor(options.log.end());
-          ledger = new DeliveryLedger(moveTo);
-          await saver.now();
-        }
+        if (memory.word === 'disabled') await beginAnew();
         await memory.say(null);
         turn.abort();
       }),

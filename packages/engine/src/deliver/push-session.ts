@@ -4,40 +4,28 @@
  */
 import { InvariantError } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
-import { pause } from '@millrace/core/pause';
-import { formatPosition, type Position } from '@millrace/core/position';
-import type { BackfillMark, MessageBatch } from '@millrace/sinks/message-batch';
-import { MessageBatch as Batch } from '@millrace/sinks/message-batch';
+import type { Lsn } from '@millrace/core/lsn';
+import { MessageBatch } from '@millrace/sinks/message-batch';
 import { type DeliveryFailure, DeliveryRejection, type MessageFacts, type PushSink } from '@millrace/sinks/push-sink';
 import type { Processed } from '../transform/processor.ts';
-import type { DeadLetter } from './dead-letters.ts';
-import type { DeliveryLedger, LedgerEntry } from './delivery-ledger.ts';
+import { Burial } from './burial.ts';
+import type { DeliveryCounts } from './delivery-counts.ts';
+import type { DeliveryLedger } from './delivery-ledger.ts';
 import type { Feed } from './feed.ts';
 import { MessageGroups } from './message-groups.ts';
 import { MessagePreparation } from './message-preparation.ts';
-import { type OriginalMessage, PendingMessage, subKey } from './pending-message.ts';
+import type { OriginalMessage, PendingMessage } from './pending-message.ts';
+import { PendingWindow } from './pending-window.ts';
+import { PushIntake } from './push-intake.ts';
 import type { PushDeliveryOptions } from './push-options.ts';
 import { awayDelayMs, concernsDestination, mayConcernDestination, RETRY_AFTER_MAX_MS, retryDelayMs } from './retry.ts';
-import type { DeliveryCounts } from './delivery-counts.ts';
 
-/** Bytes of messages read and not done, of one sink. */
-export const WINDOW_BYTES_MAX = 64 * 1_048_576;
-/** Messages read from the log at a time, and their bytes. */
-const READ_MESSAGES_MAX = 500;
-const READ_BYTES_MAX = 1_048_576;
-/** A buffer that a huge message has blown up is not kept. */
-const READ_BUFFER_KEPT_BYTES = 4 * 1_048_576;
-/** With `discard_on_full`: the window is full, and nothing was done for this long. */
-export const LOAD_SHEDDING_AFTER_MS = 5_000;
 /** So many messages in a row that could not be delivered, and none that could: the destination is away. */
 const AWAY_AFTER_MESSAGES = 3;
 /** What is under way when the sink is stopped may still arrive, so that it is not sent twice. */
 const STOP_GRACE_MS = 1_000;
 /** What does not end when it is told to is left alone. */
 const CUT_GRACE_MS = 5_000;
-/** Given up at a time. */
-const DEAD_LETTERS_AT_ONCE = 100;
-const DISCARD_NOTICE_EVERY_MS = 1_000;
 /** A retry never comes sooner, whatever is configured. */
 const RETRY_FLOOR_MS = 1;
 
@@ -60,66 +48,74 @@ export interface SessionParts {
 export class PushSession {
   readonly #parts: SessionParts;
   readonly #groups: MessageGroups;
-  readonly #preparation: MessagePreparation;
-  readonly #pending = new Set<PendingMessage>();
+  readonly #window: PendingWindow;
+  readonly #intake: PushIntake;
+  readonly #burial: Burial;
   readonly #stopping = new AbortController();
   /** Of requests: aborted later, so that they may still end well. */
   readonly #cutting = new AbortController();
   /** Rejects when requests that were cut say nothing. */
   readonly #silence = Promise.withResolvers<never>();
   readonly #failed = Promise.withResolvers<never>();
-  readonly #readMax: number;
   #feed: Feed | null = null;
-  #pendingBytes = 0;
-  #underWay = new Set<Promise<void>>();
+  readonly #underWay = new Set<Promise<void>>();
   #away: { readonly error: MillraceError; readonly attempt: number; readonly untilMs: number } | null = null;
   /** Messages that failed since one arrived, each counted once: what a destination that is away did to them is taken back. */
-  #suspects = new Set<PendingMessage>();
+  readonly #suspects = new Set<PendingMessage>();
   /** Why nothing can be read, or given up, at the moment. */
   #trouble: MillraceError | null = null;
-  #idle = false;
-  #lastDoneMs: number;
   #timer: NodeJS.Timeout | null = null;
-  #wake: (() => void)[] = [];
-  readonly #dying: PendingMessage[] = [];
-  #burying = false;
-  #shedding: { messages: number; from: Position; through: Position } | null = null;
-  #shedNoticeMs = -Infinity;
 
   constructor(parts: SessionParts) {
     this.#parts = parts;
-    const { options, sink } = parts;
-    const { policy } = options;
+    const { options, sink, counts } = parts;
+    const { policy, now = () => performance.now(), random = Math.random } = options;
+    const { signal } = this.#stopping;
     this.#failed.promise.catch(() => {});
     this.#silence.promise.catch(() => {});
-    this.#readMax = Math.max(1, Math.min(READ_MESSAGES_MAX, Math.floor(policy.maxAckPending / 4)));
+    this.#window = new PendingWindow(now);
     this.#groups = new MessageGroups({
       messagesMax: Math.max(1, Math.min(policy.batchSize, sink.limits.messagesMax)),
       bytesMax: sink.limits.bytesMax,
       waitMs: policy.batchTimeoutMs,
       groupsShareRequests: sink.limits.groupsShareRequests,
     });
-    this.#preparation = new MessagePreparation(options, sink, parts.counts);
-    this.#lastDoneMs = this.#now();
+    const onTrouble = (error: MillraceError | null) => {
+      this.#trouble = error;
+      parts.onChange();
+    };
+    this.#intake = new PushIntake({
+      ...parts,
+      window: this.#window,
+      groups: this.#groups,
+      preparation: new MessagePreparation(options, sink, counts),
+      signal,
+      dispatch: () => this.#dispatch(),
+      onTrouble,
+    });
+    this.#burial = new Burial({
+      deadLetters: options.deadLetters,
+      retry: policy.retry,
+      random,
+      signal,
+      onBuried: (message) => this.#buried(message),
+      onTrouble,
+    });
   }
 
   #now(): number {
-    return this.#parts.options.now?.() ?? performance.now();
-  }
-
-  #wallClock(): number {
-    return this.#parts.options.wallClock?.() ?? Date.now();
+    return this.#window.now();
   }
 
   // --- what is seen from outside -----------------------------------------------------------------------------------
 
   /** In the order of the feed. */
   get pending(): ReadonlySet<PendingMessage> {
-    return this.#pending;
+    return this.#window.messages;
   }
 
   get pendingBytes(): number {
-    return this.#pendingBytes;
+    return this.#window.bytes;
   }
 
   get inFlight(): number {
@@ -132,11 +128,11 @@ export class PushSession {
 
   /** All of the log was looked at, and everything is done. */
   get caughtUp(): boolean {
-    return this.#idle && this.#pending.size === 0;
+    return this.#intake.idle && this.#window.size === 0;
   }
 
-  get shownLsn() {
-    return this.#pending.size === 0 ? (this.#feed?.progress ?? null) : null;
+  get shownLsn(): Lsn | null {
+    return this.#window.size === 0 ? (this.#feed?.progress ?? null) : null;
   }
 
   /** Why nothing moves at the moment; null: something does, or there is nothing to do. */
@@ -149,7 +145,7 @@ export class PushSession {
   }
 
   oldestPendingMs(): number | null {
-    const [first] = this.#pending;
+    const [first] = this.#window.messages;
     return first === undefined ? null : this.#now() - first.sinceMs;
   }
 
@@ -185,13 +181,13 @@ export class PushSession {
     const { signal } = this.#stopping;
     const cursor = { ...ledger.cursor(), destination: null };
     this.#feed = await options.openFeed(cursor, signal, { isMarked: (backfill) => ledger.isMarked(backfill) });
-    const intake = this.#intake(this.#feed);
+    const intake = this.#intake.run(this.#feed);
     intake.catch(() => {});
     try {
       await Promise.race([intake, this.#failed.promise]);
     } finally {
       this.#stopping.abort();
-      this.#notify();
+      this.#window.wake();
       await intake.catch(() => {});
       await this.#feed.close();
       this.#feed = null;
@@ -204,9 +200,14 @@ export class PushSession {
     this.#dispatch();
   }
 
+  /** Nothing is on its way to the dead letters. */
+  get noneDying(): boolean {
+    return !this.#burial.running;
+  }
+
   stop(): void {
     this.#stopping.abort();
-    this.#notify();
+    this.#window.wake();
   }
 
   async #settled(): Promise<void> {
@@ -219,199 +220,6 @@ export class PushSession {
     }, STOP_GRACE_MS);
     while (this.#underWay.size > 0) await Promise.all([...this.#underWay]);
     clearTimeout(timer);
-  }
-
-  // --- reading -----------------------------------------------------------------------------------------------------
-
-  async #intake(feed: Feed): Promise<void> {
-    const { signal } = this.#stopping;
-    let batch = this.#newBatch();
-    while (!signal.aborted) {
-      const sheds = await this.#room();
-      if (signal.aborted) return;
-      const result = await feed.fill(batch);
-      if (signal.aborted) return;
-      if (!batch.empty || batch.mark !== null) this.#idle = false;
-      if (sheds) this.#shed(batch);
-      else await this.#takeIn(batch);
-      if (signal.aborted) return;
-      if (batch.body.buffer.length > READ_BUFFER_KEPT_BYTES) batch = this.#newBatch();
-      else batch.clear();
-      if (result === 'idle') {
-        this.#idle = true;
-        this.#parts.onChange();
-        await this.#feedChanged(feed);
-      }
-      this.#dispatch();
-    }
-  }
-
-  #newBatch(): MessageBatch {
-    const limits = { messagesMax: this.#readMax, bytesMax: READ_BYTES_MAX, messageOverhead: 0 };
-    return new Batch(limits, { described: true });
-  }
-
-  async #feedChanged(feed: Feed): Promise<void> {
-    // A wait that lives as long as the sink would gather listeners.
-    const over = new AbortController();
-    const end = () => over.abort();
-    this.#stopping.signal.addEventListener('abort', end, { once: true });
-    if (this.#stopping.signal.aborted) end();
-    try {
-      await Promise.race([feed.changed(over.signal), this.#changed()]);
-    } finally {
-      this.#stopping.signal.removeEventListener('abort', end);
-      end();
-    }
-  }
-
-  /** Waits until there is room in the window. True: there is none, and what comes is to be discarded. */
-  async #room(): Promise<boolean> {
-    const { maxAckPending, loadShedding } = this.#parts.options.policy;
-    while (!this.#stopping.signal.aborted) {
-      if (this.#pending.size + this.#readMax <= maxAckPending && this.#pendingBytes < WINDOW_BYTES_MAX) return false;
-      // Less than a read's worth, but nothing else would ever make room.
-      if (this.#pending.size === 0) return false;
-      this.#dispatch();
-      if (loadShedding === 'discard_on_full') {
-        const leftMs = LOAD_SHEDDING_AFTER_MS - (this.#now() - this.#lastDoneMs);
-        if (leftMs <= 0) return true;
-        await Promise.race([this.#changed(), pause(leftMs, this.#stopping.signal)]);
-      } else await this.#changed();
-    }
-    return false;
-  }
-
-  #shed(batch: MessageBatch): void {
-    const { ledger, counts, options } = this.#parts;
-    if (batch.mark !== null) ledger.endRun(ledger.beginRun(batch.mark));
-    ledger.through(batch.through);
-    if (batch.count > 0) {
-      counts.discarded += batch.count;
-      const from = { lsn: batch.runLsns[0]!, ordinal: batch.ordinals[0]! };
-      this.#shedding ??= { messages: 0, from, through: batch.through };
-      this.#shedding.messages += batch.count;
-      this.#shedding.through = batch.through;
-    }
-    const now = this.#now();
-    if (this.#shedding !== null && now - this.#shedNoticeMs >= DISCARD_NOTICE_EVERY_MS) {
-      this.#shedNoticeMs = now;
-      options.onNotice?.({ kind: 'discarded', ...this.#shedding });
-      this.#shedding = null;
-    }
-    this.#parts.onProgress(0);
-  }
-
-  async #takeIn(batch: MessageBatch): Promise<void> {
-    const { options, ledger } = this.#parts;
-    const { processor } = options;
-    const run = batch.mark === null ? null : ledger.beginRun(batch.mark);
-    const originals = this.#originals(batch, run);
-    let at = 0;
-    while (at < originals.length && !this.#stopping.signal.aborted) {
-      if (processor === null) {
-        for (; at < originals.length; at++) this.#add(originals[at]!, null);
-        break;
-      }
-      const processed = await this.#process(() => processor.process(batch, at, this.#stopping.signal));
-      if (processed === null) return;
-      for (const one of processed) this.#add(originals[at++]!, one);
-      this.#dispatch();
-    }
-    if (run !== null) ledger.endRun(run);
-    ledger.through(batch.through);
-    this.#parts.onProgress(0);
-  }
-
-  /** Until it is done; null: stopped. */
-  async #process(work: () => Promise<readonly Processed[]>): Promise<readonly Processed[] | null> {
-    const { signal } = this.#stopping;
-    for (let attempt = 1; !signal.aborted; attempt++) {
-      try {
-        const processed = await work();
-        if (processed.length === 0) throw new InvariantError('a processor that resolves has processed something');
-        this.#trouble = null;
-        return processed;
-      } catch (error) {
-        if (signal.aborted) return null;
-        if (!(error instanceof MillraceError)) throw error;
-        this.#trouble = error;
-        this.#parts.onChange();
-        const { policy, random = Math.random } = this.#parts.options;
-        await pause(awayDelayMs(attempt, policy.retry, undefined, random), signal);
-      }
-    }
-    return null;
-  }
-
-  #originals(batch: MessageBatch, run: ReturnType<DeliveryLedger['beginRun']> | null): (OriginalMessage | null)[] {
-    const { ledger, options } = this.#parts;
-    const about = batch.descriptions!;
-    // One copy of all: the batch is filled again.
-    const bytes = Buffer.from(batch.body.buffer.subarray(0, batch.body.length));
-    const originals: (OriginalMessage | null)[] = [];
-    let index = 0;
-    for (let r = 0; r < batch.runEnds.length; r++) {
-      for (; index < batch.runEnds[r]!; index++) {
-        const position = { lsn: batch.runLsns[r]!, ordinal: batch.ordinals[index]! };
-        const action = about.actions[index]!;
-        const isMarked = run !== null && (action === 'read' || (action === 'schema' && index === batch.count - 1));
-        if (!isMarked && ledger.isDone(position)) {
-          originals.push(null);
-          continue;
-        }
-        const facts: MessageFacts = {
-          action,
-          schema: about.schemas[index]!,
-          table: about.tables[index]!,
-          keys: about.keys[index]!,
-          databaseName: options.databaseName,
-          idempotencyKey: about.idempotencyKeys[index]!,
-          group: about.groups[index]!,
-        };
-        const entry = isMarked
-          ? ledger.beginRow(run, position, 1)
-          : ledger.begin(position, 1, ledger.historyOf(position));
-        originals.push({
-          facts,
-          alsoGroup: about.alsoGroups[index] ?? null,
-          barrier: about.barriers[index] ?? false,
-          lsn: position.lsn,
-          ordinal: position.ordinal,
-          bytes: bytes.subarray(batch.start(index), batch.ends[index]!),
-          entry,
-        });
-      }
-    }
-    return originals;
-  }
-
-  #add(original: OriginalMessage | null, processed: Processed | null): void {
-    if (original === null) return;
-    const messages = this.#make(original, processed);
-    for (const message of messages) {
-      this.#hold(message);
-      this.#groups.add(message, this.#now());
-    }
-  }
-
-  /** The messages of one that are still to be delivered. */
-  #make(original: OriginalMessage, processed: Processed | null): PendingMessage[] {
-    const { ledger, deadKeys } = this.#parts;
-    const { entry } = original;
-    const made = this.#preparation.make(original, processed, this.#now());
-    const left = made.filter(({ sub, idempotencyKey }) => sub >= entry.leading && !deadKeys.has(idempotencyKey));
-    ledger.recount(entry, left.length);
-    for (const message of left) {
-      message.tries = entry.tries;
-      message.firstFailedAt = entry.firstFailedAt;
-    }
-    return left;
-  }
-
-  #hold(message: PendingMessage): void {
-    this.#pending.add(message);
-    this.#pendingBytes += message.cost;
   }
 
   // --- sending -----------------------------------------------------------------------------------------------------
@@ -472,7 +280,9 @@ export class PushSession {
   }
 
   /** An outcome for each; one failure for all; or null. */
-  async #ask(messages: readonly PendingMessage[]): Promise<readonly (DeliveryFailure | null)[] | DeliveryFailure | null> {
+  async #ask(
+    messages: readonly PendingMessage[],
+  ): Promise<readonly (DeliveryFailure | null)[] | DeliveryFailure | null> {
     const { sink } = this.#parts;
     const { signal } = this.#cutting;
     try {
@@ -601,16 +411,14 @@ export class PushSession {
     if (options.processor !== null) {
       const { processor } = options;
       const batch = batchOf(original);
-      const all = await this.#process(() => processor.process(batch, 0, this.#stopping.signal));
+      const all = await this.#intake.process(() => processor.process(batch, 0, this.#stopping.signal));
       if (all === null) return;
       processed = all[0]!;
     }
     this.#parts.counts.retried++;
     const tries = message.tries;
-    original.entry.leading = 0;
-    const made = this.#make(original, processed);
-    this.#pending.delete(message);
-    this.#pendingBytes -= message.cost;
+    const made = this.#intake.make(original, processed);
+    this.#window.release(message);
     if (made.length === 0) {
       this.#groups.done(message, this.#now());
       this.#progressed();
@@ -619,7 +427,8 @@ export class PushSession {
     for (const one of made) {
       one.tries = tries;
       one.firstFailedAt = message.firstFailedAt;
-      this.#hold(one);
+      one.sinceMs = message.sinceMs;
+      this.#window.hold(one);
     }
     this.#groups.replace(message, made, this.#now());
   }
@@ -628,7 +437,7 @@ export class PushSession {
   #fail(message: PendingMessage, { error, retryAfterMs, returned, answer }: DeliveryFailure, giveUp = false): boolean {
     const { options, counts } = this.#parts;
     const { maxRetryCount, retry } = options.policy;
-    const wallMs = this.#wallClock();
+    const wallMs = (options.wallClock ?? Date.now)();
     message.tries++;
     message.error = error;
     message.answer = answer ?? null;
@@ -639,8 +448,8 @@ export class PushSession {
     entry.firstFailedAt = message.firstFailedAt;
     counts.failed++;
     if (giveUp || (maxRetryCount !== null && message.tries > maxRetryCount)) {
-      this.#dying.push(message);
-      if (!this.#burying) this.#track(this.#bury());
+      const work = this.#burial.add(message);
+      if (work !== null) this.#track(work);
       return false;
     }
     const delayMs = returned
@@ -650,77 +459,34 @@ export class PushSession {
     return true;
   }
 
-  /** Into the dead letters; its group goes on when it is durable there. */
-  async #bury(): Promise<void> {
-    const { options, counts } = this.#parts;
-    this.#burying = true;
-    try {
-      for (let attempt = 1; this.#dying.length > 0 && !this.#stopping.signal.aborted; ) {
-        const dead = this.#dying.slice(0, DEAD_LETTERS_AT_ONCE);
-        try {
-          await options.deadLetters.add(dead.map(letterOf));
-          this.#trouble = null;
-          attempt = 1;
-        } catch (error) {
-          if (!(error instanceof MillraceError) || error.code.startsWith('storage_')) throw error;
-          this.#trouble = error;
-          this.#parts.onChange();
-          const delayMs = awayDelayMs(attempt++, options.policy.retry, undefined, options.random ?? Math.random);
-          await pause(delayMs, this.#stopping.signal);
-          continue;
-        }
-        this.#dying.splice(0, dead.length);
-        for (const message of dead) {
-          counts.deadLettered++;
-          const { position } = message.original.entry;
-          const error = message.error!;
-          options.onNotice?.({ kind: 'dead_lettered', error, position, table: tableOf(message) });
-          this.#finish(message);
-        }
-      }
-    } finally {
-      this.#burying = false;
-    }
-  }
-
   // --- done --------------------------------------------------------------------------------------------------------
+
+  #buried(message: PendingMessage): void {
+    const { options, counts } = this.#parts;
+    counts.deadLettered++;
+    const { position } = message.original.entry;
+    options.onNotice?.({ kind: 'dead_lettered', error: message.error!, position, table: tableOf(message) });
+    this.#finish(message);
+    this.#dispatch();
+  }
 
   #finish(message: PendingMessage): void {
     this.#groups.done(message, this.#now());
     this.#suspects.delete(message);
-    this.#pending.delete(message);
-    this.#pendingBytes -= message.cost;
+    this.#window.release(message);
     this.#parts.ledger.done(message.original.entry, message.sub);
     this.#progressed();
   }
 
   #progressed(): void {
-    this.#lastDoneMs = this.#now();
     this.#parts.onProgress(1);
-    this.#notify();
+    this.#window.progressed();
   }
-
-  #notify(): void {
-    const wake = this.#wake;
-    this.#wake = [];
-    for (const resolve of wake) resolve();
-  }
-
-  #changed(): Promise<void> {
-    return new Promise((resolve) => this.#wake.push(resolve));
-  }
-}
-
-function letterOf(message: PendingMessage): DeadLetter {
-  const { original, sub, error, tries, firstFailedAt, lastFailedAt, route, answer } = message;
-  const { facts, entry, bytes } = original;
-  const { position } = entry;
-  return { facts, position, sub, error: error!, answer, tries, firstFailedAt, lastFailedAt, route, message: bytes };
 }
 
 /** As the feed would have it, alone: for a function that is called again. */
 function batchOf({ facts, alsoGroup, barrier, lsn, ordinal, bytes }: OriginalMessage): MessageBatch {
-  const batch = new Batch({ messagesMax: 1, bytesMax: Infinity, messageOverhead: 0 }, { described: true });
+  const batch = new MessageBatch({ messagesMax: 1, bytesMax: Infinity, messageOverhead: 0 }, { described: true });
   batch.body.bytes(bytes);
   batch.add(lsn, ordinal);
   const about = batch.descriptions!;

@@ -57,13 +57,16 @@ const LANGUAGE_ERRORS = new Set([
 ]);
 
 export function functionError(failure: SandboxFailure, functions: readonly CompiledFunction[]): MillraceError {
-  const compiled = functions.find(({ type }) => type === failure.stage) ?? functions[0];
+  const compiled = functions.find(({ type }) => type === failure.stage);
   const { line, column } = placeOf(failure, compiled);
-  const name = compiled?.name ?? '';
+  // Which of them it was is not known where a thread had to be ended.
+  const suspects = compiled === undefined ? functions : [compiled];
+  const name = suspects.map((one) => one.name).join(', ');
+  const who = suspects.map((one) => `the ${one.type} function "${one.name}"`).join(' or ');
   const place = line === null ? '' : ` at ${placeName(compiled?.file)}:${line}${column === null ? '' : `:${column}`}`;
   const own = failure.kind === 'failed' ? ` (${classOf(failure.name, compiled)})` : `: ${failure.text}`;
   return new MillraceError(CODES[failure.kind], {
-    detail: `The ${compiled?.type ?? ''} function "${name}"${place}${own.replace(/\.?$/, '.')}`,
+    detail: `${who.charAt(0).toUpperCase()}${who.slice(1)}${place}${own.replace(/\.?$/, '.')}`,
     hint: HINTS[failure.kind],
     cause: new FunctionFailure(textOf(failure), name, line, column),
   });

@@ -52,6 +52,7 @@ const NAMES: Readonly<Record<CodeType, readonly string[]>> = {
   routing: ['route', 'routing'],
 };
 const SIGNATURE = '(action, record, changes, metadata)';
+const EXPORT = /(?:^|[;}\s])export\s+(?:default|function|async|const|let|var|class)\b|(?:^|[;}\s])export\s*\{/;
 const EXPRESSION_OPEN = 'export default (';
 
 /** Throws function_invalid. */
@@ -92,7 +93,7 @@ function tryCompile(definition: FunctionDefinition): { compiled: CompiledFunctio
   }
   const names = NAMES[type];
   const declared = names.find((one) => declarationOf(one).test(code));
-  const form = /^[ \t]*export\b/m.test(code) ? 'module' : declared !== undefined ? 'declaration' : 'expression';
+  const form = EXPORT.test(code) ? 'module' : declared !== undefined ? 'declaration' : 'expression';
   const source = form === 'expression' ? `${EXPRESSION_OPEN}${code.replace(/;(\s*)$/, ' $1')}\n)` : code;
   const columnShift = form === 'expression' ? EXPRESSION_OPEN.length : 0;
   const stripped = strip(source, columnShift);
@@ -148,7 +149,9 @@ function quietly<T>(work: () => T): T {
 
 /** Asked only of what is no TypeScript. */
 function looksLikeElixir(code: string): boolean {
-  return /^\s*defp?\s+\w+.*(?:\bdo\s*$|,\s*do:)/m.test(code) || /\|>/.test(code) || /\bdo\s*$[^]*^\s*end\b/m.test(code);
+  return (
+    /^\s*defp?\s+\w+.*(?:\bdo\s*$|,\s*do:)/m.test(code) || /\|>/.test(code) || /\bdo\s*$[\s\S]*^\s*end\b/m.test(code)
+  );
 }
 
 function elixirProblem(name: string): FunctionProblem {

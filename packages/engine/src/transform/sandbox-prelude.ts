@@ -24,16 +24,16 @@ const global = globalThis;
 for (const name of ['WeakRef', 'FinalizationRegistry', 'Atomics', 'SharedArrayBuffer', 'performance', 'gc', 'print',
   'console', 'navigator', 'scriptArgs', 'os', 'std', 'bjson', 'queueMicrotask']) delete global[name];
 
-let time = null;
+/** JSON of the metadata of the message, or null. */
+let metadataText = null;
 let seed = null;
-let key = '';
 let chance = 0;
 const NO_MESSAGE = 'there is no message yet: the clock and Math.random are those of a message';
 
 function now() {
-  if (time === null) throw new ErrorOf(NO_MESSAGE);
-  const at = typeof time === 'number' ? Math.floor(time / 1000) : parseTime(time);
-  return at;
+  if (metadataText === null) throw new ErrorOf(NO_MESSAGE);
+  const time = parse(metadataText).commit_timestamp;
+  return typeof time === 'number' ? Math.floor(time / 1000) : parseTime(time);
 }
 function MessageDate(...args) {
   if (new.target === undefined) return new NativeDate(now()).toString();
@@ -50,8 +50,9 @@ defineProperty(global, 'Date', { value: MessageDate });
 
 // splitmix32, from a hash (FNV-1a) of the idempotency key.
 function random() {
-  if (time === null) throw new ErrorOf(NO_MESSAGE);
+  if (metadataText === null) throw new ErrorOf(NO_MESSAGE);
   if (seed === null) {
+    const key = toText(parse(metadataText).idempotency_key);
     seed = 0x811c9dc5;
     for (let i = 0; i < key.length; i++) seed = Math.imul(seed ^ key.charCodeAt(i), 0x01000193);
     chance = seed;
@@ -145,6 +146,16 @@ let filter = null;
 let transform = null;
 let route = null;
 let stage = '';
+/** How many of the arguments any of the functions can see. The others are not even parsed. */
+let needed = 0;
+
+/** Where it is not plain to see, all of them. */
+function argumentsOf(one) {
+  const text = Function.prototype.toString.call(one);
+  const head = text.slice(0, Math.max(text.indexOf(')'), text.indexOf('=>')));
+  const hidden = /\barguments\b|\beval\b|\.\.\.|\[native code\]/.test(text) || /=(?!>)/.test(head);
+  return hidden ? 4 : one.length;
+}
 
 const STAGES = {
   filter: (one) => { filter = one; },
@@ -163,6 +174,7 @@ function use(type, names, space) {
     if (kind.startsWith('Async')) return 'async functions are not possible: there is nothing to wait for.';
     if (kind === 'GeneratorFunction') return 'generator functions are not possible.';
     STAGES[type](one);
+    needed = Math.max(needed, argumentsOf(one));
     return '';
   }
   return 'it exports no function: ' + names.join(' or ') + ' is missing.';
@@ -192,12 +204,14 @@ function jsonOf(value, what) {
   return text;
 }
 
-function run(text, marked) {
+function run(action, recordText, changesText, textOfMetadata, marked) {
   try {
     stage = 'parse';
-    const { action, record, changes, metadata } = marked ? parse(text, exact) : parse(text);
-    time = metadata.commit_timestamp;
-    key = toText(metadata.idempotency_key);
+    metadataText = textOfMetadata;
+    const reviver = marked ? exact : undefined;
+    const record = needed > 1 ? parse(recordText, reviver) : undefined;
+    const changes = needed > 2 ? parse(changesText, reviver) : undefined;
+    const metadata = needed > 3 ? parse(metadataText, reviver) : undefined;
     if (filter !== null) {
       stage = 'filter';
       seed = null;

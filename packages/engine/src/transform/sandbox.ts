@@ -9,12 +9,13 @@ import { assert } from '@millrace/core/assert';
 import { RELEASE_SYNC } from 'quickjs-emscripten';
 import { hasLongDigits, markLargeIntegers } from './exact-numbers.ts';
 import type { CodeType, CompiledFunction } from './function-source.ts';
+import { messageRanges, splitMessage } from './json-bytes.ts';
 import { SANDBOX_PRELUDE } from './sandbox-prelude.ts';
 
 export interface SandboxLimits {
   /** Of a message through all functions of its sink, and of the first evaluation of a function's code. */
   readonly callMs: number;
-  /** Of everything a sink's functions hold. */
+  /** Of everything a sink's functions hold, with what runs them (about 8 MB). No less than 16 MiB. */
   readonly memoryBytes: number;
   /** Of everything that is made of one message. */
   readonly resultBytes: number;
@@ -46,6 +47,7 @@ const ROUTE_BYTES_MAX = 64 * 1024;
 const PRELUDE = '<millrace>';
 
 const LF = 0x0a;
+const QUOTE = 0x22;
 const CODE_FILTERED = 0x66;
 const CODE_UNTOUCHED = 0x75;
 const CODE_MADE = 0x6d;
@@ -65,6 +67,7 @@ export class Sandbox {
   /** What marks an integer as one that was too large. Nobody can guess it; whoever knows it harms only his own numbers. */
   readonly #mark = `~${randomBytes(12).toString('hex')}:`;
   #machine: Machine | null = null;
+  #fresh = true;
 
   constructor(functions: SandboxFunctions, limits: SandboxLimits) {
     this.#functions = functions;
@@ -79,7 +82,13 @@ export class Sandbox {
       if (failure !== null) return { type: compiled.type, failure };
     }
     this.#machine = machine;
+    this.#fresh = true;
     return null;
+  }
+
+  /** Nothing has run in it yet that could have left something behind. */
+  get isFresh(): boolean {
+    return this.#fresh;
   }
 
   /** Whether `run` may be called; otherwise `open` has to be, again. */
@@ -95,15 +104,27 @@ export class Sandbox {
     const answer =
       marked === null ? machine.run(bytes, start, end, false) : machine.run(marked, 0, marked.length, true);
     if (!machine.sound) this.#machine = null;
+    else this.#fresh = false;
     return answer;
   }
 }
 
-async function load() {
+/** Not among the types of Node. */
+declare const WebAssembly: {
+  readonly Memory: new (size: { readonly initial: number; readonly maximum: number }) => object;
+};
+
+const PAGE_BYTES = 65_536;
+/** What the library is built for: it cannot start with less. */
+const PAGES_MIN = 256;
+
+/** The library's own limit counts allocations, not their bytes, in WebAssembly: memory that cannot grow is what holds. */
+async function load(memoryBytes: number) {
   const imported = await RELEASE_SYNC.importModuleLoader();
   const loader = imported as unknown as (options?: object) => Promise<EmscriptenModule>;
   const Bindings = await RELEASE_SYNC.importFFI();
-  const module = await loader();
+  const maximum = Math.max(PAGES_MIN, Math.floor(memoryBytes / PAGE_BYTES));
+  const module = await loader({ wasmMemory: new WebAssembly.Memory({ initial: PAGES_MIN, maximum }) });
   // biome-ignore lint/suspicious/noExplicitAny: its pointer types are brands that no constructor makes.
   const ffi = new Bindings(module as never) as any as Bindings;
   return { module, ffi };
@@ -119,7 +140,6 @@ interface EmscriptenModule {
 
 interface Bindings {
   QTS_NewRuntime(): Pointer;
-  QTS_RuntimeSetMemoryLimit(runtime: Pointer, bytes: number): void;
   QTS_RuntimeSetMaxStackSize(runtime: Pointer, bytes: number): void;
   QTS_RuntimeEnableInterruptHandler(runtime: Pointer): void;
   QTS_NewContext(runtime: Pointer, intrinsics: number): Pointer;
@@ -153,8 +173,12 @@ class Machine {
   readonly #undefined: Pointer;
   readonly #true: Pointer;
   readonly #false: Pointer;
-  /** Room for three arguments and one pointer that the library writes. */
+  readonly #null: Pointer;
+  /** Room for five arguments, and one pointer that the library writes. */
   readonly #slots: Pointer;
+  #view = new Uint32Array(0);
+  readonly #texts: Pointer[] = [0, 0, 0, 0];
+  readonly #ranges = messageRanges();
   #calls: { use: Pointer; run: Pointer; failure: Pointer; stageNow: Pointer } = {
     use: 0,
     run: 0,
@@ -170,7 +194,7 @@ class Machine {
   #timedOut = false;
 
   static async make(limits: SandboxLimits, mark: string): Promise<Machine> {
-    return new Machine(await load(), limits, mark);
+    return new Machine(await load(limits.memoryBytes), limits, mark);
   }
 
   private constructor(instance: Instance, limits: SandboxLimits, mark: string) {
@@ -185,14 +209,14 @@ class Machine {
       normalizeModule: () => 0,
     };
     this.#runtime = ffi.QTS_NewRuntime();
-    ffi.QTS_RuntimeSetMemoryLimit(this.#runtime, limits.memoryBytes);
     ffi.QTS_RuntimeSetMaxStackSize(this.#runtime, STACK_BYTES_MAX);
     ffi.QTS_RuntimeEnableInterruptHandler(this.#runtime);
     this.#context = ffi.QTS_NewContext(this.#runtime, ALL_INTRINSICS);
     this.#undefined = ffi.QTS_GetUndefined();
     this.#true = ffi.QTS_GetTrue();
     this.#false = ffi.QTS_GetFalse();
-    this.#slots = module._malloc(16);
+    this.#null = this.#string('null');
+    this.#slots = module._malloc(24);
     const prelude = this.#evaluate(SANDBOX_PRELUDE, PRELUDE, EVAL_GLOBAL);
     assert(this.#exceptionOf(prelude) === 0, 'the prelude of a sandbox is valid');
     const argument = this.#string(mark);
@@ -213,7 +237,8 @@ class Machine {
       const thrown = this.#exceptionOf(problem);
       if (thrown !== 0) return this.#describe(thrown, compiled);
       const text = this.#textOf(problem);
-      if (this.#runJobs()) return this.#cutOff(compiled.type);
+      const unfinished = this.#runJobs(compiled.type);
+      if (unfinished !== null) return unfinished;
       return text === '' ? null : { ...NOWHERE, kind: 'refused', stage: compiled.type, name: '', text };
     } catch (error) {
       return this.#broken(error, compiled.type);
@@ -236,10 +261,14 @@ class Machine {
   #run(bytes: Buffer, start: number, end: number, marked: boolean): SandboxAnswer | SandboxFailure {
     const { ffi } = this.#instance;
     const context = this.#context;
-    const text = this.#bytesAsString(bytes, start, end);
-    const result = this.#call(this.#calls.run, text, marked ? this.#true : this.#false);
-    ffi.QTS_FreeValuePointer(context, text);
-    if (ffi.QTS_IsJobPending(this.#runtime) !== 0 && this.#runJobs()) return this.#cutOff(this.#stage());
+    const args = this.#argumentsOf(bytes, start, end);
+    args[4] = marked ? this.#true : this.#false;
+    const result = ffi.QTS_Call(context, this.#calls.run, this.#undefined, 5, this.#slots);
+    this.#freeArguments();
+    if (ffi.QTS_IsJobPending(this.#runtime) !== 0) {
+      const unfinished = this.#runJobs(null);
+      if (unfinished !== null) return unfinished;
+    }
     const exception = this.#exceptionOf(result);
     if (exception !== 0) {
       // The prelude catches whatever can be caught.
@@ -252,6 +281,46 @@ class Machine {
     ffi.QTS_FreeCString(context, pointer);
     ffi.QTS_FreeValuePointer(context, result);
     return this.#parse(answer);
+  }
+
+  /** The four parts of the message as texts, in the slots. Returns the slots. */
+  #argumentsOf(bytes: Buffer, start: number, end: number): Uint32Array {
+    const { module, ffi } = this.#instance;
+    this.#reserveInput(end - start + 1);
+    const ranges = this.#ranges;
+    splitMessage(bytes, start, end, ranges);
+    const heap = module.HEAPU8;
+    const input = this.#input;
+    heap.set(bytes.subarray(start, end), input);
+    // The library reads a text up to a NUL. It goes where a comma or bracket stood, which is in no text.
+    for (let i = 0; i < 8; i += 2) if (ranges[i]! >= 0) heap[input + ranges[i + 1]! - start] = 0;
+    // The action is no JSON but the text itself.
+    if (ranges[0]! >= 0 && bytes[ranges[0]!] === QUOTE) {
+      ranges[0]!++;
+      heap[input + ranges[1]! - start - 1] = 0;
+    }
+    for (let i = 0; i < 4; i++) {
+      const at = ranges[2 * i]!;
+      const text = at < 0 ? this.#null : ffi.QTS_NewString(this.#context, input + at - start);
+      this.#texts[i] = text;
+    }
+    const slots = this.#slotsView();
+    for (let i = 0; i < 4; i++) slots[i] = this.#texts[i]!;
+    return slots;
+  }
+
+  #freeArguments(): void {
+    const { ffi } = this.#instance;
+    for (let i = 0; i < 4; i++) {
+      if (this.#texts[i] !== this.#null) ffi.QTS_FreeValuePointer(this.#context, this.#texts[i]!);
+    }
+  }
+
+  /** The library's memory moves when it grows. */
+  #slotsView(): Uint32Array {
+    const { buffer } = this.#instance.module.HEAPU8;
+    if (this.#view.buffer !== buffer) this.#view = new Uint32Array(buffer, this.#slots, 5);
+    return this.#view;
   }
 
   #parse(answer: Buffer): SandboxAnswer | SandboxFailure {
@@ -308,7 +377,13 @@ class Machine {
   }
 
   #tooLarge(stage: CodeType, size: number, max: number): SandboxFailure {
-    return { ...NOWHERE, kind: 'size', stage, name: '', text: `it returned ${size} bytes of JSON; ${max} is the limit.` };
+    return {
+      ...NOWHERE,
+      kind: 'size',
+      stage,
+      name: '',
+      text: `it returned ${size} bytes of JSON; ${max} is the limit.`,
+    };
   }
 
   /** The machine itself gave up: its stack is deeper than the thread's, its memory cannot grow. */
@@ -317,7 +392,7 @@ class Machine {
     if (error instanceof RangeError) {
       return { ...NOWHERE, kind: 'failed', stage, name: 'RangeError', text: 'values are nested too deeply.' };
     }
-    if (error instanceof WebAssembly.RuntimeError) return this.#outOfMemory(stage);
+    if (error instanceof Error && error.name === 'RuntimeError') return this.#outOfMemory(stage);
     throw error;
   }
 
@@ -357,17 +432,18 @@ class Machine {
     return true;
   }
 
-  /** True: they were cut off. */
-  #runJobs(): boolean {
+  /** What was left for later by promises; nothing of it can change the answer, but it has to end. */
+  #runJobs(type: CodeType | null): SandboxFailure | null {
     const { ffi } = this.#instance;
     while (ffi.QTS_IsJobPending(this.#runtime) !== 0) {
-      const done = ffi.QTS_ExecutePendingJob(this.#runtime, 1, this.#slots + 12);
+      const done = ffi.QTS_ExecutePendingJob(this.#runtime, 1, this.#slots + 20);
       const exception = this.#exceptionOf(done);
-      if (exception !== 0) ffi.QTS_FreeValuePointer(this.#context, exception);
+      if (this.#timedOut || this.#isOver()) return this.#cutOff(type ?? this.#stage());
+      // Nothing else comes through: a promise keeps what was thrown.
+      if (exception !== 0) return this.#outOfMemory(type ?? this.#stage());
       ffi.QTS_FreeValuePointer(this.#context, done);
-      if (this.#timedOut || this.#isOver()) return true;
     }
-    return false;
+    return null;
   }
 
   #exceptionOf(value: Pointer): Pointer {
@@ -393,19 +469,23 @@ class Machine {
   #bytesAsString(bytes: Buffer, start: number, end: number): Pointer {
     const { module, ffi } = this.#instance;
     const size = end - start + 1;
-    if (size > this.#inputBytes) {
-      if (this.#input !== 0) module._free(this.#input);
-      this.#inputBytes = Math.max(size, 2 * this.#inputBytes, 4096);
-      this.#input = module._malloc(this.#inputBytes);
-    }
+    this.#reserveInput(size);
     module.HEAPU8.set(bytes.subarray(start, end), this.#input);
     module.HEAPU8[this.#input + size - 1] = 0;
     return ffi.QTS_NewString(this.#context, this.#input);
   }
 
+  #reserveInput(size: number): void {
+    if (size <= this.#inputBytes) return;
+    const { module } = this.#instance;
+    if (this.#input !== 0) module._free(this.#input);
+    this.#inputBytes = Math.max(size, 2 * this.#inputBytes, 4096);
+    this.#input = module._malloc(this.#inputBytes);
+  }
+
   #call(callee: Pointer, first: Pointer = 0, second: Pointer = 0, third: Pointer = 0): Pointer {
-    const { module, ffi } = this.#instance;
-    const slots = new Uint32Array(module.HEAPU8.buffer, this.#slots, 3);
+    const { ffi } = this.#instance;
+    const slots = this.#slotsView();
     slots[0] = first;
     slots[1] = second;
     slots[2] = third;

@@ -8,7 +8,8 @@ import { documentOf } from '@millrace/api/applied/config-source';
 import { type Applied, type Draft, draftOfDocument, draftOfText, NOTHING_APPLIED } from '@millrace/api/applied/draft';
 import { exportYaml } from '@millrace/api/applied/export';
 import { type Change, canonical, changesOf, nameOf, type Plan, planOf } from '@millrace/api/applied/plan';
-import type { Config } from '@millrace/api/config';
+import { withSecretsOf } from '@millrace/api/applied/secrets';
+import type { Config, SinkConfig } from '@millrace/api/config';
 import type { Problem } from '@millrace/api/config-document';
 import { MillraceError } from '@millrace/core/error';
 import type { AppliedStore } from './applied-store.ts';
@@ -114,6 +115,17 @@ export class ConfigControl {
   block(section: Section, name: string): RawBlock | null {
     const { source } = this.#applied;
     return source.blocks[section].find((block) => nameOf(source, block) === name) ?? null;
+  }
+
+  /** A sink that is not applied, resolved: to try its destination. Throws ConfigProblems. */
+  draftSink(block: RawBlock): SinkConfig {
+    const name = typeof block.name === 'string' ? block.name : 'test';
+    const before = this.block('sinks', name);
+    const database = this.#applied.config.databases[0]?.name ?? 'none';
+    const whole = { ...(before ?? { database }), ...block, name };
+    const change = () => (before === null ? whole : withSecretsOf('sinks', whole, before));
+    const { next } = this.#draft({ kind: 'edit', section: 'sinks', name, change });
+    return next.config.sinks.find((sink) => sink.name === name)!;
   }
 
   /** Resolves when an apply that is under way has ended. */

@@ -1,24 +1,50 @@
 /** Databases: what is configured, how they are, and whether they can be reached. */
+import type { RawBlock } from '@millrace/api/applied/config-source';
+import { REDACTED, shownBlock } from '@millrace/api/applied/secrets';
 import { emptyBody } from '@millrace/api/request-body';
 import { MillraceError } from '@millrace/core/error';
 import { PgConnection } from '@millrace/postgres/connection';
 import { readServerFacts } from '@millrace/postgres/source-facts';
 import type { DatabaseSupervisor } from '../database-supervisor.ts';
 import { sourceOf } from '../source-of.ts';
+import { asksForSecrets } from './config-routes.ts';
 import { healthView, lagView } from './health-view.ts';
+import { ManagementError } from './management-error.ts';
+import { blockBody, createResource, deleteResource, updateResource } from './resource-edits.ts';
 import { bodyOf, found, type ManagementRoutes } from './route.ts';
 
 const TEST_TIMEOUT_MS = 10_000;
 
 interface Named {
   readonly Params: { readonly idOrName: string };
+  readonly Querystring: Record<string, string | undefined>;
 }
 
-export const databaseRoutes: ManagementRoutes = (api, { databases }) => {
-  api.get('/postgres_databases', async () => ({ data: databases().map(databaseView) }));
-  api.get<Named>('/postgres_databases/:idOrName', async ({ params }) =>
-    databaseView(found(databases(), params.idOrName)),
+export const databaseRoutes: ManagementRoutes = (api, { databases, config }) => {
+  const view = (database: DatabaseSupervisor, query: Named['Querystring'] = {}) => {
+    const block = config.block('databases', database.name);
+    const given = block === null ? {} : shownBlock(config.applied.source, 'databases', block, asksForSecrets(query));
+    return { ...given, ...databaseView(database, asksForSecrets(query)) };
+  };
+  const named = (name: string) => view(found(databases(), name));
+  api.get<Named>('/postgres_databases', async ({ query }) => ({ data: databases().map((one) => view(one, query)) }));
+  api.get<Named>('/postgres_databases/:idOrName', async ({ params, query }) =>
+    view(found(databases(), params.idOrName), query),
   );
+  api.post('/postgres_databases', async (request) =>
+    named(await createResource(config, 'databases', asBlock(bodyOf(request, blockBody)))),
+  );
+  for (const method of ['put', 'patch'] as const) {
+    api[method]<Named>('/postgres_databases/:idOrName', async (request) => {
+      const { name } = found(databases(), request.params.idOrName);
+      return named(await updateResource(config, 'databases', name, asBlock(bodyOf(request, blockBody))));
+    });
+  }
+  api.delete<Named>('/postgres_databases/:idOrName', async ({ params }) => {
+    const { id, name } = found(databases(), params.idOrName);
+    await deleteResource(config, 'databases', name);
+    return { success: true, id };
+  });
   api.post<Named>('/postgres_databases/:idOrName/test_connection', async (request) => {
     bodyOf(request, emptyBody);
     return await testConnection(found(databases(), request.params.idOrName));
@@ -31,8 +57,22 @@ export const databaseRoutes: ManagementRoutes = (api, { databases }) => {
   });
 };
 
-/** As in Sequin's API; the password never leaves. */
-function databaseView({ id, name, config, monitor, state }: DatabaseSupervisor) {
+/** Sequin's API has a list of slots where its file has a slot and a publication, and settings of a pool of its own. */
+function asBlock({ replication_slots: slots, queue_interval: _, queue_target: __, ...block }: RawBlock): RawBlock {
+  if (slots === undefined) return block;
+  const [slot, ...more] = Array.isArray(slots) ? (slots as RawBlock[]) : [];
+  if (slot === undefined || more.length > 0) {
+    throw new ManagementError(422, 'Validation failed.', { replication_slots: ['must be exactly one'] });
+  }
+  return {
+    ...block,
+    ...(block.slot === undefined && { slot: { name: slot.slot_name } }),
+    ...(block.publication === undefined && { publication: { name: slot.publication_name } }),
+  };
+}
+
+/** As in Sequin's API; the password leaves only when it is asked for. */
+function databaseView({ id, name, config, monitor, state }: DatabaseSupervisor, sensitive: boolean) {
   const report = monitor.report();
   return {
     id,
@@ -41,7 +81,7 @@ function databaseView({ id, name, config, monitor, state }: DatabaseSupervisor) 
     port: config.port,
     database: config.database,
     username: config.username,
-    password: '(redacted)',
+    password: sensitive ? config.password : REDACTED,
     ssl: config.ssl !== 'disable',
     pool_size: config.poolSize,
     annotations: config.annotations,

@@ -28,6 +28,7 @@ import Fastify from 'fastify';
 import { backfillRoutes } from './backfill-routes.ts';
 import { configRoutes } from './config-routes.ts';
 import { databaseRoutes } from './database-routes.ts';
+import { endpointRoutes } from './endpoint-routes.ts';
 import { healthRoutes } from './health-routes.ts';
 import { answerOf, ManagementError } from './management-error.ts';
 import { pullRoutes } from './pull-routes.ts';
@@ -44,6 +45,7 @@ const ROUTES: readonly ManagementRoutes[] = [
   verificationRoutes,
   pullRoutes,
   configRoutes,
+  endpointRoutes,
 ];
 /** Below `/` and `/api` both, and without a token. */
 const OPEN_ROUTES: readonly ManagementRoutes[] = [healthRoutes];

@@ -1,6 +1,9 @@
 /** What every route of the management API is made of; how to add one is in management.ts. */
+
+import type { SinkConfig } from '@millrace/api/config';
 import { type ReadBody, readBody } from '@millrace/api/request-body';
 import type { PullSinks } from '@millrace/sinks/pull/pull-sinks';
+import type { SinkContext } from '@millrace/sinks/sink-kind';
 import type { LocalStore } from '@millrace/stream-store/local-store';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ConfigControl } from '../config/config-control.ts';
@@ -16,6 +19,8 @@ export interface ManagementContext {
   readonly isConfigured: () => boolean;
   /** What is applied, and the way to another configuration. */
   readonly config: ConfigControl;
+  /** What the kind of a sink is told when it is opened. */
+  readonly sinkContext: (sink: SinkConfig) => SinkContext;
   /** Those that run now. */
   readonly pullSinks: PullSinks;
   readonly log: (line: string) => void;

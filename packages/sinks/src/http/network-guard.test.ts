@@ -6,7 +6,6 @@ import { type NetworkGuard, networkGuard } from './network-guard.ts';
 function guard(allow: readonly string[] = [], allowPrivate = false, names: Record<string, readonly string[]> = {}) {
   return networkGuard({
     policy: { allow, allowPrivate },
-    configKey: 'network.webhooks',
     resolve: async (host) =>
       (names[host] ?? []).map((address): LookupAddress => ({ address, family: address.includes(':') ? 6 : 4 })),
   });
@@ -23,7 +22,7 @@ function found(by: NetworkGuard, host: string): Promise<readonly string[]> {
 
 const LOCAL = ['127.0.0.1', '127.255.255.254', '10.0.0.1', '172.16.0.1', '172.31.255.255', '192.168.1.1', '100.64.0.1'];
 const LOCAL_6 = ['::1', 'fd00::1', 'fc00::1', '::ffff:10.0.0.1', '::ffff:7f00:1', '64:ff9b::7f00:1', '2002:7f00:1::'];
-/** Those that allow_private does not open either. */
+/** Those that allowPrivate does not open either. */
 const NEVER = ['169.254.169.254', '169.254.1.1', '0.0.0.0', '0.1.2.3', '255.255.255.255', '224.0.0.1', '240.0.0.1'];
 const NEVER_6 = [
   '::',
@@ -39,7 +38,7 @@ const METADATA = ['100.100.100.200', '168.63.129.16', 'fd00:ec2::254'];
 const PUBLIC = ['93.184.215.14', '1.1.1.1', '172.32.0.1', '100.128.0.1', '2606:4700::1111', '::ffff:1.1.1.1'];
 
 describe('an address that may not be connected to', () => {
-  test.each([...LOCAL, ...LOCAL_6])('%s is private, and opened by allow_private', (address) => {
+  test.each([...LOCAL, ...LOCAL_6])('%s is private, and opened by allowPrivate', (address) => {
     expect(guard().refusal(address)?.code).toBe('sink_address_refused');
     expect(guard([], true).refusal(address)).toBeNull();
   });
@@ -59,11 +58,11 @@ describe('an address that may not be connected to', () => {
     expect(guard(['[::1]']).refusal('[::1]')).toBeNull();
   });
 
-  test('is refused with the key that opens it', () => {
+  test('is refused with the flags that open it', () => {
     const refusal = guard().refusal('10.1.2.3');
-    expect(refusal?.hint).toContain('"10.1.2.3" to network.webhooks.allow');
-    expect(refusal?.hint).toContain('network.webhooks.allow_private: true');
-    expect(guard().refusal('169.254.169.254')?.hint).not.toContain('allow_private');
+    expect(refusal?.hint).toContain('--sinks-allow 10.1.2.3');
+    expect(refusal?.hint).toContain('--webhooks-allow-private');
+    expect(guard().refusal('169.254.169.254')?.hint).not.toContain('--webhooks-allow-private');
   });
 
   test('is none that embeds a private IPv4 address, whichever it is', () => {
@@ -124,7 +123,7 @@ describe('a name', () => {
     await expect(error).rejects.toMatchObject({
       code: 'sink_address_refused',
       detail: 'It is inside, which is 10.0.0.1.',
-      hint: expect.stringContaining('"inside" to network.webhooks.allow'),
+      hint: expect.stringContaining('--sinks-allow inside'),
     });
   });
 

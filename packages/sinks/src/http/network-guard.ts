@@ -13,8 +13,6 @@ export type ResolveHost = (host: string) => Promise<readonly LookupAddress[]>;
 
 export interface NetworkGuardOptions {
   readonly policy: NetworkPolicy;
-  /** Where the policy is configured, for the hint: `network.webhooks`. */
-  readonly configKey: string;
   /** Default: as the machine resolves names. */
   readonly resolve?: ResolveHost | undefined;
 }
@@ -26,11 +24,11 @@ export interface NetworkGuard {
   readonly lookup: LookupFunction;
 }
 
-/** A machine of a private network, or this one. With allow_private they may be connected to. */
+/** A machine of a private network, or this one. With allowPrivate they may be connected to. */
 const PRIVATE_RANGES: ReadonlySet<string> = new Set(['loopback', 'private', 'carrierGradeNat', 'uniqueLocal']);
 
 /**
- * Credentials of the machine are to be had there for the asking; no name says so. allow_private does not open them, and
+ * Credentials of the machine are to be had there for the asking; no name says so. allowPrivate does not open them, and
  * neither do link-local addresses, of which the others of the kind are.
  */
 const METADATA_ADDRESSES: ReadonlySet<string> = new Set(['100.100.100.200', '168.63.129.16', 'fd00:ec2::254']);
@@ -38,7 +36,7 @@ const METADATA_ADDRESSES: ReadonlySet<string> = new Set(['100.100.100.200', '168
 type Address = ipaddr.IPv4 | ipaddr.IPv6;
 type Rule = (host: string | null, address: Address) => boolean;
 
-export function networkGuard({ policy, configKey, resolve = resolveHost }: NetworkGuardOptions): NetworkGuard {
+export function networkGuard({ policy, resolve = resolveHost }: NetworkGuardOptions): NetworkGuard {
   const rules = policy.allow.map(ruleOf);
   const allowed = (host: string | null, text: string): boolean => {
     const address = plainAddress(text);
@@ -47,10 +45,10 @@ export function networkGuard({ policy, configKey, resolve = resolveHost }: Netwo
   const refused = (host: string, addresses: readonly string[]): MillraceError => {
     const named = addresses.length === 0 || addresses[0] === host ? '' : `, which is ${addresses.join(', ')}`;
     const isPrivate = addresses.some((text) => isOpen(plainAddress(text), true));
-    const all = isPrivate ? `, or set ${configKey}.allow_private: true for all private addresses` : '';
+    const all = isPrivate ? `, or all private addresses with --webhooks-allow-private` : '';
     return new MillraceError('sink_address_refused', {
       detail: `It is ${host}${named}.`,
-      hint: `To allow it, add "${host}" to ${configKey}.allow in the configuration${all}.`,
+      hint: `Where it is meant, start the process with --sinks-allow ${host}${all}.`,
     });
   };
 

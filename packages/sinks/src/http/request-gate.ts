@@ -3,11 +3,10 @@
  * by the `concurrency` of the sinks (I7).
  */
 
-export interface RequestGateOptions {
+/** Absent: as many as come. */
+export interface RequestLimits {
   readonly requestsPerSecond?: number | undefined;
   readonly concurrency?: number | undefined;
-  /** Milliseconds that never go back. */
-  readonly now?: () => number;
 }
 
 /** After a pause requests may come this much closer together, so that a coarse timer does not lower the rate. */
@@ -24,9 +23,13 @@ export class RequestGate {
   #heldUntil = Number.NEGATIVE_INFINITY;
   #timer: NodeJS.Timeout | null = null;
 
-  constructor({ requestsPerSecond, concurrency, now = () => performance.now() }: RequestGateOptions = {}) {
+  /** `now`: milliseconds that never go back. */
+  constructor(
+    { requestsPerSecond, concurrency = Number.POSITIVE_INFINITY }: RequestLimits = {},
+    now: () => number = () => performance.now(),
+  ) {
     this.#intervalMs = requestsPerSecond === undefined ? 0 : 1000 / requestsPerSecond;
-    this.#concurrency = concurrency ?? Number.POSITIVE_INFINITY;
+    this.#concurrency = concurrency;
     this.#now = now;
   }
 

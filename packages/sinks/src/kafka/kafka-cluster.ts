@@ -207,6 +207,11 @@ export class KafkaCluster {
     });
   }
 
+  /** Resolves when some broker has answered. */
+  async connect(): Promise<void> {
+    await this.#any();
+  }
+
   /** The number of a producer that nobody else has. */
   async newProducer(): Promise<{ id: bigint; epoch: number }> {
     const broker = await this.#any();

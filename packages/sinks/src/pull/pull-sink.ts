@@ -23,7 +23,9 @@ export interface PullSinkOptions {
   readonly waitingMax: number;
   /** Milliseconds that never go back. */
   readonly now?: () => number;
-  readonly onClose?: () => void;
+  /** It is an engine's now: workers may come. Not while it is merely looked at. */
+  readonly onLedger?: (sink: PullSink) => void;
+  readonly onClose?: (sink: PullSink) => void;
 }
 
 export interface ReceiveOptions {
@@ -107,6 +109,7 @@ export class PullSink implements PushSink<PullRoute> {
 
   useLedger(ledger: DeliveryLedger): void {
     this.#ledger = ledger;
+    this.#options.onLedger?.(this);
   }
 
   batchKey(): string {
@@ -215,7 +218,7 @@ export class PullSink implements PushSink<PullRoute> {
     for (const waiter of [...this.#waiters]) waiter.end([]);
     for (const held of [...this.#bySignal.values()].flatMap((all) => [...all])) held.settle(stopping());
     this.#deadlines.clear();
-    this.#options.onClose?.();
+    this.#options.onClose?.(this);
   }
 
   #each(ackIds: readonly string[], apply: (held: Held) => void): NotFound {

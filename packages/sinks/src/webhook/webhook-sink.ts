@@ -62,7 +62,7 @@ export function openWebhook(
   const bodyBytesMax = (status: number) =>
     isSuccess(status, rules) ? (rules.partialSuccess ? ANSWER_BYTES_MAX : 0) : FAILURE_BYTES_MAX;
   const client = httpClient({
-    guard: networkGuard({ policy: context.network, configKey: 'network.webhooks', resolve }),
+    guard: networkGuard({ policy: context.network, resolve }),
     ca: config.tls_ca,
     connections: config.max_concurrency,
     timeoutMs: context.timeoutMs,
@@ -160,8 +160,8 @@ export function openWebhook(
 }
 
 /** Of headers with the same name the encrypted one is sent. What belongs to a connection is ours. */
-function endpointHeaders({ name, headers, encryptedHeaders }: HttpEndpoint, log: (line: string) => void) {
-  const sent: Record<string, string> = {};
+function endpointHeaders({ name, url, headers, encryptedHeaders }: HttpEndpoint, log: (line: string) => void) {
+  const sent: Record<string, string> = basicCredentials(url);
   let zipped = false;
   for (const [given, value] of [...Object.entries(headers), ...Object.entries(encryptedHeaders)]) {
     const header = given.toLowerCase();
@@ -176,6 +176,14 @@ function endpointHeaders({ name, headers, encryptedHeaders }: HttpEndpoint, log:
     else sent[header] = value;
   }
   return { headers: sent, zipped };
+}
+
+/** `https://user:password@host`. */
+function basicCredentials(url: string): Record<string, string> {
+  const { username, password } = new URL(url);
+  if (username === '' && password === '') return {};
+  const credentials = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
+  return { authorization: `Basic ${Buffer.from(credentials).toString('base64')}` };
 }
 
 function encodingOf(value: string, name: string): boolean {

@@ -1,0 +1,254 @@
+/**
+ * Reads the feed of a push sink ahead of what is delivered: as far as the window allows (I7), through the functions, into
+ * the groups. What an earlier life of the sink has done already is passed over.
+ */
+import { assert, InvariantError } from '@millrace/core/assert';
+import { MillraceError } from '@millrace/core/error';
+import { pause } from '@millrace/core/pause';
+import type { Position } from '@millrace/core/position';
+import { MessageBatch } from '@millrace/sinks/message-batch';
+import type { MessageFacts } from '@millrace/sinks/push-sink';
+import type { Processed } from '../transform/processor.ts';
+import type { DeliveryLedger } from './delivery-ledger.ts';
+import type { Feed } from './feed.ts';
+import type { MessageGroups } from './message-groups.ts';
+import type { MessagePreparation } from './message-preparation.ts';
+import { ALL_SUBS, type OriginalMessage, type PendingMessage, subKey } from './pending-message.ts';
+import type { PendingWindow } from './pending-window.ts';
+import type { SessionParts } from './push-session.ts';
+import { awayDelayMs } from './retry.ts';
+
+/** Bytes of messages read and not done, of one sink. One message that is larger is alone. */
+export const WINDOW_BYTES_MAX = 64 * 1_048_576;
+/** Messages read from the log at a time, and their bytes. */
+const READ_MESSAGES_MAX = 500;
+const READ_BYTES_MAX = 1_048_576;
+/** A buffer that a huge message has blown up is not kept. */
+const READ_BUFFER_KEPT_BYTES = 4 * 1_048_576;
+/** With `discard_on_full`: the window is full, and nothing was done for this long. */
+export const LOAD_SHEDDING_AFTER_MS = 5_000;
+const DISCARD_NOTICE_EVERY_MS = 1_000;
+
+export interface IntakeParts extends Pick<SessionParts, 'options' | 'ledger' | 'counts' | 'deadKeys' | 'onProgress'> {
+  readonly window: PendingWindow;
+  readonly groups: MessageGroups;
+  readonly preparation: MessagePreparation;
+  readonly signal: AbortSignal;
+  /** There is more to be sent, perhaps. */
+  readonly dispatch: () => void;
+  /** Nothing can be read for this; null: it can again. */
+  readonly onTrouble: (error: MillraceError | null) => void;
+}
+
+export class PushIntake {
+  readonly #parts: IntakeParts;
+  readonly #readMax: number;
+  #idle = false;
+  #shed: { messages: number; from: Position; through: Position } | null = null;
+  #shedNoticeMs = -Infinity;
+
+  constructor(parts: IntakeParts) {
+    this.#parts = parts;
+    const { maxAckPending } = parts.options.policy;
+    this.#readMax = Math.max(1, Math.min(READ_MESSAGES_MAX, Math.floor(maxAckPending / 4)));
+  }
+
+  /** All of the log was looked at. */
+  get idle(): boolean {
+    return this.#idle;
+  }
+
+  /** Resolves on the signal; rejects when the feed fails. */
+  async run(feed: Feed): Promise<void> {
+    const { signal, dispatch } = this.#parts;
+    let batch = this.#newBatch();
+    while (!signal.aborted) {
+      const sheds = await this.#room();
+      if (signal.aborted) return;
+      const result = await feed.fill(batch);
+      if (signal.aborted) return;
+      if (!batch.empty || batch.mark !== null) this.#idle = false;
+      if (sheds) this.#discard(batch);
+      else await this.#takeIn(batch);
+      if (batch.body.buffer.length > READ_BUFFER_KEPT_BYTES) batch = this.#newBatch();
+      else batch.clear();
+      if (signal.aborted) return;
+      if (result === 'idle') this.#idle = true;
+      dispatch();
+      if (result === 'idle') await this.#feedChanged(feed);
+    }
+  }
+
+  #newBatch(): MessageBatch {
+    const limits = { messagesMax: this.#readMax, bytesMax: READ_BYTES_MAX, messageOverhead: 0 };
+    return new MessageBatch(limits, { described: true });
+  }
+
+  async #feedChanged(feed: Feed): Promise<void> {
+    const { signal, window } = this.#parts;
+    // A wait that lives as long as the sink would gather listeners.
+    const over = new AbortController();
+    const end = () => over.abort();
+    signal.addEventListener('abort', end, { once: true });
+    if (signal.aborted) end();
+    try {
+      // Something done: a backfill may be waiting for its last rows.
+      await Promise.race([feed.changed(over.signal), window.changed()]);
+    } finally {
+      signal.removeEventListener('abort', end);
+      end();
+    }
+  }
+
+  /** Waits until there is room in the window. True: there is none, and what comes is to be discarded. */
+  async #room(): Promise<boolean> {
+    const { window, signal, dispatch, options } = this.#parts;
+    const { maxAckPending, loadShedding } = options.policy;
+    while (!signal.aborted) {
+      const fits = window.size + this.#readMax <= maxAckPending && window.bytes < WINDOW_BYTES_MAX;
+      if (fits || window.size === 0) return false;
+      dispatch();
+      if (loadShedding === 'discard_on_full') {
+        const leftMs = LOAD_SHEDDING_AFTER_MS - (window.now() - window.lastDoneMs);
+        if (leftMs <= 0) return true;
+        const over = new AbortController();
+        await Promise.race([window.changed(), pause(leftMs, AbortSignal.any([signal, over.signal]))]);
+        over.abort();
+      } else await window.changed();
+    }
+    return false;
+  }
+
+  #discard(batch: MessageBatch): void {
+    const { ledger, counts, options, window, onProgress } = this.#parts;
+    if (batch.mark !== null) ledger.endRun(ledger.beginRun(batch.mark));
+    ledger.through(batch.through);
+    if (batch.count > 0) {
+      counts.discarded += batch.count;
+      const from = { lsn: batch.runLsns[0]!, ordinal: batch.ordinals[0]! };
+      this.#shed ??= { messages: 0, from, through: batch.through };
+      this.#shed.messages += batch.count;
+      this.#shed.through = batch.through;
+    }
+    const now = window.now();
+    if (this.#shed !== null && now - this.#shedNoticeMs >= DISCARD_NOTICE_EVERY_MS) {
+      this.#shedNoticeMs = now;
+      options.onNotice?.({ kind: 'discarded', ...this.#shed });
+      this.#shed = null;
+    }
+    onProgress(0);
+  }
+
+  async #takeIn(batch: MessageBatch): Promise<void> {
+    const { options, ledger, signal, dispatch, onProgress } = this.#parts;
+    const { processor } = options;
+    const run = batch.mark === null ? null : ledger.beginRun(batch.mark);
+    const originals = this.#originals(batch, run);
+    for (let at = 0; at < originals.length; ) {
+      if (processor === null) {
+        this.#add(originals[at++]!, null);
+        continue;
+      }
+      const from = at;
+      const processed = await this.process(() => processor.process(batch, from, signal));
+      // Stopped: nothing of it counts as read.
+      if (processed === null) return;
+      assert(at + processed.length <= originals.length, 'a processor answers for the messages there are');
+      for (const one of processed) this.#add(originals[at++]!, one);
+      dispatch();
+    }
+    if (run !== null) ledger.endRun(run);
+    ledger.through(batch.through);
+    onProgress(0);
+  }
+
+  /** Until it is done; null: stopped. */
+  async process(work: () => Promise<readonly Processed[]>): Promise<readonly Processed[] | null> {
+    const { signal, options, onTrouble } = this.#parts;
+    const { policy, random = Math.random } = options;
+    for (let attempt = 1; !signal.aborted; attempt++) {
+      try {
+        const processed = await work();
+        if (processed.length === 0) throw new InvariantError('a processor that resolves has processed something');
+        if (attempt > 1) onTrouble(null);
+        return signal.aborted ? null : processed;
+      } catch (error) {
+        if (signal.aborted) return null;
+        if (!(error instanceof MillraceError)) throw error;
+        onTrouble(error);
+        await pause(awayDelayMs(attempt, policy.retry, undefined, random), signal);
+      }
+    }
+    return null;
+  }
+
+  #originals(batch: MessageBatch, run: ReturnType<DeliveryLedger['beginRun']> | null): (OriginalMessage | null)[] {
+    const { ledger, options } = this.#parts;
+    const about = batch.descriptions!;
+    const bytes = batch.body.buffer;
+    const originals: (OriginalMessage | null)[] = [];
+    let index = 0;
+    for (let r = 0; r < batch.runEnds.length; r++) {
+      for (; index < batch.runEnds[r]!; index++) {
+        const position = { lsn: batch.runLsns[r]!, ordinal: batch.ordinals[index]! };
+        const action = about.actions[index]!;
+        const isMarked = run !== null && (action === 'read' || (action === 'schema' && index === batch.count - 1));
+        if (!isMarked && ledger.isDone(position)) {
+          originals.push(null);
+          continue;
+        }
+        const facts: MessageFacts = {
+          action,
+          schema: about.schemas[index]!,
+          table: about.tables[index]!,
+          keys: about.keys[index]!,
+          databaseName: options.databaseName,
+          idempotencyKey: about.idempotencyKeys[index]!,
+          group: about.groups[index]!,
+        };
+        const entry = isMarked
+          ? ledger.beginRow(run, position, 1)
+          : ledger.begin(position, 1, ledger.historyOf(position));
+        originals.push({
+          facts,
+          alsoGroup: about.alsoGroups[index] ?? null,
+          barrier: about.barriers[index] ?? false,
+          lsn: position.lsn,
+          ordinal: position.ordinal,
+          // A copy of its own: the batch is filled again, and one message must not hold what others take up.
+          bytes: Buffer.from(bytes.subarray(batch.start(index), batch.ends[index]!)),
+          entry,
+        });
+      }
+    }
+    return originals;
+  }
+
+  #add(original: OriginalMessage | null, processed: Processed | null): void {
+    if (original === null) return;
+    const { window, groups } = this.#parts;
+    for (const message of this.make(original, processed)) {
+      window.hold(message);
+      groups.add(message, window.now());
+    }
+  }
+
+  /** The messages of one that are still to be delivered. Each has to be held and added by the caller. */
+  make(original: OriginalMessage, processed: Processed | null): PendingMessage[] {
+    const { ledger, deadKeys, preparation, window } = this.#parts;
+    const { entry } = original;
+    const made = preparation.make(original, processed, window.now());
+    const left = made.filter(({ sub, refusal, idempotencyKey }) => {
+      if (deadKeys.has(subKey(original.facts.idempotencyKey, ALL_SUBS))) return false;
+      // Made anew later: then each of them is looked at.
+      if (refusal?.again === true) return true;
+      return sub >= entry.leading && !deadKeys.has(idempotencyKey);
+    });
+    ledger.recount(entry, left.length);
+    for (const message of left) {
+      message.tries = entry.tries;
+      message.firstFailedAt = entry.firstFailedAt;
+    }
+    return left;
+  }
+}

@@ -1,0 +1,209 @@
+/** From a sink as it is configured to what the engine runs: where its messages go, what is done with them on the way. */
+import { createHash } from 'node:crypto';
+import {
+  type DatabaseConfig,
+  type FunctionConfig,
+  isS2,
+  type PushDestinationConfig,
+  type S2DestinationConfig,
+  type SinkConfig,
+} from '@millrace/api/config';
+import { assert } from '@millrace/core/assert';
+import { sinkKey } from '@millrace/core/sink-key';
+import { DeadLetterStream } from '@millrace/engine/deliver/dead-letter-stream';
+import type { PushTarget, SinkSpec, StreamTarget } from '@millrace/engine/sink-spec';
+import type { FunctionPool } from '@millrace/engine/transform/function-pool';
+import { createFunctionProcessor } from '@millrace/engine/transform/functions';
+import { lazyProcessor } from '@millrace/engine/transform/lazy-processor';
+import type { Processor } from '@millrace/engine/transform/processor';
+import type { PullSinks } from '@millrace/sinks/pull/pull-sinks';
+import { routableSink } from '@millrace/sinks/routable-sink';
+import { routeLog } from '@millrace/sinks/route-log';
+import { localS2Sink } from '@millrace/sinks/s2-local';
+import { openOrCreate } from '@millrace/sinks/s2-local-records';
+import { localRoutedStreams } from '@millrace/sinks/s2-local-streams';
+import { placeName, routePlace } from '@millrace/sinks/s2-place';
+import { type Intent, remoteS2Sink } from '@millrace/sinks/s2-remote';
+import { findTail, RECORD_BYTES_MAX, remoteClient } from '@millrace/sinks/s2-remote-client';
+import { remoteRoutedStreams } from '@millrace/sinks/s2-remote-streams';
+import type { Sink } from '@millrace/sinks/sink';
+import type { NetworkPolicy, SinkContext } from '@millrace/sinks/sink-kind';
+import { sinkKind } from '@millrace/sinks/sink-kinds';
+import { localSinkRecords, remoteSinkRecords, type SinkRecords } from '@millrace/sinks/sink-records';
+import { sinkRouter } from '@millrace/sinks/sink-router';
+import type { LocalStore } from '@millrace/stream-store/local-store';
+import type { EndpointGates } from './endpoint-gates.ts';
+import { intentStore } from './intent-store.ts';
+import { stableId } from './stable-id.ts';
+import { tableFilter } from './table-filter.ts';
+
+/** What sinks share. */
+export interface SinkParts {
+  readonly store: LocalStore;
+  readonly functionPool: FunctionPool;
+  readonly pullSinks: PullSinks;
+  readonly gates: EndpointGates;
+  /** Of brokers and of webhooks. */
+  readonly network: { readonly brokers: NetworkPolicy; readonly webhooks: NetworkPolicy };
+  readonly log: (line: string) => void;
+}
+
+export function assembleSink(sink: SinkConfig, database: DatabaseConfig, parts: SinkParts): SinkSpec {
+  const actions = new Set(sink.actions);
+  return {
+    name: sink.name,
+    fingerprint: fingerprintOf(sink, database),
+    status: sink.status,
+    target: isS2(sink.destination)
+      ? streamTarget(sink, sink.destination, parts)
+      : pushTarget(sink, sink.destination, parts),
+    ...(isS2(sink.destination) && recordsOf(sink, sink.destination, parts.store)),
+    origin: {
+      database: {
+        id: stableId('database', database.name),
+        name: database.name,
+        annotations: database.annotations,
+        database: database.database,
+        hostname: database.hostname,
+      },
+      consumer: { id: stableId('sink', sink.name), name: sink.name, annotations: sink.annotations },
+    },
+    takes: tableFilter(sink.source),
+    tables: sink.source.includeTables ?? [],
+    actions: {
+      insert: actions.has('insert'),
+      update: actions.has('update'),
+      delete: actions.has('delete'),
+      truncate: actions.has('truncate'),
+    },
+    contents: sink.contents,
+    rules: sink.rules,
+    fillUnchanged: sink.fillUnchanged,
+    initialBackfill: sink.initialBackfill,
+    backfillId: (schema, table) => stableId('backfill', sink.name, schema, table),
+  };
+}
+
+/** Also of what its messages say of the database. */
+function fingerprintOf(sink: SinkConfig, { annotations, database, hostname }: DatabaseConfig): string {
+  const text = JSON.stringify([sink, annotations, database, hostname]);
+  return createHash('sha256').update(text).digest('hex');
+}
+
+/** null: the sink has no functions. */
+export function processorOf({ functions }: SinkConfig, { functionPool }: SinkParts): Processor | null {
+  const { filter, routing, transform } = functions;
+  if (filter === null && routing === null && transform === null) return null;
+  const defined = { filter: definition(filter), routing: definition(routing), transform: definition(transform) };
+  return lazyProcessor(() => createFunctionProcessor({ pool: functionPool, functions: defined }));
+}
+
+function definition(config: FunctionConfig | null) {
+  if (config === null) return null;
+  const { name, type, code } = config;
+  assert(type !== 'enrichment', 'an enrichment is SQL, no function');
+  return { name, type, code };
+}
+
+/** What the kind of a sink is told when it is opened. */
+export function sinkContextOf(sink: SinkConfig, { log, pullSinks, gates, network }: SinkParts): SinkContext {
+  const endpoint = sink.httpEndpoint;
+  return {
+    name: sink.name,
+    httpEndpoint: (name) =>
+      endpoint !== null && endpoint.name === name ? { ...endpoint, gate: gates.of(endpoint) } : undefined,
+    network: sink.destination.type === 'webhook' ? network.webhooks : network.brokers,
+    pullSinks,
+    timeoutMs: sink.delivery.ackWaitMs,
+    log: (line) => log(`${sink.name}: ${line}`),
+  };
+}
+
+function pushTarget(sink: SinkConfig, destination: PushDestinationConfig, parts: SinkParts): PushTarget {
+  const kind = sinkKind(destination.type);
+  assert(kind !== undefined, 'the configuration names a kind that there is');
+  const { delivery } = sink;
+  const { store } = parts;
+  const context = sinkContextOf(sink, parts);
+  return {
+    kind: 'push',
+    open: () => kind.open(destination.config, context),
+    router: sinkRouter(kind, destination.config),
+    processor: processorOf(sink, parts),
+    policy: {
+      batchSize: Math.min(delivery.batchSize ?? kind.batchSize.default, kind.batchSize.max),
+      batchTimeoutMs: delivery.batchTimeoutMs ?? kind.batchTimeoutMs,
+      ackWaitMs: delivery.ackWaitMs,
+      maxAckPending: delivery.maxAckPending,
+      maxRetryCount: delivery.maxRetryCount,
+      retry: delivery.retry,
+      oversize: delivery.oversize,
+      loadShedding: delivery.loadShedding,
+    },
+    deadLetters: new DeadLetterStream({ store, sink: sink.name, ...delivery.deadLetter }),
+  };
+}
+
+function streamTarget(sink: SinkConfig, destination: S2DestinationConfig, parts: SinkParts): StreamTarget {
+  const processor = processorOf(sink, parts);
+  const { basin, stream } = destination;
+  const { delivery } = sink;
+  return {
+    kind: 'stream',
+    sink: streamSink(sink.name, destination, processor !== null, parts.store),
+    ...(processor !== null && {
+      processing: {
+        processor,
+        place: (route) => routePlace(route, { basin, stream }),
+        maxRetryCount: delivery.maxRetryCount,
+        retry: delivery.retry,
+        deadLetters: new DeadLetterStream({ store: parts.store, sink: sink.name, ...delivery.deadLetter }),
+        messageBytesMax: RECORD_BYTES_MAX,
+      },
+    }),
+  };
+}
+
+/** Neither token nor endpoint: the store in this process. */
+function isLocal({ accessToken, endpoint }: S2DestinationConfig): boolean {
+  return accessToken === undefined && endpoint === undefined;
+}
+
+function streamSink(name: string, destination: S2DestinationConfig, routed: boolean, store: LocalStore): Sink {
+  const { basin, stream, accessToken, endpoint } = destination;
+  const log = routeLog(store.state, name);
+  const place = placeName(basin, stream);
+  if (isLocal(destination)) {
+    return routableSink({
+      single: localS2Sink({ store, name, basin, stream }),
+      streams: localRoutedStreams({ store, name }),
+      ...{ log, place, routed },
+      async placeNow() {
+        const target = await openOrCreate(store, basin, stream);
+        return { id: target.id, seqNum: target.tail.seqNum };
+      },
+    });
+  }
+  const intents = intentStore<Intent>(store.state, sinkKey(name, 'intents'));
+  // A store that asks for no token still wants the header.
+  const remote = { name, accessToken: accessToken ?? 'none', endpoint };
+  return routableSink({
+    single: remoteS2Sink({ ...remote, basin, stream, intents }),
+    streams: remoteRoutedStreams(remote),
+    ...{ log, place, routed },
+    placeNow: async (signal) => ({ seqNum: await findTail(remoteClient(remote).basin(basin).stream(stream), signal) }),
+  });
+}
+
+/** What it delivered can be compared with the source where nothing was done with it on the way. */
+function recordsOf(
+  { name, functions }: SinkConfig,
+  destination: S2DestinationConfig,
+  store: LocalStore,
+): { records: () => SinkRecords } | undefined {
+  const { basin, stream, accessToken, endpoint } = destination;
+  if (functions.filter !== null || functions.transform !== null || functions.routing !== null) return undefined;
+  if (isLocal(destination)) return { records: () => localSinkRecords({ store, name, basin, stream }) };
+  const remote = { name, basin, stream, accessToken: accessToken ?? 'none', endpoint };
+  return { records: () => remoteSinkRecords(remote) };
+}

@@ -1,0 +1,53 @@
+/** "Test connection": opens the destination of a sink anew, looks whether it would take messages, and closes it. */
+import { isS2, type S2DestinationConfig, type SinkConfig } from '@millrace/api/config';
+import { MillraceError } from '@millrace/core/error';
+import { classify, findTail, remoteClient } from '@millrace/sinks/s2-remote-client';
+import type { SinkContext } from '@millrace/sinks/sink-kind';
+import { sinkKind } from '@millrace/sinks/sink-kinds';
+import type { LocalStore } from '@millrace/stream-store/local-store';
+
+export const DESTINATION_TEST_TIMEOUT_MS = 15_000;
+
+/** Rejects with a coded error that says what to do. */
+export async function testDestination(
+  sink: SinkConfig,
+  store: LocalStore,
+  contextOf: (sink: SinkConfig) => SinkContext,
+): Promise<void> {
+  const { name, destination } = sink;
+  const signal = AbortSignal.timeout(DESTINATION_TEST_TIMEOUT_MS);
+  if (isS2(destination)) return await testStream(name, destination, store, signal);
+  const kind = sinkKind(destination.type);
+  if (kind === undefined) throw new MillraceError('internal');
+  // One that is only pulled from has nothing to connect to; it must not take the place of the one that runs.
+  const { pullSinks: _running, ...context } = contextOf(sink);
+  const opened = await kind.open(destination.config, context);
+  try {
+    await opened.test(signal);
+  } finally {
+    await opened.close();
+  }
+}
+
+async function testStream(
+  name: string,
+  { basin, stream, accessToken, endpoint }: S2DestinationConfig,
+  store: LocalStore,
+  signal: AbortSignal,
+): Promise<void> {
+  if (accessToken === undefined && endpoint === undefined) {
+    // Basin and stream are made when they are missing.
+    if (store.refusal !== null) throw store.refusal;
+    return;
+  }
+  try {
+    await findTail(
+      remoteClient({ name, accessToken: accessToken ?? 'none', endpoint })
+        .basin(basin)
+        .stream(stream),
+      signal,
+    );
+  } catch (error) {
+    throw classify(error, `s2://${basin}/${stream}${endpoint === undefined ? '' : ` at ${endpoint}`}`);
+  }
+}
