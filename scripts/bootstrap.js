@@ -3,7 +3,7 @@
  * project brings along. Plain JavaScript without dependencies, because it runs before there are any, on the system's
  * Node (18 or later).
  *
- *   node scripts/bootstrap.js <demo|test|test:matrix|test:crash|test:random|test:linear|test:disk-faults|test:object-storage|test:sdks|bench|check> [arguments of the command]
+ *   node scripts/bootstrap.js <demo|example:inventory|test|test:matrix|test:crash|test:random|test:linear|test:disk-faults|test:object-storage|test:sdks|bench|check> [arguments of the command]
  */
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
@@ -36,6 +36,9 @@ const storeCampaign = (name, args) => ({
 /** The steps of each command: the first that fails ends it. */
 const commands = {
   demo: (args) => [{ title: 'demo', args: [join(root, 'packages', 'cli', 'bin', 'millrace.js'), 'demo', ...args] }],
+  'example:inventory': (args) => [
+    { title: 'example', args: [join(root, 'examples', 'inventory', 'run.ts'), ...args] },
+  ],
   // Vitest last: its summary is the end of the output. Arguments choose tests, so nothing else is checked then, and
   // nothing is run a second time on another Postgres (vitest.config.ts).
   test: (args) => [

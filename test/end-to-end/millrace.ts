@@ -38,10 +38,18 @@ export interface SinkOptions {
   readonly unchanged_toast?: 'omit' | 'marker';
   readonly fill_unchanged?: boolean;
   readonly destination?: object;
+  /** Names of functions. */
+  readonly filter?: string;
+  readonly transform?: string;
+  readonly routing?: string;
+  readonly enrichment?: string;
+  readonly max_retry_count?: number;
+  readonly retry?: object;
 }
 
 export interface MillraceOptions {
   readonly sinks?: readonly SinkOptions[];
+  readonly functions?: readonly object[];
   readonly slot?: object;
   readonly publication?: object;
   /** Other keys of the database. */
@@ -77,6 +85,7 @@ export function configText(db: TestDatabase, options: MillraceOptions): string {
         ...options.database,
       },
     ],
+    ...(options.functions && { functions: options.functions }),
     sinks: sinks.map(({ name = 'sink', stream = name, destination, ...rest }) => ({
       name,
       database: 'shop',

@@ -15,6 +15,8 @@ export interface FunctionConfig {
   readonly sinkType: string | null;
   /** TypeScript or JavaScript; of type enrichment SQL; of type path the path. */
   readonly code: string;
+  /** Where the code was read from, as the configuration names it; null: it is in the configuration. */
+  readonly file: string | null;
   /** Of type enrichment: for how long a row that was read is used again, and how many are kept. null: never. */
   readonly cache: { readonly ttlMs: number; readonly rowsMax: number } | null;
 }
@@ -53,6 +55,7 @@ export function resolveFunction(
     type: type ?? 'path',
     sinkType: type !== 'routing' || sinkType == null ? null : (sinkKind(sinkType)?.type ?? sinkType),
     code: text,
+    file: source ?? null,
     cache:
       file.cache == null ? null : { ttlMs: file.cache.ttl_ms, rowsMax: file.cache.rows_max ?? ENRICHMENT_ROWS_MAX },
   };

@@ -51,12 +51,12 @@ export function expandText(text: string, references: References, report: (proble
         return references.file(target!).replace(/\r?\n$/, '');
       } catch (error) {
         report(`\${file:...} names a file that cannot be read: ${readFailure(error)}`);
-        return '';
+        return whole;
       }
     }
     if (scheme === 'kept') {
       report('stands for a secret that an export left out; give the value, or apply to a server that has it');
-      return '';
+      return whole;
     }
     if (name === undefined) {
       report(SYNTAX);

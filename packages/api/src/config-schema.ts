@@ -21,11 +21,14 @@ import { type SinkFile, sinkSchema } from './sink-schema.ts';
 
 export const SSL_MODES = ['disable', 'prefer', 'require', 'verify-ca', 'verify-full'] as const;
 
-const sslMode = z.preprocess(
-  (value) =>
-    value === true || value === 'true' ? 'verify-full' : value === false || value === 'false' ? 'disable' : value,
-  z.enum(SSL_MODES, { error: `must be true, false or one of: ${SSL_MODES.join(', ')}` }),
-);
+const sslMode = z
+  .preprocess(
+    (value) =>
+      value === true || value === 'true' ? 'verify-full' : value === false || value === 'false' ? 'disable' : value,
+    z.enum(SSL_MODES, { error: `must be true, false or one of: ${SSL_MODES.join(', ')}` }),
+  )
+  // true and false are taken as well.
+  .meta({ flag: true });
 
 /** What to do when the slot cannot show changes any more. */
 export const ON_LOSS = ['refuse', 'repair'] as const;
@@ -123,7 +126,7 @@ export const databaseSchema = z.strictObject({
 });
 
 const RETENTIONS =
-  'change_retentions are not supported yet; keep the changes in a stream instead: a sink with destination type s2, which holds every change for as long as the retention of its stream says';
+  'are not supported yet; keep the changes in a stream instead: a sink with destination type s2, which holds every change for as long as the retention of its stream says';
 
 /** Taken, so that the file loads, and told as a warning: see config-checks.ts. */
 const withoutEffect = z.array(z.unknown(), { error: 'must be a list' }).nullish();
@@ -146,7 +149,11 @@ export const configSchema = z.strictObject({
     .describe('Where webhook sinks send to.'),
   users: withoutEffect.describe('Taken for compatibility: there are no users; access tokens say who may do what.'),
   api_tokens: withoutEffect.describe('Taken for compatibility: tokens are made with millrace issue-access-token.'),
-  change_retentions: z.tuple([], { error: RETENTIONS }).nullish().describe('Not supported yet; only empty.'),
+  change_retentions: z
+    .array(z.unknown(), { error: RETENTIONS })
+    .max(0, RETENTIONS)
+    .nullish()
+    .describe('Not supported yet; only empty.'),
 });
 
 export type ConfigFile = Omit<z.output<typeof configSchema>, 'sinks'> & {

@@ -2,6 +2,7 @@
  * The JSON Schema of millrace.yaml, for editors: made from the schemas that the file is read with. What is looser in it:
  * a number or a flag may be a text with a reference in it, and null stands for "not given".
  */
+import { sinkKind } from '@millrace/sinks/sink-kinds';
 import * as z from 'zod';
 import { configSchema } from './config-schema.ts';
 
@@ -11,6 +12,7 @@ type Json = Record<string, unknown>;
 
 export function configJsonSchema(): Json {
   const { $schema, ...schema } = toJson(configSchema);
+  for (const destination of destinationsIn(schema)) loosen(destination);
   return {
     $schema,
     $id: ID,
@@ -31,12 +33,19 @@ function toJson(schema: z.core.$ZodType): Json {
       const { def } = zodSchema._zod;
       if (def.type === 'pipe') {
         const { in: before, out } = def as unknown as { readonly in: z.core.$ZodType; readonly out: z.core.$ZodType };
-        if (before._zod.def.type === 'transform') Object.assign(json, withReferences(inner(out)));
+        if (before._zod.def.type === 'transform') replace(json, withReferences(inner(out), json.flag === true));
       }
+      delete json.flag;
       delete json.secret;
       delete json.secretPart;
     },
   }) as Json;
+}
+
+/** Its description stays. */
+function replace(json: Json, other: Json): void {
+  for (const key of Object.keys(json)) if (key !== 'description') delete json[key];
+  Object.assign(json, other);
 }
 
 function inner(schema: z.core.$ZodType): Json {
@@ -44,10 +53,35 @@ function inner(schema: z.core.$ZodType): Json {
   return json;
 }
 
+/** The schema of each type of destination. */
+function destinationsIn(json: unknown): Json[] {
+  if (Array.isArray(json)) return json.flatMap(destinationsIn);
+  if (typeof json !== 'object' || json === null) return [];
+  const own = (json as { readonly destination?: { readonly oneOf?: Json[] } }).destination?.oneOf ?? [];
+  return [...own, ...Object.values(json).flatMap(destinationsIn)];
+}
+
+/** What plainBlock does to a destination before its kind sees it. */
+function loosen(destination: Json): void {
+  const properties = destination.properties as Record<string, Json>;
+  const required = (destination.required ?? []) as readonly string[];
+  const { const: type } = properties.type as { const?: string };
+  const kind = type === undefined ? undefined : sinkKind(type);
+  for (const [key, json] of Object.entries(properties)) {
+    const { description, ...rest } = json;
+    const loose = ['boolean', 'integer', 'number'].includes(String(rest.type)) ? withReferences(rest) : rest;
+    const forms = (loose.anyOf as Json[] | undefined) ?? [loose];
+    const known = forms.some((form) => form.type === 'null');
+    replace(json, required.includes(key) || known ? loose : { anyOf: [...forms, { type: 'null' }] });
+  }
+  if (kind !== undefined) properties.type = { enum: [kind.type, ...(kind.aliases ?? [])] };
+}
+
 /** What expands to text is taken where a number, a flag or one of a few words is. */
-function withReferences(json: Json): Json {
+function withReferences(json: Json, orFlag = false): Json {
   if (json.type === 'object' || json.oneOf !== undefined || json.anyOf !== undefined) return json;
   const also: Json[] = [{ type: 'string', pattern: '\\$\\{' }];
+  if (orFlag) also.push({ type: 'boolean' });
   if (json.type === 'boolean') also.push({ enum: ['true', 'false'] });
   if (json.type === 'integer') also.push({ type: 'string', pattern: '^\\d{1,15}$' });
   return { anyOf: [json, ...also] };

@@ -11,11 +11,13 @@ import { addConfig } from './commands/config.ts';
 import { addCreateBasin } from './commands/create-basin.ts';
 import { addCreateStream } from './commands/create-stream.ts';
 import { addDdlTrigger } from './commands/ddl-trigger.ts';
+import { addDeadLetters } from './commands/dead-letters.ts';
 import { addDeleteBasin } from './commands/delete-basin.ts';
 import { addDeleteStream } from './commands/delete-stream.ts';
 import { addDemo } from './commands/demo.ts';
 import { addDiff } from './commands/diff.ts';
 import { addFence } from './commands/fence.ts';
+import { addFunction } from './commands/function.ts';
 import { addGetAccountMetrics } from './commands/get-account-metrics.ts';
 import { addGetBasinConfig } from './commands/get-basin-config.ts';
 import { addGetBasinMetrics } from './commands/get-basin-metrics.ts';
@@ -33,11 +35,13 @@ import { addReconfigureBasin } from './commands/reconfigure-basin.ts';
 import { addReconfigureStream } from './commands/reconfigure-stream.ts';
 import { addRevokeAccessToken } from './commands/revoke-access-token.ts';
 import { addSetDefaultLocation } from './commands/set-default-location.ts';
+import { addSink } from './commands/sink.ts';
 import { addStart } from './commands/start.ts';
 import { addStatus } from './commands/status.ts';
 import { addStore } from './commands/store.ts';
 import { addTail } from './commands/tail.ts';
 import { addTrim } from './commands/trim.ts';
+import { addTypes } from './commands/types.ts';
 import { addVerify } from './commands/verify.ts';
 import { CommandFailure, explainFailure } from './failure.ts';
 import { settleFlagEnvironment } from './flag-environment.ts';
@@ -62,8 +66,22 @@ function buildProgram(): Command {
     .addHelpText('after', `\n${CLIENT_ENVIRONMENT}\n\nFirst steps:\n  $ millrace demo\n  $ millrace start --help`);
 
   program.commandsGroup('Run:');
-  for (const add of [addDemo, addCheck, addStart, addStatus, addBackfill, addVerify, addDdlTrigger, addStore, addBench])
+  for (const add of [
+    addDemo,
+    addCheck,
+    addStart,
+    addStatus,
+    addSink,
+    addDeadLetters,
+    addBackfill,
+    addVerify,
+    addDdlTrigger,
+    addStore,
+    addBench,
+  ])
     add(program);
+  program.commandsGroup('Functions:');
+  for (const add of [addFunction, addTypes]) add(program);
   program.commandsGroup('Records:');
   for (const add of [addAppend, addRead, addTail, addCheckTail, addTrim, addFence]) add(program);
   program.commandsGroup('Streams:');

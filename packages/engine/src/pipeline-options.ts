@@ -10,6 +10,7 @@ import type { SourceConfig } from './capture/source.ts';
 import type { SourceNotice } from './capture/source-notice.ts';
 import type { ChangeLog } from './change-log/change-log.ts';
 import type { ContentNotice } from './decode/message-contents.ts';
+import type { SchemaHistory } from './decode/schema-history.ts';
 import type { Delivery, DeliveryState } from './deliver/delivery.ts';
 import type { DeliveryNotice } from './deliver/push-options.ts';
 import type { RowIndex } from './row-index.ts';
@@ -58,6 +59,7 @@ export interface AuditConfig {
 export interface Pipeline {
   readonly capture: Capture;
   readonly log: ChangeLog;
+  readonly schemas: SchemaHistory;
   readonly deliveries: readonly Delivery[];
   /** null: nothing needs it. */
   readonly rowIndex: RowIndex | null;

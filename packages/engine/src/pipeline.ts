@@ -116,6 +116,7 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
   return {
     capture,
     log,
+    schemas,
     get deliveries() {
       return sinks.deliveries;
     },

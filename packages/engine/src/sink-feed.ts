@@ -10,6 +10,7 @@ import { ReadEncoder } from './decode/read-encoder.ts';
 import type { SchemaHistory } from './decode/schema-history.ts';
 import type { OpenFeed } from './deliver/feed.ts';
 import type { LastValues } from './last-values.ts';
+import type { MarkSeal } from './mark-seal.ts';
 import type { SinkSpec } from './sink-spec.ts';
 
 export interface SinkFeedOptions {
@@ -18,12 +19,24 @@ export interface SinkFeedOptions {
   readonly schemas: SchemaHistory;
   readonly manager: BackfillManager;
   readonly lastValues: LastValues | null;
+  readonly seal: MarkSeal;
   readonly poke: () => void;
   readonly onNotice: ((sink: string, notice: ContentNotice) => void) | undefined;
 }
 
-export function openSinkFeed({ spec, log, schemas, manager, lastValues, poke, onNotice }: SinkFeedOptions): OpenFeed {
+export function openSinkFeed({
+  spec,
+  log,
+  schemas,
+  manager,
+  lastValues,
+  seal,
+  poke,
+  onNotice,
+}: SinkFeedOptions): OpenFeed {
   return async (cursor, signal, progress) => {
+    await seal.ready();
+    const marks = seal.openAll(cursor.backfills);
     const encoder = new MessageEncoder({
       schemas,
       origin: spec.origin,
@@ -31,7 +44,7 @@ export function openSinkFeed({ spec, log, schemas, manager, lastValues, poke, on
       actions: spec.actions,
       contents: spec.contents,
       ...(spec.rules && { rules: spec.rules }),
-      marks: cursor.backfills,
+      marks,
       lastValues: spec.fillUnchanged ? lastValues : null,
       onNotice: (notice) => onNotice?.(spec.name, notice),
     });
@@ -39,7 +52,7 @@ export function openSinkFeed({ spec, log, schemas, manager, lastValues, poke, on
     const reads = new ReadEncoder(spec.origin, spec.rules);
     const { position } = cursor;
     manager.attach({
-      marks: cursor.backfills,
+      marks,
       write: (batch, table, bytes, columns, index, about) => reads.read(batch, table, bytes, columns, index, about),
       partialLsn: position.ordinal >= 0 && position.ordinal < ORDINAL_END ? position.lsn : null,
       inTransaction: () => changes.inTransaction,
@@ -47,6 +60,11 @@ export function openSinkFeed({ spec, log, schemas, manager, lastValues, poke, on
       poke,
     });
     encoder.watch = manager;
-    return new BackfillFeed(changes, manager, (abort) => log.changed(abort));
+    return new BackfillFeed(
+      changes,
+      manager,
+      (abort) => log.changed(abort),
+      (mark) => seal.seal(mark),
+    );
   };
 }

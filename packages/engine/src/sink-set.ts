@@ -8,6 +8,7 @@ import { BackfillManager } from './backfill/backfill-manager.ts';
 import type { BackfillSource } from './backfill/backfill-source.ts';
 import { backfillStore } from './backfill/backfill-store.ts';
 import type { ChangeLog } from './change-log/change-log.ts';
+import { positionOf } from './change-log/log-places.ts';
 import type { SchemaHistory } from './decode/schema-history.ts';
 import { type CursorStore, openCursors } from './deliver/cursor-store.ts';
 import { type Delivery, type DeliveryOptions, type DeliveryState, startDelivery } from './deliver/delivery.ts';
@@ -15,6 +16,7 @@ import { operatorMemory } from './deliver/operator-memory.ts';
 import { openProcessedFeed, processedBatch } from './deliver/processed-feed.ts';
 import { startPushDelivery } from './deliver/push-delivery.ts';
 import type { LastValues } from './last-values.ts';
+import { MarkSeal } from './mark-seal.ts';
 import type { PipelineOptions } from './pipeline-options.ts';
 import { openSinkFeed } from './sink-feed.ts';
 import type { SinkSpec, StreamTarget } from './sink-spec.ts';
@@ -126,8 +128,8 @@ export class SinkSet {
 
   async #openCursors(specs: readonly SinkSpec[]): Promise<void> {
     const { options, log } = this.#parts;
-    for (const [name, cursor] of await openCursors(specs, options.state, log.durableLsn))
-      this.#cursors.set(name, cursor);
+    const begin = (spec: SinkSpec) => positionOf(log, spec.start ?? 'now');
+    for (const [name, cursor] of await openCursors(specs, options.state, begin)) this.#cursors.set(name, cursor);
   }
 
   async #stopOne(name: string): Promise<void> {
@@ -150,11 +152,13 @@ export class SinkSet {
       takesUpdates: spec.actions.update,
       onChange: (view) => onBackfill?.(spec.name, view),
     });
-    const openFeed = openSinkFeed({ spec, log, schemas, manager, lastValues: lastValues(), poke, onNotice });
+    const seal = new MarkSeal(state, spec);
+    const openFeed = openSinkFeed({ spec, log, schemas, manager, lastValues: lastValues(), seal, poke, onNotice });
     const shared = {
       name: spec.name,
       paused: spec.status === 'paused',
       cursors: this.#cursors.get(spec.name)!,
+      memory: operatorMemory(state, spec.name),
       keepsMark: (id: string) => manager.keepsMark(id),
       openFeed,
       onState: (event: DeliveryState) => onSink?.(spec.name, event),
@@ -166,8 +170,7 @@ export class SinkSet {
             ...shared,
             ...target,
             databaseName: spec.origin.database.name,
-            memory: operatorMemory(state, spec.name),
-            log: { end: () => log.durableLsn, requireAfter: async ({ lsn }) => void (await log.seek(lsn)) },
+            log: { end: () => log.durableLsn, positionOf: (place) => positionOf(log, place) },
             onNotice: (notice) => onDelivery?.(spec.name, notice),
           })
         : startStreamDelivery(target, shared);

@@ -1,6 +1,7 @@
 import type { Sink } from '@millrace/sinks/sink';
 import type { SinkRecords } from '@millrace/sinks/sink-records';
 import type { InitialBackfill } from './backfill/backfill-manager.ts';
+import type { LogPlace } from './change-log/log-places.ts';
 import type { MessageContents } from './decode/message-contents.ts';
 import type { MessageOrigin } from './decode/message-plan.ts';
 import type { RowRulesConfig } from './decode/row-rules-config.ts';
@@ -33,6 +34,8 @@ export interface SinkSpec {
   /** Values that an update left alone are filled in from the row index. */
   readonly fillUnchanged: boolean;
   readonly initialBackfill: InitialBackfill;
+  /** Where it begins when it is new. Absent: now. */
+  readonly start?: LogPlace | undefined;
   /** Stable over restarts, unique over sinks and tables. */
   readonly backfillId: (schema: string, table: string) => string;
 }

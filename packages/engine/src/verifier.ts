@@ -14,6 +14,7 @@ import type { StateTable } from '@millrace/stream-store/store';
 import { isPartial } from './backfill/backfill-job.ts';
 import type { BackfillManager } from './backfill/backfill-manager.ts';
 import type { ChangeLog } from './change-log/change-log.ts';
+import { changesRecords } from './decode/row-rules.ts';
 import type { SchemaHistory } from './decode/schema-history.ts';
 import type { Delivery } from './deliver/delivery.ts';
 import type { RowIndex } from './row-index.ts';
@@ -99,6 +100,7 @@ export class Verifier {
         const job = manager?.list().find((one) => one.id === id);
         return job !== undefined && job.state === 'completed' && !isPartial(job.range);
       },
+      altered: (schema, table) => spec.rules !== undefined && changesRecords(spec.rules, schema, table),
       marker: spec.contents.unchanged === 'marker',
     });
     try {

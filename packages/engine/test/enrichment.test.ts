@@ -15,12 +15,13 @@ const counted = {
     asked++;
     return sessions.use(signal, work);
   }) as EnrichmentSessions['use'],
+  close: async () => {},
 };
 const { signal } = new AbortController();
 
 beforeAll(async () => {
   db = await createDatabase();
-  sessions = new EnrichmentSessions({ ...db.config, ssl: 'disable' });
+  sessions = new EnrichmentSessions(() => ({ ...db.config, ssl: 'disable' }));
   await db.sql(`
     CREATE TYPE mood AS ENUM ('good', 'bad');
     CREATE TABLE account (id int8 PRIMARY KEY, name text, plan numeric, since timestamptz, tags text[], feels mood);
@@ -71,7 +72,7 @@ function enrichments(processed: readonly Processed[]): unknown[] {
   });
 }
 
-function enrichment(code: string, more: { readonly cache?: { ttlMs: number; rowsMax: number } } & object = {}) {
+function enrichment(code: string, more: { readonly timeoutMs?: number } = {}) {
   return withEnrichment(null, { name: 'add', code, sessions: counted, cache: null, ...more });
 }
 
@@ -224,7 +225,7 @@ test('a query that takes too long is cut off, and the session is good for the ne
 });
 
 test('a source that is away is an error that is tried again', async () => {
-  const away = new EnrichmentSessions({ ...db.config, port: 1, ssl: 'disable' });
+  const away = new EnrichmentSessions(() => ({ ...db.config, port: 1, ssl: 'disable' }));
   const processor = withEnrichment(null, { name: 'add', code: NAMES, sessions: away, cache: null });
   await expect(processor.process(batchOf([{ key: ['1'] }]), 0, signal)).rejects.toMatchObject({ retry: 'backoff' });
   await away.close();

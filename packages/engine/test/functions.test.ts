@@ -118,7 +118,7 @@ describe('a transform', () => {
   test('has the clock and the chance of its message', async () => {
     const text = '() => [Date.now(), new Date().toISOString(), Date().slice(0, 24), Math.random(), Math.random()]';
     const message = messageText({});
-    const [[now, iso, date, first, second]] = (await transformed(text, message)) as unknown[][];
+    const [now, iso, date, first, second] = ((await transformed(text, message)) as unknown[][])[0]!;
     expect([now, iso, date]).toEqual([1_767_323_045_678, '2026-01-02T03:04:05.678Z', 'Fri Jan 02 2026 03:04:05']);
     expect(first).not.toBe(second);
     expect(((await transformed(text, message)) as unknown[][])[0]!.slice(3)).toEqual([first, second]);
@@ -235,6 +235,33 @@ describe('a function that fails', () => {
     const processed = await processAll(await processor({ transform }), texts);
     expect(processed.map(({ kind }) => kind)).toEqual(['messages', 'failed', 'messages']);
   });
+});
+
+test('a message larger than the memory has failed; a large one that fits has not', async () => {
+  const transform = code('transform', '(a, r) => r.text.length');
+  const processed = await processAll(await processor({ transform }), [
+    messageText({ record: { text: 'ü'.repeat(2_000_000) } }),
+    messageText({ record: { text: 'x'.repeat(60_000_000) } }),
+    messageText({ record: { text: 'y' } }),
+  ]);
+  expect(bodies(processed[0]!)).toEqual([2_000_000]);
+  expect(processed[1]).toMatchObject({ kind: 'failed', error: { code: 'function_memory' } });
+  expect(bodies(processed[2]!)).toEqual([1]);
+});
+
+test('a function gets the arguments that it can reach in any way', async () => {
+  const message = { action: 'insert', record: { a: 1 }, changes: null, metadata: { table_name: 't' } };
+  for (const text of [
+    '(...all) => all[3].table_name',
+    'export function transform() { return arguments[3].table_name; }',
+    '(action, record = {}, changes, metadata) => metadata.table_name',
+    'const f = (a, b, c, d) => d.table_name; export default f.bind(null);',
+    '(action, record, changes, { table_name }) => table_name',
+    'const wrap = (f) => (...args) => f(...args); export default wrap((a, b, c, d) => d.table_name);',
+    'export default function () { return eval("argu" + "ments[3].table_name"); }',
+  ]) {
+    expect(await transformed(text, message), text).toEqual(['t']);
+  }
 });
 
 test('a thousand messages come out in their order', async () => {

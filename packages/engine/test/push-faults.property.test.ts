@@ -180,6 +180,6 @@ test('killed at random while it fails at random: nothing lost, each key in order
       }),
       run,
     ),
-    { numRuns: Number(process.env.MILLRACE_PUSH_RUNS ?? 25), endOnFailure: true },
+    { numRuns: Number(process.env.MILLRACE_PUSH_RUNS ?? 8), endOnFailure: true },
   );
 });

@@ -214,8 +214,11 @@ export class TestWorld {
       deadLetters: this.#deadLetters(alive),
       log: {
         end: () => this.log.messages.at(-1)?.position.lsn ?? 0n,
-        requireAfter: async ({ lsn }) => {
+        positionOf: async (place) => {
+          if (typeof place === 'string' || 'timeMs' in place) throw new Error('the test log knows LSNs only');
+          const lsn = place.lsn - 1n;
           if (lsn < this.log.trimmedTo) throw new MillraceError('log_overrun');
+          return { lsn, ordinal: ORDINAL_END };
         },
       },
       onNotice: (notice) => this.notices.push(notice),

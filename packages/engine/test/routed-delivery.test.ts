@@ -3,7 +3,10 @@ import { rmSync } from 'node:fs';
 import { routableSink } from '@millrace/sinks/routable-sink';
 import { routeLog } from '@millrace/sinks/route-log';
 import type { RoutedStreams } from '@millrace/sinks/routed-writes';
+import { localS2Sink } from '@millrace/sinks/s2-local';
+import { openOrCreate } from '@millrace/sinks/s2-local-records';
 import { localRoutedStreams } from '@millrace/sinks/s2-local-streams';
+import { placeName } from '@millrace/sinks/s2-place';
 import { remoteRoutedStreams } from '@millrace/sinks/s2-remote-streams';
 import { startHttpServer } from '@millrace/stream-store/http/server';
 import { type LocalStore, openLocalStore } from '@millrace/stream-store/local-store';
@@ -12,7 +15,17 @@ import type { StreamStore } from '@millrace/stream-store/store';
 import { testDirectory } from '@millrace/testkit/postgres';
 import { type Random, seededRandom } from '@millrace/testkit/random';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { BASIN, expectedStreams, live, lossyStore, mortalStore, randomSteps, streamsOf } from './routed-run.ts';
+import {
+  BASIN,
+  expectedStreams,
+  live,
+  lossyStore,
+  mortalStore,
+  type Planned,
+  randomSteps,
+  type Step,
+  streamsOf,
+} from './routed-run.ts';
 
 const SEED = Number(process.env['MILLRACE_ROUTED_SEED'] ?? 20_261_123);
 const RUNS = Number(process.env['MILLRACE_ROUTED_RUNS'] ?? 3);
@@ -101,3 +114,63 @@ test.each(
   },
   60_000,
 );
+
+test.each(SEEDS)(
+  'functions come and go between lives, and the one stream has every message once, in order: seed %i',
+  async (seed) => {
+    const random = seededRandom(seed);
+    const steps = randomSteps(random, 300, 1).map((step) => {
+      const one = (message: Planned): Planned => ({ ...message, to: ['s1'] });
+      return step.kind === 'rows' ? { ...step, rows: step.rows.map(one) } : { ...step, message: one(step.message) };
+    });
+    const ways = new Set<boolean>();
+    let lives = 0;
+    for (let done = false; !done; lives++) {
+      expect(lives).toBeLessThan(LIVES_MAX);
+      const mortal = mortalStore(store, { left: 3 + random.integer(40) + lives });
+      const plain = lives < 2 ? lives === 0 : random.chance(0.5);
+      ways.add(plain);
+      const sink = routableSink({
+        single: localS2Sink({ store: mortal, name: 's', basin: BASIN, stream: 's1' }),
+        streams: localRoutedStreams({ store: mortal, name: 's' }),
+        log: routeLog(mortal.state, 's'),
+        place: placeName(BASIN, 's1'),
+        routed: !plain,
+        async placeNow() {
+          const target = await openOrCreate(mortal, BASIN, 's1');
+          return { id: target.id, seqNum: target.tail.seqNum };
+        },
+      });
+      done = await live({ steps, sink, state: mortal.state, random, plain });
+    }
+    const ids = (await streamsOf(store))['s1']!.map((body) =>
+      body.startsWith('{') ? JSON.parse(body).id : body.slice(0, -2),
+    );
+    expect(ids).toEqual(expectedStreams(steps)['s1']!.map((body) => body.slice(0, -2)));
+    expect(ways.size).toBe(2);
+  },
+  60_000,
+);
+
+test('thousands of streams, each with a few messages: every one is right, and what is on record stays small', async () => {
+  const random = seededRandom(SEED);
+  const steps = Array.from({ length: 6000 }, (_, i): Step => {
+    const to = [`tenant-${i % 3000}`];
+    return { kind: 'change', at: { lsn: 100n + BigInt(i >> 3), ordinal: i & 7 }, message: { id: `c${i}`, to } };
+  });
+  const log = routeLog(store.state, 's');
+  let lives = 0;
+  for (let done = false; !done; lives++) {
+    const mortal = mortalStore(store, { left: 4000 + 500 * lives });
+    const sink = routableSink({
+      ...{ single: null, streams: localRoutedStreams({ store: mortal, name: 's' }), log: routeLog(mortal.state, 's') },
+      ...{ place: null, routed: true, placeNow: async () => null },
+    });
+    done = await live({ steps, sink, state: mortal.state, random });
+  }
+  expect(lives).toBeGreaterThan(1);
+  expect(await streamsOf(store)).toEqual(expectedStreams(steps));
+  // What the saved cursor covers is forgotten, however many streams there are.
+  await store.state.put('after', Buffer.from(''));
+  expect(log.load().length).toBeLessThan(3);
+}, 60_000);

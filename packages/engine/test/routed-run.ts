@@ -8,7 +8,7 @@ import { cursorStore } from '@millrace/engine/deliver/cursor-store';
 import type { Feed } from '@millrace/engine/deliver/feed';
 import { ProcessedFeed, processedBatch } from '@millrace/engine/deliver/processed-feed';
 import type { Processed, Processor } from '@millrace/engine/transform/processor';
-import type { MessageBatch } from '@millrace/sinks/message-batch';
+import { MessageBatch } from '@millrace/sinks/message-batch';
 import { routePlace } from '@millrace/sinks/s2-place';
 import type { Sink, SinkCursor } from '@millrace/sinks/sink';
 import type { LocalStore } from '@millrace/stream-store/local-store';
@@ -196,10 +196,12 @@ export interface LifeOptions {
   readonly sink: Sink;
   readonly state: StateTable;
   readonly random: Random;
+  /** Without functions: every message as it is. */
+  readonly plain?: boolean;
 }
 
 /** One life: true when everything was delivered and is on record, false when it ended before. */
-export async function live({ steps, sink, state, random }: LifeOptions): Promise<boolean> {
+export async function live({ steps, sink, state, random, plain = false }: LifeOptions): Promise<boolean> {
   const cursors = cursorStore(state, 'sink/s/cursor');
   const stopping = new AbortController();
   const { signal } = stopping;
@@ -215,11 +217,11 @@ export async function live({ steps, sink, state, random }: LifeOptions): Promise
     const processor = plannedProcessor(random);
     const retry = { minMs: 1, maxMs: 1 };
     const options = { processor, place, maxRetryCount: null, retry, messageBytesMax: 1 << 20 };
-    const feed = new ProcessedFeed(inner, sink.limits.messageOverhead, options, signal);
+    const feed: Feed = plain ? inner : new ProcessedFeed(inner, sink.limits.messageOverhead, options, signal);
     let chain: Promise<void> = Promise.resolve();
     let failure: unknown = null;
     for (;;) {
-      const batch = processedBatch(sink.limits);
+      const batch = plain ? new MessageBatch(sink.limits) : processedBatch(sink.limits);
       const result = await feed.fill(batch);
       const { mark, through } = batch;
       if (!batch.empty || mark !== null) {
@@ -266,8 +268,13 @@ export async function live({ steps, sink, state, random }: LifeOptions): Promise
 /** Bodies of each stream of the basin. */
 export async function streamsOf(store: StreamStore, basin = BASIN): Promise<Record<string, string[]>> {
   const found: Record<string, string[]> = {};
-  const page = store.listStreams(basin, { limit: 1000 });
-  for (const { name } of page.items) {
+  const names: string[] = [];
+  for (let more = true; more; ) {
+    const page = store.listStreams(basin, { startAfter: names.at(-1) });
+    names.push(...page.items.map(({ name }) => name));
+    more = page.hasMore;
+  }
+  for (const name of names) {
     const stream = await store.openStream(basin, name, 'append');
     const bodies: string[] = [];
     let seq = stream.firstSeqNum;

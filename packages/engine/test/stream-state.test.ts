@@ -47,6 +47,7 @@ async function stateOf(bodies: readonly string[], { marker = false, since = () =
     since: (_table, column) => since(column.name),
     takes: () => true,
     whole: () => true,
+    altered: () => false,
     marker,
   });
   await state.reach(0n, AbortSignal.timeout(1_000));

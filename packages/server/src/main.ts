@@ -30,6 +30,7 @@ import { type DatabaseSupervisor, type StartAttempt, superviseDatabase } from '.
 import { auditOf } from './drift-reporter.ts';
 import { EndpointGates } from './endpoint-gates.ts';
 import { engineMetrics } from './engine-metrics.ts';
+import { requireFunctions } from './function-checks.ts';
 import { createManagement, type Management } from './management/management.ts';
 import { pinContentNotice, pinSourceNotice } from './pipeline-notices.ts';
 import { checkAgainstSources, reconfigure } from './reconfigure.ts';
@@ -109,7 +110,14 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     const functionPool = startFunctionPool({ log });
     stops.push(() => functionPool.close());
     const pullSinks = new PullSinks();
-    const parts: SinkParts = { store, functionPool, pullSinks, gates: new EndpointGates(), network: options.network ?? NETWORK, log };
+    const parts: SinkParts = {
+      store,
+      functionPool,
+      pullSinks,
+      gates: new EndpointGates(),
+      network: options.network ?? NETWORK,
+      log,
+    };
     let awaited: string | null = null;
     const databases = new DatabaseSet({
       supervise: (database, sinks) =>
@@ -128,14 +136,26 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     const applied = appliedStore(store.state, await openSecretKeys(dataDir, options.secretKey));
     const config = new ConfigControl({
       store: applied,
-      check: (now, next) => checkAgainstSources(now, next, reconfigured),
+      async check(now, next) {
+        await requireFunctions(now, next, functionPool);
+        await checkAgainstSources(now, next, reconfigured);
+      },
       putInEffect: (now, next) => reconfigure(now, next, reconfigured),
       log,
     });
     const sinkContext = (sink: SinkConfig) => sinkContextOf(sink, parts);
     let configured = false;
     const management = await createManagement(
-      { store, databases: () => databases.all, isConfigured: () => configured, config, sinkContext, pullSinks, log },
+      {
+        store,
+        databases: () => databases.all,
+        isConfigured: () => configured,
+        config,
+        sinkContext,
+        functionPool,
+        pullSinks,
+        log,
+      },
       options.http?.auth ?? 'required',
     );
     stops.push(() => management.close());

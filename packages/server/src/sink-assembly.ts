@@ -8,10 +8,16 @@ import {
   type S2DestinationConfig,
   type SinkConfig,
 } from '@millrace/api/config';
+import { ROWS_ONLY } from '@millrace/api/config-sink';
 import { assert } from '@millrace/core/assert';
+import { parseLsn } from '@millrace/core/lsn';
 import { sinkKey } from '@millrace/core/sink-key';
+import type { LogPlace } from '@millrace/engine/change-log/log-places';
 import { DeadLetterStream } from '@millrace/engine/deliver/dead-letter-stream';
+import { settingsPin } from '@millrace/engine/settings-pin';
 import type { PushTarget, SinkSpec, StreamTarget } from '@millrace/engine/sink-spec';
+import { withEnrichment } from '@millrace/engine/transform/enrichment';
+import { EnrichmentSessions } from '@millrace/engine/transform/enrichment-sessions';
 import type { FunctionPool } from '@millrace/engine/transform/function-pool';
 import { createFunctionProcessor } from '@millrace/engine/transform/functions';
 import { lazyProcessor } from '@millrace/engine/transform/lazy-processor';
@@ -34,6 +40,7 @@ import { sinkRouter } from '@millrace/sinks/sink-router';
 import type { LocalStore } from '@millrace/stream-store/local-store';
 import type { EndpointGates } from './endpoint-gates.ts';
 import { intentStore } from './intent-store.ts';
+import { sourceOf } from './source-of.ts';
 import { stableId } from './stable-id.ts';
 import { tableFilter } from './table-filter.ts';
 
@@ -49,15 +56,36 @@ export interface SinkParts {
 }
 
 export function assembleSink(sink: SinkConfig, database: DatabaseConfig, parts: SinkParts): SinkSpec {
-  const actions = new Set(sink.actions);
   return {
     name: sink.name,
     fingerprint: fingerprintOf(sink, database),
     status: sink.status,
     target: isS2(sink.destination)
-      ? streamTarget(sink, sink.destination, parts)
-      : pushTarget(sink, sink.destination, parts),
+      ? streamTarget(sink, sink.destination, database, parts)
+      : pushTarget(sink, sink.destination, database, parts),
     ...(isS2(sink.destination) && recordsOf(sink, sink.destination, parts.store)),
+    ...messageSpecOf(sink, database),
+    tables: sink.source.includeTables ?? [],
+    fillUnchanged: sink.fillUnchanged,
+    initialBackfill: sink.initialBackfill,
+    start: placeOf(sink.delivery.start),
+    backfillId: (schema, table) => stableId('backfill', sink.name, schema, table),
+  };
+}
+
+function placeOf(start: SinkConfig['delivery']['start']): LogPlace {
+  if (typeof start === 'string') return start;
+  return 'lsn' in start ? { lsn: parseLsn(start.lsn) ?? 0n } : { timeMs: Date.parse(start.time) };
+}
+
+/** Which messages a sink gets and how they look; null: any change of a row, for a sink that there is none of. */
+export function messageSpecOf(
+  sink: SinkConfig | null,
+  database: DatabaseConfig,
+): Pick<SinkSpec, 'origin' | 'takes' | 'actions' | 'contents' | 'rules'> {
+  const actions = new Set(sink?.actions ?? ['insert', 'update', 'delete']);
+  const name = sink?.name ?? '';
+  return {
     origin: {
       database: {
         id: stableId('database', database.name),
@@ -66,21 +94,17 @@ export function assembleSink(sink: SinkConfig, database: DatabaseConfig, parts: 
         database: database.database,
         hostname: database.hostname,
       },
-      consumer: { id: stableId('sink', sink.name), name: sink.name, annotations: sink.annotations },
+      consumer: { id: stableId('sink', name), name, annotations: sink?.annotations ?? {} },
     },
-    takes: tableFilter(sink.source),
-    tables: sink.source.includeTables ?? [],
+    takes: tableFilter(sink?.source ?? {}),
     actions: {
       insert: actions.has('insert'),
       update: actions.has('update'),
       delete: actions.has('delete'),
       truncate: actions.has('truncate'),
     },
-    contents: sink.contents,
-    rules: sink.rules,
-    fillUnchanged: sink.fillUnchanged,
-    initialBackfill: sink.initialBackfill,
-    backfillId: (schema, table) => stableId('backfill', sink.name, schema, table),
+    contents: sink?.contents ?? ROWS_ONLY,
+    ...(sink !== null && { rules: sink.rules }),
   };
 }
 
@@ -91,18 +115,32 @@ function fingerprintOf(sink: SinkConfig, { annotations, database, hostname }: Da
 }
 
 /** null: the sink has no functions. */
-export function processorOf({ functions }: SinkConfig, { functionPool }: SinkParts): Processor | null {
-  const { filter, routing, transform } = functions;
-  if (filter === null && routing === null && transform === null) return null;
+export function processorOf(
+  { functions }: SinkConfig,
+  database: DatabaseConfig,
+  { functionPool, store }: SinkParts,
+): Processor | null {
+  const { filter, routing, transform, enrichment } = functions;
   const defined = { filter: definition(filter), routing: definition(routing), transform: definition(transform) };
-  return lazyProcessor(() => createFunctionProcessor({ pool: functionPool, functions: defined }));
+  const coded = filter !== null || routing !== null || transform !== null;
+  const processor = coded
+    ? lazyProcessor(() => createFunctionProcessor({ pool: functionPool, functions: defined }))
+    : null;
+  if (enrichment === null) return processor;
+  const { name, code, cache } = enrichment;
+  const sessions = new EnrichmentSessions(() => ({
+    ...sourceOf(database).connection,
+    // By the time of the first message the first session of the source has told.
+    pin: settingsPin(store.state, `source/${database.name}/settings`),
+  }));
+  return withEnrichment(processor, { name, code, cache, sessions });
 }
 
 function definition(config: FunctionConfig | null) {
   if (config === null) return null;
-  const { name, type, code } = config;
+  const { name, type, code, file } = config;
   assert(type !== 'enrichment', 'an enrichment is SQL, no function');
-  return { name, type, code };
+  return type === 'path' ? { name, type, path: code } : { name, type, code, file: file ?? undefined };
 }
 
 /** What the kind of a sink is told when it is opened. */
@@ -119,7 +157,12 @@ export function sinkContextOf(sink: SinkConfig, { log, pullSinks, gates, network
   };
 }
 
-function pushTarget(sink: SinkConfig, destination: PushDestinationConfig, parts: SinkParts): PushTarget {
+function pushTarget(
+  sink: SinkConfig,
+  destination: PushDestinationConfig,
+  database: DatabaseConfig,
+  parts: SinkParts,
+): PushTarget {
   const kind = sinkKind(destination.type);
   assert(kind !== undefined, 'the configuration names a kind that there is');
   const { delivery } = sink;
@@ -129,7 +172,7 @@ function pushTarget(sink: SinkConfig, destination: PushDestinationConfig, parts:
     kind: 'push',
     open: () => kind.open(destination.config, context),
     router: sinkRouter(kind, destination.config),
-    processor: processorOf(sink, parts),
+    processor: processorOf(sink, database, parts),
     policy: {
       batchSize: Math.min(delivery.batchSize ?? kind.batchSize.default, kind.batchSize.max),
       batchTimeoutMs: delivery.batchTimeoutMs ?? kind.batchTimeoutMs,
@@ -144,8 +187,13 @@ function pushTarget(sink: SinkConfig, destination: PushDestinationConfig, parts:
   };
 }
 
-function streamTarget(sink: SinkConfig, destination: S2DestinationConfig, parts: SinkParts): StreamTarget {
-  const processor = processorOf(sink, parts);
+function streamTarget(
+  sink: SinkConfig,
+  destination: S2DestinationConfig,
+  database: DatabaseConfig,
+  parts: SinkParts,
+): StreamTarget {
+  const processor = processorOf(sink, database, parts);
   const { basin, stream } = destination;
   const { delivery } = sink;
   return {
@@ -191,7 +239,11 @@ function streamSink(name: string, destination: S2DestinationConfig, routed: bool
     single: remoteS2Sink({ ...remote, basin, stream, intents }),
     streams: remoteRoutedStreams(remote),
     ...{ log, place, routed },
-    placeNow: async (signal) => ({ seqNum: await findTail(remoteClient(remote).basin(basin).stream(stream), signal) }),
+    async placeNow(signal) {
+      // What was under way into the one stream is long settled.
+      await intents.save([]);
+      return { seqNum: await findTail(remoteClient(remote).basin(basin).stream(stream), signal) };
+    },
   });
 }
 
@@ -202,7 +254,7 @@ function recordsOf(
   store: LocalStore,
 ): { records: () => SinkRecords } | undefined {
   const { basin, stream, accessToken, endpoint } = destination;
-  if (functions.filter !== null || functions.transform !== null || functions.routing !== null) return undefined;
+  if (Object.values(functions).some((one) => one !== null)) return undefined;
   if (isLocal(destination)) return { records: () => localSinkRecords({ store, name, basin, stream }) };
   const remote = { name, basin, stream, accessToken: accessToken ?? 'none', endpoint };
   return { records: () => remoteSinkRecords(remote) };

@@ -2,9 +2,11 @@
  * The connection of a NATS sink: opened when first needed and again after it was lost. The client's own reconnecting
  * is off, because it keeps what it could not send and sends it later, when the engine has tried again long since.
  */
+import { isIP } from 'node:net';
 import { MillraceError } from '@millrace/core/error';
 import type { JetStreamClient, JetStreamManager } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
+import { type NetworkGuard, networkGuard } from './http/network-guard.ts';
 import type { NatsConfig } from './nats.ts';
 import { settleWithin } from './settle-within.ts';
 import type { SinkContext } from './sink-kind.ts';
@@ -58,7 +60,7 @@ export function natsConnection(config: NatsConfig, context: SinkContext): NatsLi
       return Promise.reject(new MillraceError('sink_unavailable', { detail: 'The sink was closed.' }));
     }
     if (opening === null) {
-      const started = open(config, context);
+      const started = open(config, context).catch((error: unknown) => Promise.reject(classify(error, config)));
       opening = started;
       const forget = () => {
         if (opening === started) opening = null;
@@ -117,19 +119,19 @@ async function open(config: NatsConfig, context: SinkContext): Promise<Session> 
   const client = await import('@nats-io/transport-node');
   const jetstream = await import('@nats-io/jetstream');
   const { host, port, servers = [], tls, ca } = config;
-  const connection = await client
-    .connect({
-      servers: [`${host.includes(':') ? `[${host}]` : host}:${port}`, ...servers],
-      name: `millrace ${context.name}`,
-      authenticator: authenticatorOf(client, config),
-      // null: no TLS, even where the server offers it with a certificate that could not be verified.
-      tls: tls ? { ...(ca === undefined ? {} : { ca }) } : null,
-      timeout: context.timeoutMs,
-      reconnect: false,
-      ignoreClusterUpdates: true,
-      pingInterval: PING_INTERVAL_MS,
-    })
-    .catch((error: unknown) => Promise.reject(classify(error, config)));
+  const guard = networkGuard({ policy: context.network });
+  for (const each of [host, ...servers.map(hostOf)]) await allowed(guard, each);
+  const connection = await client.connect({
+    servers: [`${host.includes(':') ? `[${host}]` : host}:${port}`, ...servers],
+    name: `millrace ${context.name}`,
+    authenticator: authenticatorOf(client, config),
+    // null: no TLS, even where the server offers it with a certificate that could not be verified.
+    tls: tls ? { ...(ca === undefined ? {} : { ca }) } : null,
+    timeout: context.timeoutMs,
+    reconnect: false,
+    ignoreClusterUpdates: true,
+    pingInterval: PING_INTERVAL_MS,
+  });
   const session: Session = {
     connection,
     client,
@@ -144,6 +146,25 @@ async function open(config: NatsConfig, context: SinkContext): Promise<Session> 
   session.ended.catch(() => {});
   void watch(session);
   return session;
+}
+
+/** Of `[tls://]host[:port]`. */
+function hostOf(server: string): string {
+  const bare = server.replace(/^\w+:\/\//, '');
+  return bare.startsWith('[') ? bare.slice(1, bare.indexOf(']')) : bare.replace(/:\d+$/, '');
+}
+
+/**
+ * Rejects where sinks may not connect to this host. The client resolves names itself, a moment later: against a name
+ * that changes in between, this does not protect.
+ */
+async function allowed(guard: NetworkGuard, host: string): Promise<void> {
+  const refused = guard.refusal(host);
+  if (refused !== null) throw refused;
+  if (isIP(host) !== 0) return;
+  await new Promise<void>((resolve, reject) => {
+    guard.lookup(host, { all: true }, (error) => (error === null ? resolve() : reject(error)));
+  });
 }
 
 /** Core NATS refuses a subject without an answer: only the connection hears of it. */
@@ -269,7 +290,7 @@ function classifyAck(error: unknown, jetstream: JetStream, config: NatsConfig, s
     }
     return new MillraceError('sink_refused', { detail });
   }
-  if (error instanceof jetstream.jserrors.JetStreamNotEnabled) {
+  if (error instanceof Error && error.name === 'JetStreamNotEnabled') {
     if (subject !== null) return noStream(config, subject);
     return new MillraceError('sink_refused', {
       detail: `${where(config)} has no JetStream.`,

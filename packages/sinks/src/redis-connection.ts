@@ -6,10 +6,13 @@
  * messages of one group. A request whose reply was lost may still lie in the server's buffers, and would then be
  * carried out after newer ones of the next connection: before that connection is used, it has the server drop the old.
  */
+import { connect } from 'node:net';
+import { connect as connectTls } from 'node:tls';
 import { MillraceError } from '@millrace/core/error';
 import type { Redis } from 'ioredis';
 import * as z from 'zod';
 import { CA, HOST, PASSWORD, portOr, TLS, USERNAME } from './broker-fields.ts';
+import { networkGuard } from './http/network-guard.ts';
 import { settleWithin } from './settle-within.ts';
 import type { SinkContext } from './sink-kind.ts';
 
@@ -60,6 +63,8 @@ interface Identity {
 
 /** Lost connections of which the server was not told yet: there is one at a time, but for those lost while connecting. */
 const LOST_MAX = 8;
+/** Unused: `destroy` does not wait for the server. */
+const DISCONNECT_MS = 100;
 
 export function redisConnection(server: RedisServer, context: SinkContext): RedisConnection {
   let opening: Promise<Session> | null = null;
@@ -71,7 +76,7 @@ export function redisConnection(server: RedisServer, context: SinkContext): Redi
       return Promise.reject(new MillraceError('sink_unavailable', { detail: 'The sink was closed.' }));
     }
     if (opening === null) {
-      const started = open(server, context.timeoutMs, lost, ending.signal).then((opened) => {
+      const started = open(server, context, lost, ending.signal).then((opened) => {
         lost = [];
         opened.client.once('end', () => forget(started, opened));
         if (opened.client.status === 'end') forget(started, opened);
@@ -142,15 +147,39 @@ export function redisConnection(server: RedisServer, context: SinkContext): Redi
 /** Connects, authenticates, selects, and has the server end the connections that were lost. */
 async function open(
   server: RedisServer,
-  timeoutMs: number,
+  { network, timeoutMs }: SinkContext,
   lost: readonly Identity[],
   signal: AbortSignal,
 ): Promise<Session> {
-  const { Redis } = await import('ioredis');
+  const { AbstractConnector, Redis } = await import('ioredis');
+  const guard = networkGuard({ policy: network });
+  const refused = guard.refusal(server.host);
+  if (refused !== null) throw refused;
+  const { host, port, tls, ca } = server;
+
+  /** As the client's own, but to addresses only that sinks may connect to. */
+  class Connector extends AbstractConnector {
+    constructor() {
+      super(DISCONNECT_MS);
+    }
+
+    async connect() {
+      this.connecting = true;
+      const target = { host, port, lookup: guard.lookup };
+      this.stream = tls ? connectTls({ ...target, ...(ca === undefined ? {} : { ca }) }) : connect(target);
+      this.stream.once('error', (error) => {
+        this.firstError = error;
+      });
+      return this.stream;
+    }
+  }
+
   const client = new Redis({
-    host: server.host,
-    port: server.port,
-    ...(server.tls ? { tls: { ...(server.ca === undefined ? {} : { ca: server.ca }) } } : {}),
+    host,
+    port,
+    Connector,
+    // Said to the client, so that it waits for the handshake; the connector has made it.
+    ...(tls ? { tls: {} } : {}),
     lazyConnect: true,
     connectTimeout: timeoutMs,
     // The protocol that every version and every service with Redis' interface speaks.

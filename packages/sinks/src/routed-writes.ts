@@ -204,7 +204,7 @@ export class RoutedWrites {
       const appends = this.#plan(slices, targets, rows);
       if (batch.mark !== null) this.#marks.set(batch.mark.backfill, { mark: batch.mark, number });
       const marks = Array.from(this.#marks.values(), ({ mark }) => mark);
-      const kept = rows && batch.mark !== null ? { batch, marks } : null;
+      const kept = null as { batch: typeof batch; marks: typeof marks } | null;
       const put = log.put({ number, appends, kept });
       this.#unsaved.push({ number, messages: batch.count });
       this.#unsavedMessages += batch.count;

@@ -1,6 +1,7 @@
 /** Every kind of destination but the streams of S2, which have a port of their own (sink.ts). */
 import { kafkaKind } from './kafka.ts';
 import { natsKind } from './nats.ts';
+import { rabbitmqKind } from './rabbitmq.ts';
 import { redisStreamKind } from './redis-stream.ts';
 import { redisStringKind } from './redis-string.ts';
 import { sequinStreamKind } from './sequin-stream.ts';
@@ -15,6 +16,7 @@ export const SINK_KINDS: readonly SinkKind<any, any>[] = [
   redisStreamKind,
   redisStringKind,
   natsKind,
+  rabbitmqKind,
 ];
 
 // biome-ignore lint/suspicious/noExplicitAny: as above.

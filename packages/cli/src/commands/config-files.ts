@@ -1,5 +1,6 @@
 /** `millrace config validate`, `interpolate` and `schema`: a configuration file, with no server. */
 import type { Command } from 'commander';
+import { CommandFailure } from '../failure.ts';
 import { mark, plural } from '../findings-view.ts';
 import { notice, openOutput, standardOutput } from '../terminal.ts';
 import { configFile } from './config-changes.ts';
@@ -28,11 +29,17 @@ export function addConfigFiles(config: Command): void {
 }
 
 async function validate(given: string | undefined): Promise<void> {
-  const { loadApplied } = await import('@millrace/api/applied/config-file');
+  const { loadConfigFile } = await import('@millrace/server/config/function-problems');
   const { readConfigText } = await import('@millrace/api/config-text');
   const file = configFile(given);
-  const { config } = loadApplied(await readConfigText(file), { file, env: process.env });
+  const { config } = loadConfigFile(await readConfigText(file), { file, env: process.env });
+  const { checkFunctions } = await import('@millrace/server/function-checks');
   for (const warning of config.warnings) notice('note', `${mark('warning')} ${warning}`);
+  const findings = await checkFunctions(config.functions);
+  for (const { severity, text } of findings) notice('note', `${mark(severity)} ${text}`);
+  const broken = findings.filter(({ severity }) => severity === 'error').length;
+  if (broken > 0)
+    throw new CommandFailure('function_invalid', `${plural(broken, 'function')} of ${file} cannot be used.`);
   const counts = [
     plural(config.databases.length, 'database'),
     plural(config.sinks.length, 'sink'),

@@ -79,7 +79,7 @@ async function start(options: Options): Promise<void> {
 }
 
 async function configFrom(file: string): Promise<Applied> {
-  const { loadApplied } = await import('@millrace/api/applied/config-file');
+  const { loadConfigFile } = await import('@millrace/server/config/function-problems');
   const { readConfigText } = await import('@millrace/api/config-text');
-  return loadApplied(await readConfigText(file), { file, env: process.env });
+  return loadConfigFile(await readConfigText(file), { file, env: process.env });
 }

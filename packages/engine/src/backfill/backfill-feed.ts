@@ -16,12 +16,19 @@ export class BackfillFeed {
   readonly #changes: ChangeFeed;
   readonly #backfills: BackfillManager;
   readonly #logChanged: (signal: AbortSignal) => Promise<void>;
+  readonly #seal: (mark: readonly string[]) => readonly string[];
 
-  /** The backfills are attached, and are detached by `close`. */
-  constructor(changes: ChangeFeed, backfills: BackfillManager, logChanged: (signal: AbortSignal) => Promise<void>) {
+  /** The backfills are attached, and are detached by `close`. `seal`: what becomes of a mark that leaves here. */
+  constructor(
+    changes: ChangeFeed,
+    backfills: BackfillManager,
+    logChanged: (signal: AbortSignal) => Promise<void>,
+    seal: (mark: readonly string[]) => readonly string[] = (mark) => mark,
+  ) {
     this.#changes = changes;
     this.#backfills = backfills;
     this.#logChanged = logChanged;
+    this.#seal = seal;
   }
 
   get progress(): Lsn {
@@ -39,7 +46,9 @@ export class BackfillFeed {
   #fillFromBackfills(batch: MessageBatch): boolean {
     const { position, progress } = this.#changes;
     batch.through = position;
-    return this.#backfills.fill(batch, position, progress);
+    const filled = this.#backfills.fill(batch, position, progress);
+    if (filled && batch.mark !== null) batch.mark = { ...batch.mark, key: this.#seal(batch.mark.key) };
+    return filled;
   }
 
   async changed(signal: AbortSignal): Promise<void> {

@@ -39,7 +39,7 @@ export interface ReadContext {
   readonly identity: readonly number[];
 }
 
-/** Makes a `read` message of a row; false when the batch is full. `index` is the row's place in its chunk. */
+/** Makes a `read` message of a row; false: the batch is full; null: the sink does not want the row. `index` is the row's place in its chunk. */
 export type WriteRead = (
   batch: MessageBatch,
   schema: TableSchema,
@@ -47,7 +47,7 @@ export type WriteRead = (
   columns: RowColumns,
   index: number,
   about: ReadContext,
-) => boolean;
+) => boolean | null;
 
 export interface RunOptions {
   readonly job: BackfillJob;

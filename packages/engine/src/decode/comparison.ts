@@ -8,6 +8,7 @@
  * only. Types that are missing here have no comparison: a filter on them is refused.
  */
 import { MillraceError } from '@millrace/core/error';
+import { daysFrom1970, twoDigits } from '@millrace/postgres/timestamp-json';
 import type { TypeDescription } from '@millrace/postgres/value-json';
 import type { ConditionValue } from './row-rules-config.ts';
 
@@ -423,23 +424,9 @@ function readInfinity(source: Buffer, start: number, end: number): boolean {
   return true;
 }
 
-function twoDigits(source: Buffer, at: number): number {
-  const tens = source[at]! - 0x30;
-  const ones = source[at + 1]! - 0x30;
-  return tens >= 0 && tens <= 9 && ones >= 0 && ones <= 9 ? tens * 10 + ones : -1;
-}
-
 function daysIn(year: number, month: number): number {
   if (month === 2) return year % 4 === 0 && (year % 100 !== 0 || year % 400 === 0) ? 29 : 28;
   return month === 4 || month === 6 || month === 9 || month === 11 ? 30 : 31;
-}
-
-/** Of the proleptic Gregorian calendar, in which year 0 is 1 BC; counted in years that begin in March. */
-function daysFrom1970(year: number, month: number, day: number): number {
-  const shifted = month <= 2 ? year - 1 : year;
-  const leaps = Math.floor(shifted / 4) - Math.floor(shifted / 100) + Math.floor(shifted / 400);
-  const dayOfYear = Math.floor((153 * (month > 2 ? month - 3 : month + 9) + 2) / 5) + day - 1;
-  return shifted * 365 + leaps + dayOfYear - 719_468;
 }
 
 /** Postgres never prints such a text for this type; comparing it with anything would be a guess. */

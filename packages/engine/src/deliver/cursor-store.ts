@@ -1,7 +1,7 @@
 /** Where a sink's cursor is kept: JSON in the state table, durable when saved. */
 
 import type { Lsn } from '@millrace/core/lsn';
-import { formatPosition, ORDINAL_END, parsePosition } from '@millrace/core/position';
+import { formatPosition, ORDINAL_END, type Position, parsePosition } from '@millrace/core/position';
 import { sinkKey } from '@millrace/core/sink-key';
 import type { SinkCursor } from '@millrace/sinks/sink';
 import type { StateTable } from '@millrace/stream-store/store';
@@ -59,21 +59,25 @@ export function cursorStore(state: StateTable, key: string): CursorStore {
 }
 
 /**
- * The cursors of these sinks, by name. One that was never here before begins after `lsn`; a disabled one is forgotten
- * with its backfills, so that it begins anew when it is active again.
+ * The cursors of these sinks, by name. One that was never here before begins after what `begin` says; a disabled one is
+ * forgotten with its backfills and what an operator said, so that it begins anew when it is active again.
  */
-export async function openCursors(
-  sinks: readonly { readonly name: string; readonly status: string }[],
+export async function openCursors<T extends { readonly name: string; readonly status: string }>(
+  sinks: readonly T[],
   state: StateTable,
-  lsn: Lsn,
+  begin: (sink: T) => Promise<Position>,
 ): Promise<ReadonlyMap<string, CursorStore>> {
   const cursors = new Map<string, CursorStore>();
-  for (const { name, status } of sinks) {
+  for (const sink of sinks) {
+    const { name, status } = sink;
     const cursor = cursorStore(state, sinkKey(name, 'cursor'));
     if (status === 'disabled') {
       await cursor.forget();
       await state.delete(sinkKey(name, 'backfills'));
-    } else if (cursor.load() === null) await cursor.save(newCursor(lsn), false);
+      await state.delete(sinkKey(name, 'operator'));
+    } else if (cursor.load() === null) {
+      await cursor.save({ position: await begin(sink), backfills: new Map(), destination: null }, false);
+    }
     cursors.set(name, cursor);
   }
   return cursors;

@@ -13,6 +13,8 @@ import { MessageBatch } from '@millrace/sinks/message-batch';
 import type { Sink, SinkCursor } from '@millrace/sinks/sink';
 import type { CursorStore } from './cursor-store.ts';
 import type { Feed, OpenFeed } from './feed.ts';
+import type { OperatorMemory, OperatorWord } from './operator-memory.ts';
+import type { PushControl } from './push-delivery.ts';
 
 export type DeliveryState =
   | { readonly kind: 'starting' }
@@ -32,9 +34,23 @@ export interface Delivery {
   readonly delivered: { readonly messages: number; readonly batches: number };
   /** How far the log was looked at, while no write is under way: it may be long until something is found. Else null. */
   readonly shownLsn: Lsn | null;
+  /** null: it is no sink of the configuration. */
+  readonly control: DeliveryControl | null;
   /** Rejects only on a bug in this program. */
   readonly done: Promise<void>;
   stop(): Promise<void>;
+}
+
+/** What an operator may ask for while it runs; kept over a restart (operator-memory.ts). */
+export interface DeliveryControl {
+  /** What was said last. The configuration's own `paused` is not among it. */
+  readonly word: OperatorWord;
+  /** Resolves once nothing more is sent, and how far it is is on record. */
+  pause(): Promise<void>;
+  /** Goes on where it was. */
+  resume(): Promise<void>;
+  /** What only a destination that takes messages one by one can do. */
+  readonly push: PushControl | null;
 }
 
 export interface DeliveryOptions {
@@ -44,6 +60,8 @@ export interface DeliveryOptions {
   readonly paused: boolean;
   /** Holds a cursor already: the log has to keep what this sink has yet to see. */
   readonly cursors: CursorStore;
+  /** Absent: nobody pauses it while it runs. */
+  readonly memory?: OperatorMemory | undefined;
   readonly openFeed: OpenFeed;
   /** A batch that the feed can fill. Absent: one of the sink's limits. */
   readonly newBatch?: (() => MessageBatch) | undefined;
@@ -59,7 +77,12 @@ const SAVE_INTERVAL_MS = 500;
 export function startDelivery(options: DeliveryOptions): Delivery {
   const { name, sink, cursors, openFeed, onState = () => {} } = options;
   const stopping = new AbortController();
-  const { signal } = stopping;
+  /** Ends what it does, because an operator said something. */
+  let turn = new AbortController();
+  let signal = stopping.signal;
+  let operating: Promise<unknown> = Promise.resolve();
+  /** While it delivers. */
+  let working: Promise<void> | null = null;
   let state: DeliveryState = { kind: 'starting' };
   const loaded = cursors.load();
   assert(loaded !== null, 'a sink has a cursor before it starts');
@@ -85,21 +108,53 @@ export function startDelivery(options: DeliveryOptions): Delivery {
   );
 
   async function run(): Promise<void> {
+    // What an operator said before does not outlive the configuration's own word.
+    if (options.paused && (options.memory?.word ?? null) !== null) await options.memory?.say(null);
     let attempt = 0;
-    while (!signal.aborted) {
+    while (!stopping.signal.aborted) {
+      turn = new AbortController();
+      signal = AbortSignal.any([stopping.signal, turn.signal]);
+      if (isPaused()) {
+        enter({ kind: 'paused' });
+        await aborted(signal);
+        continue;
+      }
+      const over = Promise.withResolvers<void>();
+      working = over.promise;
       try {
         await deliver(() => {
           attempt = 0;
         });
       } catch (error) {
-        if (signal.aborted) break;
+        if (signal.aborted) continue;
         if (error instanceof InvariantError || !(error instanceof MillraceError)) throw error;
         if (error.code === 'storage_failed' || error.code === 'storage_full') throw error;
         enter({ kind: 'retrying', attempt, error });
         const times = error.retry === 'operator' || error.retry === 'never' ? OPERATOR_RETRY : RETRY;
         await pause(backoffMs(attempt++, times), signal);
+      } finally {
+        working = null;
+        over.resolve();
       }
     }
+  }
+
+  function isPaused(): boolean {
+    return options.paused || (options.memory?.word ?? null) !== null;
+  }
+
+  function operate(memory: OperatorMemory, word: OperatorWord): Promise<void> {
+    const result = operating.then(async () => {
+      await memory.say(word);
+      const ended = working;
+      // What goes on as it is must not be interrupted.
+      if (isPaused() !== (state.kind === 'paused')) turn.abort();
+      if (word === null) return;
+      await ended;
+      await saver.now();
+    });
+    operating = result.catch(() => {});
+    return result;
   }
 
   async function deliver(onProgress: () => void): Promise<void> {
@@ -180,9 +235,7 @@ export function startDelivery(options: DeliveryOptions): Delivery {
     if (state.kind !== 'running' || state.caughtUp !== caughtUp) enter({ kind: 'running', caughtUp });
   }
 
-  const waiting = options.paused ? aborted(signal) : null;
-  if (waiting !== null) enter({ kind: 'paused' });
-  const done = Promise.race([waiting ?? run(), saver.failed]).finally(async () => {
+  const done = Promise.race([run(), saver.failed]).finally(async () => {
     await sink.close();
     await saver.stop();
     enter({ kind: 'stopped' });
@@ -201,6 +254,7 @@ export function startDelivery(options: DeliveryOptions): Delivery {
       return cursor;
     },
     delivered,
+    control: options.memory === undefined ? null : controlOf(options.memory, operate),
     get shownLsn() {
       return looking?.writes.idle === true ? looking.feed.progress : null;
     },
@@ -209,6 +263,20 @@ export function startDelivery(options: DeliveryOptions): Delivery {
       stopping.abort();
       await done.catch(() => {});
     },
+  };
+}
+
+function controlOf(
+  memory: OperatorMemory,
+  operate: (memory: OperatorMemory, word: OperatorWord) => Promise<void>,
+): DeliveryControl {
+  return {
+    get word() {
+      return memory.word;
+    },
+    pause: () => operate(memory, 'paused'),
+    resume: () => operate(memory, null),
+    push: null,
   };
 }
 
@@ -306,6 +374,13 @@ function saveRegularly(cursors: CursorStore, cursor: () => SinkCursor, onSaved: 
       timer ??= setTimeout(() => {
         running = save().catch((error: unknown) => failed.reject(error));
       }, SAVE_INTERVAL_MS);
+    },
+    /** What is so now is on record. */
+    async now() {
+      if (timer !== null) clearTimeout(timer);
+      timer = null;
+      await running;
+      await save();
     },
     async stop() {
       const unsaved = timer !== null;

@@ -13,9 +13,21 @@ export interface OriginalMessage {
   readonly barrier: boolean;
   readonly lsn: Lsn;
   readonly ordinal: number;
-  bytes: Buffer;
+  readonly bytes: Buffer;
   readonly entry: LedgerEntry;
+  /** A dead letter that is sent again, beside what the feed has. */
+  readonly replay: Replay | null;
 }
+
+export interface Replay {
+  /** Which of the messages that functions make of it; ALL_SUBS: all. */
+  readonly sub: number;
+  /** Told once, when all of it is. */
+  readonly over: (outcome: ReplayOutcome) => void;
+}
+
+/** `filtered`: functions make nothing of it any more. `interrupted`: the sink was stopped or paused before. */
+export type ReplayOutcome = 'delivered' | 'given_up' | 'filtered' | 'interrupted';
 
 /** Why a message fails before it is sent. `again`: it is made anew the next time, and may come out well. */
 export interface Refusal {

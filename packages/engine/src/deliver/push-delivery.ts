@@ -10,12 +10,12 @@ import { ORDINAL_END, type Position } from '@millrace/core/position';
 import type { PushSink } from '@millrace/sinks/push-sink';
 import type { SinkCursor } from '@millrace/sinks/sink';
 import { newCursor } from './cursor-store.ts';
-import type { Delivery, DeliveryState } from './delivery.ts';
+import type { Delivery, DeliveryControl, DeliveryState } from './delivery.ts';
 import { type DeliveryCounts, noCounts } from './delivery-counts.ts';
 import { DeliveryLedger } from './delivery-ledger.ts';
 import type { OperatorWord } from './operator-memory.ts';
-import type { PendingMessage } from './pending-message.ts';
-import type { PushDeliveryOptions } from './push-options.ts';
+import type { OriginalMessage, PendingMessage, ReplayOutcome } from './pending-message.ts';
+import type { LogPlace, PushDeliveryOptions } from './push-options.ts';
 import { PushSession } from './push-session.ts';
 import { awayDelayMs } from './retry.ts';
 
@@ -59,20 +59,25 @@ export interface PushFigures extends Readonly<DeliveryCounts> {
 }
 
 export interface PushDelivery extends Delivery {
+  readonly control: DeliveryControl & { readonly push: PushControl };
+}
+
+/** A sink that was disabled begins at the log's end when it is resumed. */
+export interface PushControl {
   readonly figures: PushFigures;
-  /** What an operator said last. */
-  readonly word: OperatorWord;
-  pause(): Promise<void>;
-  /** Begins again where it was, or at the log's end when it was disabled. */
-  resume(): Promise<void>;
   /** Forgets where it is: the log keeps nothing for it until it is resumed. */
   disable(): Promise<void>;
-  /** Everything after this position is delivered (again). Rejects with log_overrun when the log no longer has it. */
-  rewind(to: Position): Promise<void>;
+  /** Everything from this place on is delivered (again). Rejects with log_overrun when the log has forgotten some of it. */
+  rewind(to: LogPlace): Promise<Position>;
   list(query: PendingQuery): readonly PendingView[];
   /** `unknown`: it is not pending. `busy`: it is being sent at this moment. */
   skip(id: string): 'done' | 'unknown' | 'busy';
   redeliver(id: string): 'done' | 'unknown' | 'busy';
+  /**
+   * A dead letter, as one more message of its group: through the functions and the sink as they are now. Resolves when
+   * it is over, which takes as long as any message. null: the sink does not run.
+   */
+  replay(letter: Omit<OriginalMessage, 'entry' | 'replay'>, sub: number): Promise<ReplayOutcome> | null;
   /** Through the sink, as it is now: for messages that are sent by hand. Rejects while it cannot be opened. */
   // biome-ignore lint/suspicious/noExplicitAny: only the kind knows its routes.
   useSink<T>(use: (sink: PushSink<any>) => Promise<T>): Promise<T>;
@@ -106,6 +111,8 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
   let operating: Promise<unknown> = Promise.resolve();
   /** Where the next session begins, when it is not where the last one ended. */
   let moveTo: SinkCursor | null = null;
+  /** It is being sent elsewhere: no session begins meanwhile. */
+  let moving = false;
   let sessionEnded = Promise.withResolvers<void>();
 
   function enter(next: DeliveryState): void {
@@ -170,6 +177,10 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
       const word = holds();
       if (word !== null) {
         enter({ kind: word });
+        await aborted(either);
+        continue;
+      }
+      if (moving) {
         await aborted(either);
         continue;
       }
@@ -273,10 +284,10 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
     await saver.now();
   }
 
-  function operate(work: () => Promise<void>): Promise<void> {
+  function operate<T>(work: () => Promise<T>): Promise<T> {
     const result = operating.then(async () => {
       if (signal.aborted) throw new MillraceError('storage_closed');
-      await work();
+      return await work();
     });
     operating = result.catch(() => {});
     return result;
@@ -287,24 +298,7 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
     return undefined;
   }
 
-  return {
-    name,
-    get state() {
-      return state;
-    },
-    get savedPosition() {
-      return holds() === 'disabled' ? NOTHING_KEPT : saved;
-    },
-    get cursor() {
-      return cursor;
-    },
-    delivered,
-    get shownLsn() {
-      return session?.shownLsn ?? null;
-    },
-    get word() {
-      return memory.word;
-    },
+  const push: PushControl = {
     get figures() {
       const [first] = session?.delayed ?? [];
       return {
@@ -317,18 +311,6 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
         blockedBy: first?.error ?? null,
       };
     },
-    done,
-    pause: () =>
-      operate(async () => {
-        await memory.say('paused');
-        await settle();
-      }),
-    resume: () =>
-      operate(async () => {
-        if (memory.word === 'disabled') await beginAnew();
-        await memory.say(null);
-        turn.abort();
-      }),
     disable: () =>
       operate(async () => {
         await memory.say('disabled');
@@ -336,14 +318,20 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
       }),
     rewind: (to) =>
       operate(async () => {
-        await options.log.requireAfter(to);
-        await settle();
-        moveTo = { position: to, backfills: ledger.marks, destination: null };
-        ledger = new DeliveryLedger(moveTo);
-        ledger.deadLetters = await options.deadLetters.place();
-        moveTo = ledger.cursor();
-        await saver.now();
-        turn.abort();
+        const position = await options.log.positionOf(to);
+        moving = true;
+        try {
+          await settle();
+          moveTo = { position, backfills: ledger.marks, destination: null };
+          ledger = new DeliveryLedger(moveTo);
+          ledger.deadLetters = await options.deadLetters.place();
+          moveTo = ledger.cursor();
+          await saver.now();
+        } finally {
+          moving = false;
+          turn.abort();
+        }
+        return position;
       }),
     list({ state: wanted, limit }) {
       const views: PendingView[] = [];
@@ -364,7 +352,44 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
       if (message === undefined) return 'unknown';
       return session!.redeliver(message) ? 'done' : 'busy';
     },
+    replay: (letter, sub) => session?.replay(letter, sub) ?? null,
     useSink: async (use) => await use(await sink()),
+  };
+  const control: PushDelivery['control'] = {
+    push,
+    get word() {
+      return memory.word;
+    },
+    pause: () =>
+      operate(async () => {
+        await memory.say('paused');
+        await settle();
+      }),
+    resume: () =>
+      operate(async () => {
+        if (memory.word === 'disabled') await beginAnew();
+        await memory.say(null);
+        turn.abort();
+      }),
+  };
+
+  return {
+    name,
+    get state() {
+      return state;
+    },
+    get savedPosition() {
+      return holds() === 'disabled' ? NOTHING_KEPT : saved;
+    },
+    get cursor() {
+      return cursor;
+    },
+    delivered,
+    get shownLsn() {
+      return session?.shownLsn ?? null;
+    },
+    control,
+    done,
     async stop() {
       stopping.abort();
       await done.catch(() => {});

@@ -218,6 +218,7 @@ export class PushIntake {
           // A copy of its own: the batch is filled again, and one message must not hold what others take up.
           bytes: Buffer.from(bytes.subarray(batch.start(index), batch.ends[index]!)),
           entry,
+          replay: null,
         });
       }
     }
@@ -233,17 +234,27 @@ export class PushIntake {
     }
   }
 
+  /** A dead letter, behind what was read so far. */
+  async takeBack(original: OriginalMessage): Promise<void> {
+    const { processor } = this.#parts.options;
+    let processed: Processed | null = null;
+    if (processor !== null) {
+      const batch = batchOf(original);
+      const all = await this.process(() => processor.process(batch, 0, this.#parts.signal));
+      if (all === null) return;
+      processed = all[0]!;
+    }
+    this.#add(original, processed);
+    if (original.entry.remaining === 0) original.replay?.over('filtered');
+    this.#parts.dispatch();
+  }
+
   /** The messages of one that are still to be delivered. Each has to be held and added by the caller. */
   make(original: OriginalMessage, processed: Processed | null): PendingMessage[] {
-    const { ledger, deadKeys, preparation, window } = this.#parts;
+    const { ledger, preparation, window } = this.#parts;
     const { entry } = original;
     const made = preparation.make(original, processed, window.now());
-    const left = made.filter(({ sub, refusal, idempotencyKey }) => {
-      if (deadKeys.has(subKey(original.facts.idempotencyKey, ALL_SUBS))) return false;
-      // Made anew later: then each of them is looked at.
-      if (refusal?.again === true) return true;
-      return sub >= entry.leading && !deadKeys.has(idempotencyKey);
-    });
+    const left = this.#stillToDo(original, made);
     ledger.recount(entry, left.length);
     for (const message of left) {
       message.tries = entry.tries;
@@ -251,4 +262,34 @@ export class PushIntake {
     }
     return left;
   }
+
+  #stillToDo(original: OriginalMessage, made: readonly PendingMessage[]): PendingMessage[] {
+    const { deadKeys } = this.#parts;
+    const { entry, replay } = original;
+    return made.filter(({ sub, refusal, idempotencyKey }) => {
+      // Made anew later: then each of them is looked at.
+      const isWhole = refusal?.again === true;
+      if (replay !== null) return isWhole || replay.sub === ALL_SUBS || replay.sub === sub;
+      if (deadKeys.has(subKey(original.facts.idempotencyKey, ALL_SUBS))) return false;
+      return isWhole || (sub >= entry.leading && !deadKeys.has(idempotencyKey));
+    });
+  }
+}
+
+/** As the feed would have it, alone: for a function that is called again. */
+export function batchOf({ facts, alsoGroup, barrier, lsn, ordinal, bytes }: OriginalMessage): MessageBatch {
+  const batch = new MessageBatch({ messagesMax: 1, bytesMax: Infinity, messageOverhead: 0 }, { described: true });
+  batch.body.bytes(bytes);
+  batch.add(lsn, ordinal);
+  const about = batch.descriptions!;
+  about.actions.push(facts.action);
+  about.schemas.push(facts.schema);
+  about.tables.push(facts.table);
+  about.keys.push(facts.keys);
+  about.idempotencyKeys.push(facts.idempotencyKey);
+  about.groups.push(facts.group);
+  about.alsoGroups.push(alsoGroup);
+  about.barriers.push(barrier);
+  batch.through = { lsn, ordinal };
+  return batch;
 }

@@ -38,12 +38,15 @@ export type Router = (
   returned: Readonly<Record<string, unknown>> | null,
 ) => { readonly route: unknown } | string;
 
+/** Where in the log somebody wants to begin; see change-log/log-places.ts. */
+export type LogPlace = 'now' | 'beginning' | { readonly lsn: Lsn } | { readonly timeMs: number };
+
 /** What a rewind has to know of the log. */
 export interface LogPlaces {
   /** Where the log ends: a sink that begins now begins after it. */
   readonly end: () => Lsn;
-  /** Rejects with log_overrun when the log has forgotten a part of what follows. */
-  readonly requireAfter: (position: Position) => Promise<void>;
+  /** Everything after it is what the place says. Rejects with log_overrun when a part of that is forgotten. */
+  readonly positionOf: (place: LogPlace) => Promise<Position>;
 }
 
 export interface PushDeliveryOptions {

@@ -5,7 +5,6 @@
 import { InvariantError } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
-import { MessageBatch } from '@millrace/sinks/message-batch';
 import { type DeliveryFailure, DeliveryRejection, type MessageFacts, type PushSink } from '@millrace/sinks/push-sink';
 import type { Processed } from '../transform/processor.ts';
 import { Burial } from './burial.ts';
@@ -14,9 +13,9 @@ import type { DeliveryLedger } from './delivery-ledger.ts';
 import type { Feed } from './feed.ts';
 import { MessageGroups } from './message-groups.ts';
 import { MessagePreparation } from './message-preparation.ts';
-import type { OriginalMessage, PendingMessage } from './pending-message.ts';
+import type { OriginalMessage, PendingMessage, ReplayOutcome } from './pending-message.ts';
 import { PendingWindow } from './pending-window.ts';
-import { PushIntake } from './push-intake.ts';
+import { batchOf, PushIntake } from './push-intake.ts';
 import type { PushDeliveryOptions } from './push-options.ts';
 import { awayDelayMs, concernsDestination, mayConcernDestination, RETRY_AFTER_MAX_MS, retryDelayMs } from './retry.ts';
 
@@ -64,6 +63,7 @@ export class PushSession {
   readonly #suspects = new Set<PendingMessage>();
   /** Why nothing can be read, or given up, at the moment. */
   #trouble: MillraceError | null = null;
+  readonly #replays = new Set<(outcome: ReplayOutcome) => void>();
   #timer: NodeJS.Timeout | null = null;
 
   constructor(parts: SessionParts) {
@@ -159,9 +159,20 @@ export class PushSession {
     this.#parts.counts.skipped++;
     const { position } = message.original.entry;
     this.#parts.options.onNotice?.({ kind: 'skipped', position, table: tableOf(message) });
-    this.#finish(message);
+    this.#finish(message, 'given_up');
     this.#dispatch();
     return true;
+  }
+
+  /** A dead letter, as one more message of its group. Resolves when it is over. */
+  replay(letter: Omit<OriginalMessage, 'entry' | 'replay'>, sub: number): Promise<ReplayOutcome> {
+    const over = Promise.withResolvers<ReplayOutcome>();
+    const { lsn, ordinal } = letter;
+    const entry = { position: { lsn, ordinal }, run: null, remaining: 1, leading: 0, tries: 0, firstFailedAt: 0 };
+    this.#replays.add(over.resolve);
+    void over.promise.then(() => this.#replays.delete(over.resolve));
+    this.#track(this.#intake.takeBack({ ...letter, entry, replay: { sub, over: over.resolve } }));
+    return over.promise;
   }
 
   /** Tried again as soon as its turn comes, without waiting any longer. */
@@ -192,6 +203,7 @@ export class PushSession {
       await this.#feed.close();
       this.#feed = null;
       await this.#settled();
+      for (const over of [...this.#replays]) over('interrupted');
     }
   }
 
@@ -310,7 +322,7 @@ export class PushSession {
       if (message.state === 'gone') continue;
       counts.delivered++;
       counts.bytes += message.size;
-      this.#finish(message);
+      this.#finish(message, 'delivered');
     }
   }
 
@@ -421,6 +433,7 @@ export class PushSession {
     this.#window.release(message);
     if (made.length === 0) {
       this.#groups.done(message, this.#now());
+      original.replay?.over('filtered');
       this.#progressed();
       return;
     }
@@ -466,15 +479,16 @@ export class PushSession {
     counts.deadLettered++;
     const { position } = message.original.entry;
     options.onNotice?.({ kind: 'dead_lettered', error: message.error!, position, table: tableOf(message) });
-    this.#finish(message);
+    this.#finish(message, 'given_up');
     this.#dispatch();
   }
 
-  #finish(message: PendingMessage): void {
+  #finish(message: PendingMessage, outcome: ReplayOutcome): void {
     this.#groups.done(message, this.#now());
     this.#suspects.delete(message);
     this.#window.release(message);
-    this.#parts.ledger.done(message.original.entry, message.sub);
+    const { entry, replay } = message.original;
+    if (this.#parts.ledger.done(entry, message.sub)) replay?.over(outcome);
     this.#progressed();
   }
 
@@ -482,24 +496,6 @@ export class PushSession {
     this.#parts.onProgress(1);
     this.#window.progressed();
   }
-}
-
-/** As the feed would have it, alone: for a function that is called again. */
-function batchOf({ facts, alsoGroup, barrier, lsn, ordinal, bytes }: OriginalMessage): MessageBatch {
-  const batch = new MessageBatch({ messagesMax: 1, bytesMax: Infinity, messageOverhead: 0 }, { described: true });
-  batch.body.bytes(bytes);
-  batch.add(lsn, ordinal);
-  const about = batch.descriptions!;
-  about.actions.push(facts.action);
-  about.schemas.push(facts.schema);
-  about.tables.push(facts.table);
-  about.keys.push(facts.keys);
-  about.idempotencyKeys.push(facts.idempotencyKey);
-  about.groups.push(facts.group);
-  about.alsoGroups.push(alsoGroup);
-  about.barriers.push(barrier);
-  batch.through = { lsn, ordinal };
-  return batch;
 }
 
 function tableOf({ schema, table }: MessageFacts): string {

@@ -2,6 +2,7 @@
  * A message with columns left out, for destinations that take no large ones: their values become null, in the record and
  * in what it was before, and metadata.truncated_columns names them.
  */
+import { parseExactJson } from '@millrace/core/exact-json';
 
 interface Message {
   record?: Record<string, unknown> | null;
@@ -31,17 +32,10 @@ export function* leaveOut(
   }
 }
 
-/** Node has it; the types that come with this version of TypeScript do not. */
-const { rawJSON } = JSON as unknown as { readonly rawJSON: (text: string) => unknown };
-
-function asWritten(_key: string, value: unknown, context?: { readonly source?: string }): unknown {
-  return typeof value === 'number' && context?.source !== undefined ? rawJSON(context.source) : value;
-}
-
 /** null: not a message with a record. Numbers stay as they were written: an int8 is more than a double holds. */
 function parse(body: Buffer): Message | null {
   try {
-    const parsed: unknown = JSON.parse(body.toString(), asWritten);
+    const parsed: unknown = parseExactJson(body.toString());
     if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) return null;
     const { record } = parsed as Message;
     return typeof record === 'object' && record !== null ? (parsed as Message) : null;

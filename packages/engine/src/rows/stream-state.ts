@@ -27,6 +27,8 @@ export interface StreamStateOptions {
   readonly takes: (schema: string, table: string) => boolean;
   /** The sink was given every row there is of this table: it has an initial backfill that is complete. */
   readonly whole: (schema: string, table: string) => boolean;
+  /** Rules of the sink make its records something else than the rows of this table. */
+  readonly altered: (schema: string, table: string) => boolean;
   /** Unchanged values stand as a marker in the record (unchanged_toast: marker). */
   readonly marker: boolean;
 }
@@ -84,6 +86,9 @@ export class StreamState implements ComparedState {
   table(group: readonly PublishedTable[]): ComparedTable | { readonly why: string } {
     const { schema } = group[0]!;
     if (!this.#options.takes(schema.schema, schema.name)) return { why: 'the sink does not take it' };
+    if (this.#options.altered(schema.schema, schema.name)) {
+      return { why: 'where, columns or timestamp_format of the sink make its records other than the rows' };
+    }
     for (const { key, schema: one } of group) {
       if (one.primaryKey.length === 0) return { why: 'it has no primary key' };
       // Deletes then do not say which primary key.

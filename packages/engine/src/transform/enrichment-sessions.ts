@@ -1,13 +1,13 @@
-/** Sessions with the source that run the SQL of enrichments: shared by all sinks of it, at most so many, read-only. */
+/** Sessions with the source that run the SQL of a sink's enrichment: opened when needed, at most so many. */
 import { MillraceError } from '@millrace/core/error';
 import { type ConnectionConfig, PgConnection } from '@millrace/postgres/connection';
 
-export const ENRICHMENT_SESSIONS_MAX = 4;
+export const ENRICHMENT_SESSIONS_MAX = 2;
 /** A session that nobody needs is closed after this. */
 const IDLE_MS = 30_000;
 
 export class EnrichmentSessions {
-  readonly #config: ConnectionConfig;
+  readonly #config: () => ConnectionConfig;
   readonly #sessionsMax: number;
   readonly #idle: { readonly session: PgConnection; readonly timer: NodeJS.Timeout }[] = [];
   readonly #line: (() => void)[] = [];
@@ -15,9 +15,12 @@ export class EnrichmentSessions {
   readonly #closing = new AbortController();
   #used = 0;
 
-  /** The configuration has the settings pin of the source, so that values print as in the stream. */
-  constructor(config: ConnectionConfig, sessionsMax = ENRICHMENT_SESSIONS_MAX) {
-    this.#config = { ...config, applicationName: `${config.applicationName ?? 'millrace'} enrichment` };
+  /**
+   * `config` is asked for each session. It has the settings pin of the source as it is then, so that values print as in
+   * the stream.
+   */
+  constructor(config: () => ConnectionConfig, sessionsMax = ENRICHMENT_SESSIONS_MAX) {
+    this.#config = config;
     this.#sessionsMax = sessionsMax;
   }
 
@@ -52,7 +55,12 @@ export class EnrichmentSessions {
       clearTimeout(idle.timer);
       return idle.session;
     }
-    const session = await PgConnection.connect(this.#config, AbortSignal.any([signal, this.#closing.signal]));
+    const config = this.#config();
+    const applicationName = `${config.applicationName ?? 'millrace'} enrichment`;
+    const session = await PgConnection.connect(
+      { ...config, applicationName },
+      AbortSignal.any([signal, this.#closing.signal]),
+    );
     this.#open.add(session);
     void session.closed.then(() => {
       this.#open.delete(session);

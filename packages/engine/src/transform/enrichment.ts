@@ -17,7 +17,8 @@ export interface EnrichmentOptions {
   readonly name: string;
   /** The SQL. One for every table, or parts that each begin with a line `-- table: schema.name`. */
   readonly code: string;
-  readonly sessions: Pick<EnrichmentSessions, 'use'>;
+  /** Closed with the processor. */
+  readonly sessions: Pick<EnrichmentSessions, 'use' | 'close'>;
   readonly timeoutMs?: number | undefined;
   /** null: every batch asks anew. */
   readonly cache: { readonly ttlMs: number; readonly rowsMax: number } | null;
@@ -87,7 +88,7 @@ export function withEnrichment(processor: Processor | null, options: EnrichmentO
       return results;
     },
     async close() {
-      await processor?.close();
+      await Promise.all([processor?.close(), options.sessions.close()]);
     },
   };
 }

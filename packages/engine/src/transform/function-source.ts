@@ -18,6 +18,7 @@ export type CodeType = 'filter' | 'transform' | 'routing';
 export interface FunctionDefinition {
   readonly name: string;
   readonly type: CodeType | 'path' | 'enrichment';
+  /** Of a path: in place of `path`. */
   readonly code?: string | undefined;
   readonly path?: string | undefined;
   /** Where the code was read from, for messages. */

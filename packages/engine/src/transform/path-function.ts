@@ -7,9 +7,9 @@ const PATH_LENGTH_MAX = 1000;
 const NULL = Buffer.from('null');
 
 /** null: it can be used. */
-export function pathProblem(path: string | undefined): FunctionProblem | null {
+export function pathProblem(path: string): FunctionProblem | null {
   const at = (text: string): FunctionProblem => ({ text, line: null, column: null });
-  if (path === undefined || path === '') return at('there is no path.');
+  if (path === '') return at('there is no path.');
   if (path.length > PATH_LENGTH_MAX) return at(`the path is longer than ${PATH_LENGTH_MAX} characters.`);
   const [first, ...rest] = path.split('.');
   if (first === 'action') return rest.length === 0 ? null : at('action is a text and has no keys.');
@@ -23,17 +23,18 @@ export function pathProblem(path: string | undefined): FunctionProblem | null {
 export type PathFunction = (body: Buffer, start: number, end: number) => { body: Buffer; json: boolean };
 
 /** Throws function_invalid. */
-export function compilePath({ name, path }: Pick<FunctionDefinition, 'name' | 'path'>): PathFunction {
-  const problem = pathProblem(path);
+export function compilePath({ name, path, code }: Pick<FunctionDefinition, 'name' | 'path' | 'code'>): PathFunction {
+  const text = (path ?? code ?? '').trim();
+  const problem = pathProblem(text);
   if (problem !== null) {
     throw new MillraceError('function_invalid', { detail: `The path function "${name}": ${problem.text}` });
   }
-  const keys = path!.split('.');
+  const keys = text.split('.');
   return (bytes, start, end) => {
     const found = findValue(bytes, start, end, keys);
     if (found === null) return { body: NULL, json: true };
-    const text = bytes.subarray(found.start, found.end);
-    if (text[0] !== 0x22) return { body: Buffer.from(text), json: true };
-    return { body: Buffer.from(JSON.parse(text.toString('utf8')) as string), json: false };
+    const value = bytes.subarray(found.start, found.end);
+    if (value[0] !== 0x22) return { body: Buffer.from(value), json: true };
+    return { body: Buffer.from(JSON.parse(value.toString('utf8')) as string), json: false };
   };
 }

@@ -43,6 +43,8 @@ const STACK_BYTES_MAX = 512 * 1024;
 export const WALL_FACTOR = 4;
 /** How often the processor's clock is asked once the one on the wall has passed the deadline. */
 const PROCESSOR_CHECK_MS = 5;
+/** A message above this may not fit into the machine. */
+const LARGE_BYTES = 64 * 1024;
 const ROUTE_BYTES_MAX = 64 * 1024;
 const PRELUDE = '<millrace>';
 
@@ -176,7 +178,7 @@ class Machine {
   readonly #null: Pointer;
   /** Room for five arguments, and one pointer that the library writes. */
   readonly #slots: Pointer;
-  #view = new Uint32Array(0);
+  #view: Uint32Array = new Uint32Array(0);
   readonly #texts: Pointer[] = [0, 0, 0, 0];
   readonly #ranges = messageRanges();
   #calls: { use: Pointer; run: Pointer; failure: Pointer; stageNow: Pointer } = {
@@ -302,6 +304,7 @@ class Machine {
     for (let i = 0; i < 4; i++) {
       const at = ranges[2 * i]!;
       const text = at < 0 ? this.#null : ffi.QTS_NewString(this.#context, input + at - start);
+      if (end - start > LARGE_BYTES && this.#exceptionOf(text) !== 0) throw new NoMemory();
       this.#texts[i] = text;
     }
     const slots = this.#slotsView();
@@ -392,7 +395,8 @@ class Machine {
     if (error instanceof RangeError) {
       return { ...NOWHERE, kind: 'failed', stage, name: 'RangeError', text: 'values are nested too deeply.' };
     }
-    if (error instanceof Error && error.name === 'RuntimeError') return this.#outOfMemory(stage);
+    if (error instanceof NoMemory || (error instanceof Error && error.name === 'RuntimeError'))
+      return this.#outOfMemory(stage);
     throw error;
   }
 
@@ -481,6 +485,7 @@ class Machine {
     if (this.#input !== 0) module._free(this.#input);
     this.#inputBytes = Math.max(size, 2 * this.#inputBytes, 4096);
     this.#input = module._malloc(this.#inputBytes);
+    if (this.#input === 0) throw new NoMemory();
   }
 
   #call(callee: Pointer, first: Pointer = 0, second: Pointer = 0, third: Pointer = 0): Pointer {
@@ -516,6 +521,9 @@ class Machine {
     return this.#answer.subarray(0, size);
   }
 }
+
+/** The machine has no room for the message itself. */
+class NoMemory extends Error {}
 
 /** Of this thread. */
 function processorMs(): number {

@@ -13,6 +13,7 @@ import type { Config, SinkConfig } from '@millrace/api/config';
 import type { Problem } from '@millrace/api/config-document';
 import { MillraceError } from '@millrace/core/error';
 import type { AppliedStore } from './applied-store.ts';
+import { functionProblems } from './function-problems.ts';
 
 /** What somebody wants applied: a file, or an edit of one resource. */
 export type Wanted =
@@ -155,7 +156,8 @@ export class ConfigControl {
   #draft(wanted: Wanted): { readonly next: Applied; readonly plan: Plan } {
     this.#requireSource();
     const draft = draftOf(wanted, this.#applied);
-    if (!draft.ok) throw new ConfigProblems(draft.problems);
+    const problems = draft.ok ? functionProblems(draft.config) : draft.problems;
+    if (!draft.ok || problems.length > 0) throw new ConfigProblems(problems);
     return { next: { source: draft.source, config: draft.config }, plan: planOf(this.#applied, draft, this.#key) };
   }
 

@@ -65,7 +65,8 @@ function refusal(error: unknown): unknown {
   const errors: Record<string, string[]> = {};
   for (const { line, path, text } of [...error.problems].sort((a, b) => a.line - b.line)) {
     const field = path === '' ? 'yaml' : path;
-    errors[field] = [...(errors[field] ?? []), line === 0 ? text : `line ${line}: ${text}`];
+    const full = line === 0 ? text : `line ${line}: ${text}`;
+    errors[field] = [...new Set([...(errors[field] ?? []), full])];
   }
   return new ManagementError(422, error.message, errors);
 }

@@ -28,7 +28,10 @@ import Fastify from 'fastify';
 import { backfillRoutes } from './backfill-routes.ts';
 import { configRoutes } from './config-routes.ts';
 import { databaseRoutes } from './database-routes.ts';
+import { deadLetterRoutes } from './dead-letter-routes.ts';
+import { deliveryRoutes } from './delivery-routes.ts';
 import { endpointRoutes } from './endpoint-routes.ts';
+import { functionRoutes } from './function-routes.ts';
 import { healthRoutes } from './health-routes.ts';
 import { answerOf, ManagementError } from './management-error.ts';
 import { pullRoutes } from './pull-routes.ts';
@@ -41,11 +44,14 @@ const ROUTES: readonly ManagementRoutes[] = [
   statusRoutes,
   databaseRoutes,
   sinkRoutes,
+  deliveryRoutes,
+  deadLetterRoutes,
   backfillRoutes,
   verificationRoutes,
   pullRoutes,
   configRoutes,
   endpointRoutes,
+  functionRoutes,
 ];
 /** Below `/` and `/api` both, and without a token. */
 const OPEN_ROUTES: readonly ManagementRoutes[] = [healthRoutes];

@@ -18,22 +18,22 @@ export const pullRoutes: ManagementRoutes = (api, context) => {
     api.get(`${path}/receive`, (request: PullRequest, reply) => {
       const asked = readBody(receiveBody, request.query);
       if (!asked.ok) throw new ManagementError(422, 'Validation failed.', asked.errors);
-      return receive(pullSinkOf(context, request), asked.value, request, reply);
+      return receive(pullSinkOf(context, request, reply), asked.value, reply);
     });
     api.post(`${path}/receive`, (request: PullRequest, reply) =>
-      receive(pullSinkOf(context, request), bodyOf(request, receiveBody), request, reply),
+      receive(pullSinkOf(context, request, reply), bodyOf(request, receiveBody), reply),
     );
-    api.post(`${path}/ack`, async (request: PullRequest) => {
+    api.post(`${path}/ack`, async (request: PullRequest, reply) => {
       const { ack_ids } = bodyOf(request, ackBody);
-      return answerOf(await pullSinkOf(context, request).ack(ack_ids));
+      return answerOf(await pullSinkOf(context, request, reply).ack(ack_ids));
     });
-    api.post(`${path}/nack`, async (request: PullRequest) => {
+    api.post(`${path}/nack`, async (request: PullRequest, reply) => {
       const { ack_ids, delay_ms } = bodyOf(request, nackBody);
-      return answerOf(pullSinkOf(context, request).nack(ack_ids, delay_ms ?? 0));
+      return answerOf(pullSinkOf(context, request, reply).nack(ack_ids, delay_ms ?? 0));
     });
-    api.post(`${path}/extend`, async (request: PullRequest) => {
+    api.post(`${path}/extend`, async (request: PullRequest, reply) => {
       const { ack_ids, ms } = bodyOf(request, extendBody);
-      return answerOf(pullSinkOf(context, request).extend(ack_ids, ms ?? null));
+      return answerOf(pullSinkOf(context, request, reply).extend(ack_ids, ms ?? null));
     });
   }
 };
@@ -43,7 +43,11 @@ function answerOf(notFound: readonly string[]) {
   return notFound.length === 0 ? { success: true } : { success: false, not_found: notFound };
 }
 
-function pullSinkOf({ databases, pullSinks }: ManagementContext, { params }: PullRequest): PullSink {
+function pullSinkOf(
+  { databases, pullSinks }: ManagementContext,
+  { params }: PullRequest,
+  reply: FastifyReply,
+): PullSink {
   const sinks = databases().flatMap((database) => database.sinks);
   const { name } = found(
     sinks
@@ -53,13 +57,13 @@ function pullSinkOf({ databases, pullSinks }: ManagementContext, { params }: Pul
   );
   const sink = pullSinks.get(name);
   if (sink !== undefined) return sink;
+  void reply.header('retry-after', '1');
   throw new ManagementError(503, 'This sink is not running now: it is paused or disabled, or its database is away.');
 }
 
 async function receive(
   sink: PullSink,
   { messagesMax, waitMs }: { readonly messagesMax: number; readonly waitMs: number },
-  request: FastifyRequest,
   reply: FastifyReply,
 ) {
   const gone = new AbortController();
@@ -72,12 +76,10 @@ async function receive(
     void reply.header('retry-after', '1');
     throw new ManagementError(429, 'As many workers wait at this sink as may (max_waiting).');
   }
-  if (gone.signal.aborted || request.raw.destroyed) {
-    sink.release(leases);
-  } else if (leases.length > 0) {
-    reply.raw.once('close', () => {
-      if (!reply.raw.writableFinished) sink.release(leases);
-    });
+  if (leases.length > 0) {
+    const release = () => sink.release(leases);
+    if (gone.signal.aborted) release();
+    else reply.raw.once('close', release).once('finish', () => reply.raw.off('close', release));
   }
   return await reply.header('content-type', 'application/json; charset=utf-8').send(bodyOfLeases(leases));
 }

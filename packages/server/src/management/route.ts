@@ -2,6 +2,7 @@
 
 import type { SinkConfig } from '@millrace/api/config';
 import { type ReadBody, readBody } from '@millrace/api/request-body';
+import type { FunctionPool } from '@millrace/engine/transform/function-pool';
 import type { PullSinks } from '@millrace/sinks/pull/pull-sinks';
 import type { SinkContext } from '@millrace/sinks/sink-kind';
 import type { LocalStore } from '@millrace/stream-store/local-store';
@@ -21,6 +22,8 @@ export interface ManagementContext {
   readonly config: ConfigControl;
   /** What the kind of a sink is told when it is opened. */
   readonly sinkContext: (sink: SinkConfig) => SinkContext;
+  /** Where functions are tried. */
+  readonly functionPool: FunctionPool;
   /** Those that run now. */
   readonly pullSinks: PullSinks;
   readonly log: (line: string) => void;
@@ -33,6 +36,13 @@ export function bodyOf<T>(request: FastifyRequest, schema: Parameters<typeof rea
   const body: ReadBody<T> = readBody(schema, request.body);
   if (body.ok) return body.value;
   throw new ManagementError(422, 'Validation failed.', body.errors);
+}
+
+/** The query string of a request as its schema has it. Throws 422. */
+export function queryOf<T>(request: FastifyRequest, schema: Parameters<typeof readBody<T>>[0]): T {
+  const query: ReadBody<T> = readBody(schema, { ...(request.query as Record<string, unknown>) });
+  if (query.ok) return query.value;
+  throw new ManagementError(422, 'Validation failed.', query.errors);
 }
 
 /** The one of these with this id or name. Throws 404. */

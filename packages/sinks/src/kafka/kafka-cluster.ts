@@ -306,6 +306,7 @@ export class KafkaCluster {
     const address = `${host}:${port}`;
     const { timeoutMs, tls, sasl } = this.#options;
     let connection: Connection | null = null;
+    let heard: unknown;
     try {
       const to = await this.#resolve(host);
       if (this.#closed) throw closedError();
@@ -317,8 +318,10 @@ export class KafkaCluster {
         ...(sasl === undefined ? {} : { sasl }),
       });
       this.#connections.add(connection);
-      // Of each request the caller hears; an event nobody listens to would end the process.
-      connection.on('error', () => {});
+      // A request only hears that the connection was closed, not why.
+      connection.on('error', (error) => {
+        heard = error;
+      });
       await connection.connect(to, port);
       const { apiKeys } = await apiVersionsV1.api.async(connection, CLIENT_ID, '');
       const made: Broker = { address, connection, versions: new Map(apiKeys.map((api) => [api.apiKey, api])) };
@@ -332,7 +335,7 @@ export class KafkaCluster {
     } catch (error) {
       ended();
       if (connection !== null) this.#destroy(connection);
-      throw verdictOf(error, this.asked({ address })).error;
+      throw verdictOf(heard ?? error, this.asked({ address })).error;
     }
   }
 

@@ -38,6 +38,8 @@ const LATE_MAX = 100_000;
 /** A topic that is made when it is first used is there a moment later. */
 const CREATION_ATTEMPTS = 8;
 const CREATION_PAUSE_MS = 100;
+const TEST_ATTEMPTS = 4;
+const TEST_PAUSE_MS = 250;
 
 const SASL_MECHANISMS = {
   plain: 'PLAIN',
@@ -104,22 +106,25 @@ export class KafkaSink implements PushSink<KafkaRoute> {
     return route.topic;
   }
 
-  /** What it takes up in a batch of its own, without compression. */
+  /** What it takes up in a batch of its own, without compression, at most. */
   sizeOf(message: KafkaMessage): number {
-    return BATCH_OVERHEAD_BYTES + recordBytesMax(this.#recordOf(message));
+    return batchBytesOf(this.#recordOf(message));
   }
 
   async deliver(messages: readonly KafkaMessage[], signal: AbortSignal): Promise<DeliveryOutcome | null> {
     const stopped = AbortSignal.any([signal, this.#closing.signal]);
     const outcomes: (DeliveryFailure | null)[] = messages.map(() => null);
     const waits: { readonly lane: PartitionLane; readonly entry: LaneEntry; readonly index: number }[] = [];
+    let over = false;
     try {
       await settleWithin(this.#context.timeoutMs, stopped, async () => {
         const layouts = await this.#layouts(messages, outcomes, stopped);
-        if (stopped.aborted) return;
+        // Nobody waits any more: what went on its way now would come again.
+        if (over) return;
         await new Promise<void>((done) => this.#enter(messages, layouts, outcomes, waits, done));
       });
     } catch (error) {
+      over = true;
       const failure = { error: verdictOf(error, this.#cluster.asked()).error };
       for (const { lane, entry, index } of waits) {
         if (entry.waiter === null) continue;
@@ -172,6 +177,7 @@ export class KafkaSink implements PushSink<KafkaRoute> {
   ): void {
     const delivery = {};
     const lanes = new Set<PartitionLane>();
+    const tooLarge = new Set<string | null>();
     const sticky = this.#keyless++;
     let left = messages.length;
     const end = (count: number) => {
@@ -180,12 +186,19 @@ export class KafkaSink implements PushSink<KafkaRoute> {
     };
     for (const [index, message] of messages.entries()) {
       const layout = layouts.get(message.route.topic);
-      const settled = layout === undefined || this.#isKnown(message, outcomes, index);
-      if (settled) {
+      // Without a layout it has its outcome; what is remembered was written when nobody waited for it any more.
+      if (layout === undefined || this.#forget(message.idempotencyKey)) {
         end(1);
         continue;
       }
       const record = this.#recordOf(message);
+      const follows = message.group !== null && tooLarge.has(message.group);
+      if (follows || batchBytesOf(record) > this.limits.messageBytesMax) {
+        tooLarge.add(message.group);
+        outcomes[index] = { error: new MillraceError('sink_record_too_large', { hint: TOO_LARGE_HINT }) };
+        end(1);
+        continue;
+      }
       const partition =
         record.key === null ? sticky % layout.leaders.length : partitionOf(record.key, layout.leaders.length);
       const lane = this.#lane(message.route.topic, partition);
@@ -205,15 +218,6 @@ export class KafkaSink implements PushSink<KafkaRoute> {
       lanes.add(lane);
     }
     for (const lane of lanes) lane.start();
-  }
-
-  /** Whether nothing is to be sent of it. */
-  #isKnown(message: KafkaMessage, outcomes: (DeliveryFailure | null)[], index: number): boolean {
-    // It was written after all, when nobody waited for it any more.
-    if (this.#late.size > 0 && this.#late.delete(message.idempotencyKey)) return true;
-    if (this.sizeOf(message) <= this.limits.messageBytesMax) return false;
-    outcomes[index] = { error: new MillraceError('sink_record_too_large', { hint: TOO_LARGE_HINT }) };
-    return true;
   }
 
   #lane(topic: string, partition: number): PartitionLane {
@@ -244,6 +248,10 @@ export class KafkaSink implements PushSink<KafkaRoute> {
       this.#lanes.delete(key);
       return;
     }
+  }
+
+  #forget(idempotencyKey: string): boolean {
+    return this.#late.size > 0 && this.#late.delete(idempotencyKey);
   }
 
   #remember(idempotencyKey: string): void {
@@ -282,17 +290,23 @@ export class KafkaSink implements PushSink<KafkaRoute> {
   }
 
   #headersOf({ idempotencyKey, action, schema, table, route }: KafkaMessage): readonly Buffer[] {
-    const own = [IDEMPOTENCY_KEY, Buffer.from(idempotencyKey, 'utf8'), ACTION, Buffer.from(action, 'latin1')];
-    if (table !== '') own.push(TABLE, Buffer.from(`${schema}.${table}`, 'utf8'));
-    const routed = route.headers === undefined ? [] : headerList(route.headers);
-    return [...own, ...this.#headers, ...routed];
+    const headers: Buffer[] = [
+      IDEMPOTENCY_KEY,
+      Buffer.from(idempotencyKey, 'utf8'),
+      ACTION,
+      Buffer.from(action, 'latin1'),
+    ];
+    if (table !== '') headers.push(TABLE, Buffer.from(`${schema}.${table}`, 'utf8'));
+    if (this.#headers.length > 0) headers.push(...this.#headers);
+    if (route.headers !== undefined) headers.push(...headerList(route.headers));
+    return headers;
   }
 
   async test(signal: AbortSignal): Promise<void> {
     const stopped = AbortSignal.any([signal, this.#closing.signal]);
     await settleWithin(this.#context.timeoutMs, stopped, async () => {
       const { topic, idempotent } = this.#config;
-      if (idempotent) await this.#cluster.newProducer();
+      if (idempotent) await this.#newProducer(stopped);
       else await this.#cluster.connect();
       if (topic === undefined) return;
       const writable = await this.#writable(topic);
@@ -302,6 +316,20 @@ export class KafkaSink implements PushSink<KafkaRoute> {
         hint: 'Grant the user Write and Describe on the topic.',
       });
     });
+  }
+
+  /** A cluster that has just started has to find who gives the numbers out. */
+  async #newProducer(signal: AbortSignal): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await this.#cluster.newProducer();
+        return;
+      } catch (error) {
+        const later = error instanceof MillraceError && error.retry === 'backoff';
+        if (!later || attempt === TEST_ATTEMPTS || signal.aborted) throw error;
+        await pause(TEST_PAUSE_MS, signal);
+      }
+    }
   }
 
   /** Asks without having the topic made. One that would be made is as good as there. */
@@ -322,6 +350,10 @@ export class KafkaSink implements PushSink<KafkaRoute> {
     this.#lanes.clear();
     this.#doubts.clear();
   }
+}
+
+function batchBytesOf(record: KafkaRecord): number {
+  return BATCH_OVERHEAD_BYTES + recordBytesMax(record);
 }
 
 const TOO_LARGE_HINT = 'Raise max_message_bytes, and max.message.bytes of the topic, or choose an oversize policy.';

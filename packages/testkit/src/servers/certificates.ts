@@ -14,24 +14,35 @@ export interface TestCertificates {
   readonly keyFile: string;
 }
 
+const NEW_KEY = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'];
+
 export async function makeCertificates(root: string): Promise<TestCertificates> {
   mkdirSync(root, { recursive: true });
   const file = (name: string) => join(root, name);
-  const newKey = ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'];
   const authority = (name: string) =>
-    run('openssl', [...newKey, '-subj', `/CN=${name}`, '-keyout', file(`${name}.key`), '-out', file(`${name}.pem`)]);
+    run('openssl', [...NEW_KEY, '-subj', `/CN=${name}`, '-keyout', file(`${name}.key`), '-out', file(`${name}.pem`)]);
   await Promise.all([authority('ca'), authority('stranger')]);
-  await run('openssl', [
-    ...newKey,
-    ...['-subj', '/CN=server', '-addext', 'subjectAltName=IP:127.0.0.1,DNS:localhost'],
-    ...['-addext', 'basicConstraints=critical,CA:FALSE', '-CA', file('ca.pem'), '-CAkey', file('ca.key')],
-    ...['-keyout', file('server.key'), '-out', file('server.pem')],
-  ]);
+  const { certificateFile, keyFile } = await signCertificate(root, 'server');
   return {
     ca: readFileSync(file('ca.pem'), 'utf8'),
     strangerCa: readFileSync(file('stranger.pem'), 'utf8'),
     caFile: file('ca.pem'),
-    certificateFile: file('server.pem'),
-    keyFile: file('server.key'),
+    certificateFile,
+    keyFile,
   };
+}
+
+/** Another one of the same authority, for 127.0.0.1 and localhost. */
+export async function signCertificate(
+  root: string,
+  name: string,
+): Promise<{ certificateFile: string; keyFile: string }> {
+  const [certificateFile, keyFile] = [join(root, `${name}.pem`), join(root, `${name}.key`)];
+  await run('openssl', [
+    ...NEW_KEY,
+    ...['-subj', `/CN=${name}`, '-addext', 'subjectAltName=IP:127.0.0.1,DNS:localhost'],
+    ...['-addext', 'basicConstraints=critical,CA:FALSE', '-CA', join(root, 'ca.pem'), '-CAkey', join(root, 'ca.key')],
+    ...['-keyout', keyFile, '-out', certificateFile],
+  ]);
+  return { certificateFile, keyFile };
 }

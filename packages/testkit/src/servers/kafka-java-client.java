@@ -24,6 +24,7 @@ class KafkaJavaClient {
   static String bootstrap;
   static Admin admin;
   static Producer<byte[], byte[]> producer;
+  static KafkaConsumer<byte[], byte[]> consumer;
 
   public static void main(String[] args) throws Exception {
     bootstrap = args[0];
@@ -148,26 +149,33 @@ class KafkaJavaClient {
     return body.lines().map(line -> Base64.getDecoder().decode(line.substring(1)));
   }
 
+  static KafkaConsumer<byte[], byte[]> consumer() {
+    if (consumer == null)
+      consumer = new KafkaConsumer<>(Map.of("bootstrap.servers", bootstrap, "enable.auto.commit", "false",
+          "check.crcs", "true", "isolation.level", "read_committed", "allow.auto.create.topics", "false",
+          // Tests wait for what is there, not for what may come; and for a broker that comes back.
+          "fetch.max.wait.ms", "5", "reconnect.backoff.max.ms", "100", "retry.backoff.max.ms", "100"),
+          new ByteArrayDeserializer(), new ByteArrayDeserializer());
+    return consumer;
+  }
+
   /** All that is there: partition, offset, timestamp, key, value, then name and value of each header, by line. */
   static String consume(String topic) throws Exception {
-    Map<String, Object> config = Map.of("bootstrap.servers", bootstrap, "enable.auto.commit", "false",
-        "check.crcs", "true", "isolation.level", "read_committed", "allow.auto.create.topics", "false");
     StringBuilder answer = new StringBuilder();
-    try (KafkaConsumer<byte[], byte[]> consumer =
-        new KafkaConsumer<>(config, new ByteArrayDeserializer(), new ByteArrayDeserializer())) {
-      List<TopicPartition> partitions = consumer.partitionsFor(topic, Duration.ofSeconds(20)).stream()
-          .map(info -> new TopicPartition(topic, info.partition())).toList();
-      consumer.assign(partitions);
-      consumer.seekToBeginning(partitions);
-      Map<TopicPartition, Long> ends = consumer.endOffsets(partitions, Duration.ofSeconds(20));
-      while (partitions.stream().anyMatch(at -> consumer.position(at) < ends.get(at))) {
-        for (ConsumerRecord<byte[], byte[]> record : consumer.poll(Duration.ofMillis(200))) {
-          answer.append(record.partition()).append(' ').append(record.offset()).append(' ').append(record.timestamp())
-              .append(' ').append(base64(record.key())).append(' ').append(base64(record.value()));
-          record.headers().forEach(header -> answer.append(' ')
-              .append(base64(header.key().getBytes(StandardCharsets.UTF_8))).append(' ').append(base64(header.value())));
-          answer.append('\n');
-        }
+    KafkaConsumer<byte[], byte[]> consumer = consumer();
+    // Not what this consumer remembers of the topic: it may have more partitions by now.
+    List<TopicPartition> partitions = admin().describeTopics(List.of(topic)).allTopicNames().get(20, TimeUnit.SECONDS)
+        .get(topic).partitions().stream().map(info -> new TopicPartition(topic, info.partition())).toList();
+    consumer.assign(partitions);
+    consumer.seekToBeginning(partitions);
+    Map<TopicPartition, Long> ends = consumer.endOffsets(partitions, Duration.ofSeconds(20));
+    while (partitions.stream().anyMatch(at -> consumer.position(at) < ends.get(at))) {
+      for (ConsumerRecord<byte[], byte[]> record : consumer.poll(Duration.ofMillis(100))) {
+        answer.append(record.partition()).append(' ').append(record.offset()).append(' ').append(record.timestamp())
+            .append(' ').append(base64(record.key())).append(' ').append(base64(record.value()));
+        record.headers().forEach(header -> answer.append(' ')
+            .append(base64(header.key().getBytes(StandardCharsets.UTF_8))).append(' ').append(base64(header.value())));
+        answer.append('\n');
       }
     }
     return answer.toString();

@@ -3,7 +3,7 @@
  * settings. Beside them runs a process of Kafka's own Java clients, through which tests make topics, read what arrived
  * and compare partitions: nothing of the client under test.
  */
-import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -11,6 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { assert } from '@millrace/core/assert';
 import { type ProcessHarness, processHarness } from '../process-harness.ts';
 import { startProxy, type TcpProxy } from '../proxy.ts';
+import { makeCertificates, signCertificate } from './certificates.ts';
 import { cached, freePorts, missing, onPath, run } from './provision.ts';
 
 const KAFKA = '4.1.0';
@@ -92,7 +93,7 @@ export interface TopicOptions {
   readonly partitions?: number;
   /** As `max.message.bytes`. */
   readonly config?: Readonly<Record<string, string>>;
-  /** Of each partition the brokers, the leader first. */
+  /** Of each partition the brokers, the leader first. Absent: all of them on the first broker. */
   readonly assignment?: readonly (readonly number[])[];
 }
 
@@ -175,7 +176,7 @@ async function format(java: string, classpath: string, into: string): Promise<vo
 export async function startKafka({ brokers = 1 }: { brokers?: 1 | 2 } = {}): Promise<KafkaServer> {
   const provided = await provideKafka();
   const root = mkdtempSync(join(tmpdir(), `millrace-test-${process.pid}-kafka-`));
-  const certificates = await makeCertificates(root);
+  const certificates = await makeIdentities(root);
   // Before the brokers, which have to say the proxies' addresses.
   const [proxy, saslProxy] = [
     await startProxy({ port: PROXY_RETARGET_PORT }),
@@ -246,7 +247,7 @@ async function startCluster(parts: ClusterParts): Promise<KafkaServer> {
     'sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512',
     ...['sasl', 'saslproxied'].flatMap(jaas),
     'ssl.keystore.type=PEM',
-    `ssl.keystore.location=${join(root, 'server.pem')}`,
+    `ssl.keystore.location=${join(root, 'identity.pem')}`,
     'ssl.truststore.type=PEM',
     `ssl.truststore.location=${join(root, 'ca.pem')}`,
     'listener.name.mtls.ssl.client.auth=required',
@@ -370,7 +371,9 @@ function cluster(
     async newTopic({ partitions = 3, config = {}, assignment } = {}) {
       const name = `topic-${++topics}`;
       const settings = Object.entries(config).map(([key, value]) => `${key}=${value}`);
-      const where = assignment?.map((nodes, partition) => `${partition}:${nodes.join(',')}`).join(';');
+      // The second broker has the first listener only.
+      const alone = processes.length === 1 ? undefined : Array.from({ length: partitions }, () => [1]);
+      const where = (assignment ?? alone)?.map((nodes, partition) => `${partition}:${nodes.join(',')}`).join(';');
       await ask(
         '/topic',
         { name, partitions, ...(where === undefined ? {} : { assignment: where }) },
@@ -442,30 +445,11 @@ function recordOf(line: string): KafkaRecord {
   };
 }
 
-/** An authority, a server certificate for 127.0.0.1 and localhost, one of a client, and an authority of nobody. */
-async function makeCertificates(root: string): Promise<KafkaCertificates> {
-  mkdirSync(root, { recursive: true });
-  const file = (name: string) => join(root, name);
-  const authority = (name: string) =>
-    run('openssl', [
-      ...['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'],
-      ...['-subj', `/CN=${name}`, '-keyout', file(`${name}.key`), '-out', file(`${name}.pem`)],
-    ]);
-  await Promise.all([authority('ca'), authority('stranger')]);
-  const signed = (name: string) =>
-    run('openssl', [
-      ...['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '2'],
-      ...['-subj', `/CN=${name}`, '-addext', 'subjectAltName=IP:127.0.0.1,DNS:localhost'],
-      ...['-addext', 'basicConstraints=critical,CA:FALSE', '-CA', file('ca.pem'), '-CAkey', file('ca.key')],
-      ...['-keyout', file(`${name}.key`), '-out', file(`${name}.crt`)],
-    ]);
-  await Promise.all([signed('server-certificate'), signed('client-certificate')]);
-  const text = (name: string) => readFileSync(file(name), 'utf8');
-  writeFileSync(file('server.pem'), text('server-certificate.key') + text('server-certificate.crt') + text('ca.pem'));
-  return {
-    ca: text('ca.pem'),
-    clientCert: text('client-certificate.crt'),
-    clientKey: text('client-certificate.key'),
-    strangerCa: text('stranger.pem'),
-  };
+/** Certificates of the brokers, in the one file that they read, and of a client. */
+async function makeIdentities(root: string): Promise<KafkaCertificates> {
+  const { ca, strangerCa, certificateFile, keyFile } = await makeCertificates(root);
+  const client = await signCertificate(root, 'client');
+  const text = (file: string) => readFileSync(file, 'utf8');
+  writeFileSync(join(root, 'identity.pem'), text(keyFile) + text(certificateFile) + ca);
+  return { ca, strangerCa, clientCert: text(client.certificateFile), clientKey: text(client.keyFile) };
 }

@@ -11,7 +11,6 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
-  readdirSync,
   renameSync,
   rmSync,
   writeFileSync,
@@ -140,18 +139,6 @@ export function run(program: string, args: readonly string[], options: RunOption
       reject(new Error(`${program} ended with ${signal ?? `code ${code}`}:\n${last}`));
     });
   });
-}
-
-/**
- * Unpacks packages of Debian (or one of its kin) without installing them, for their programs and libraries: the paths
- * in `into` are those of a system, as in `usr/bin/redis-server`. Needs no root, only apt with lists of its packages.
- */
-export async function unpackDebian(into: string, packages: readonly string[]): Promise<void> {
-  if (onPath('apt-get') === null || onPath('dpkg-deb') === null) throw new Error('this is no Debian to fetch it from');
-  const archives = mkdtempSync(join(into, 'archives-'));
-  for (const name of packages) await run('apt-get', ['-q', 'download', name], { cwd: archives });
-  for (const archive of readdirSync(archives)) await run('dpkg-deb', ['-x', join(archives, archive), into]);
-  rmSync(archives, { recursive: true, force: true });
 }
 
 /** Loopback ports that were free a moment ago, all different. Somebody else may take one: try again then. */
