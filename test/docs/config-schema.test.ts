@@ -9,9 +9,13 @@ import { CONFIG_SCHEMA, configSchemaText } from '../../tools/generate-config-sch
 import { documentation, ROOT } from './markdown.ts';
 
 const schema = JSON.parse(readFileSync(CONFIG_SCHEMA, 'utf8'));
-const valid = new Ajv({ allErrors: true, allowUnionTypes: true, strictTypes: false, unicodeRegExp: true }).compile(
-  schema,
-);
+const valid = new Ajv({
+  allErrors: true,
+  allowUnionTypes: true,
+  strictTypes: false,
+  unicodeRegExp: true,
+  formats: { uri: true },
+}).compile(schema);
 const FOLDER = join(ROOT, 'packages/api/test/sequin');
 
 function problems(text: string): string[] {

@@ -38,6 +38,10 @@ export interface SinkOptions {
   readonly unchanged_toast?: 'omit' | 'marker';
   readonly fill_unchanged?: boolean;
   readonly destination?: object;
+  readonly where?: readonly object[];
+  readonly columns?: object;
+  readonly tables?: readonly object[];
+  readonly timestamp_format?: string;
   /** Names of functions. */
   readonly filter?: string;
   readonly transform?: string;

@@ -22,5 +22,8 @@ export const applyBody = z.strictObject({
   fingerprint: z.string().optional(),
 });
 
+/** Of one resource: keys of its block in the file. What they mean is checked with the whole. */
+export const blockBody = z.record(z.string(), z.unknown());
+
 export type PlanBody = z.output<typeof planBody>;
 export type ApplyBody = z.output<typeof applyBody>;

@@ -2,6 +2,7 @@
  * The JSON Schema of millrace.yaml, for editors: made from the schemas that the file is read with. What is looser in it:
  * a number or a flag may be a text with a reference in it, and null stands for "not given".
  */
+import { isDeepStrictEqual } from 'node:util';
 import { sinkKind } from '@millrace/sinks/sink-kinds';
 import * as z from 'zod';
 import { configSchema } from './config-schema.ts';
@@ -35,6 +36,8 @@ function toJson(schema: z.core.$ZodType): Json {
         const { in: before, out } = def as unknown as { readonly in: z.core.$ZodType; readonly out: z.core.$ZodType };
         if (before._zod.def.type === 'transform') replace(json, withReferences(inner(out), json.flag === true));
       }
+      const isForm = json.pattern !== undefined || json.enum !== undefined;
+      if (json.type === 'string' && isForm) replace(json, withReferences({ ...json }));
       delete json.flag;
       delete json.secret;
       delete json.secretPart;
@@ -77,12 +80,17 @@ function loosen(destination: Json): void {
   if (kind !== undefined) properties.type = { enum: [kind.type, ...(kind.aliases ?? [])] };
 }
 
-/** What expands to text is taken where a number, a flag or one of a few words is. */
+/** What expands to text is taken where a number, a flag, one of a few words or a text of a certain form is. */
 function withReferences(json: Json, orFlag = false): Json {
-  if (json.type === 'object' || json.oneOf !== undefined || json.anyOf !== undefined) return json;
-  const also: Json[] = [{ type: 'string', pattern: '\\$\\{' }];
+  if (json.type === 'object' || json.oneOf !== undefined) return json;
+  const { description, ...own } = json;
+  const forms = (own.anyOf as Json[] | undefined) ?? [own];
+  const also: Json[] = [REFERENCE];
   if (orFlag) also.push({ type: 'boolean' });
-  if (json.type === 'boolean') also.push({ enum: ['true', 'false'] });
-  if (json.type === 'integer') also.push({ type: 'string', pattern: '^\\d{1,15}$' });
-  return { anyOf: [json, ...also] };
+  if (own.type === 'boolean') also.push({ enum: ['true', 'false'] });
+  if (own.type === 'integer') also.push({ type: 'string', pattern: '^\\d{1,15}$' });
+  const fresh = also.filter((form) => !forms.some((there) => isDeepStrictEqual(there, form)));
+  return { ...(description !== undefined && { description }), anyOf: [...forms, ...fresh] };
 }
+
+const REFERENCE: Json = { type: 'string', pattern: '\\$\\{' };

@@ -219,7 +219,7 @@ export const sinkSchema = z.strictObject({
   columns,
   push_down: flag
     .nullish()
-    .describe('Let Postgres filter where that is the same: row filters and column lists of the publication.'),
+    .describe('Show in millrace check the SQL by which Postgres applies these rules itself, where that is the same.'),
   filter: functionName.describe('Name of a function: which messages are delivered. none: no function.'),
   transform: functionName.describe('Name of a function: what is delivered in place of the message.'),
   routing: functionName.describe('Name of a function: where each message goes.'),

@@ -8,8 +8,10 @@ import { exportYaml, yamlOf } from '@millrace/api/applied/export';
 import { type Plan, planOf } from '@millrace/api/applied/plan';
 import type { References } from '@millrace/api/config-references';
 import fc from 'fast-check';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, test, vi } from 'vitest';
 import { FILES, randomConfig, SECRET_MARK, VARIABLES } from './random-config.ts';
+
+vi.setConfig({ testTimeout: 120_000 });
 
 const KEY = randomBytes(32);
 
@@ -49,7 +51,7 @@ describe('of any configuration', () => {
         // As it is kept: JSON.
         expect(configOfSource(JSON.parse(JSON.stringify(applied.source)), 'x')).toEqual(applied.config);
       }),
-      { numRuns: 200 },
+      { numRuns: 60 },
     );
   });
 
@@ -81,7 +83,7 @@ describe('of any configuration', () => {
         });
         expect(again.ok && plan(after, again).changes).toEqual([]);
       }),
-      { numRuns: 100 },
+      { numRuns: 40 },
     );
   });
 });

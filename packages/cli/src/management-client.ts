@@ -1,3 +1,4 @@
+import { parseExactJson } from '@millrace/core/exact-json';
 import { type ClientOptions, resolveTarget } from './client.ts';
 import { CommandFailure } from './failure.ts';
 import { readSettings } from './settings.ts';
@@ -45,7 +46,7 @@ export async function askManagement(
 
 async function readJson(response: Response): Promise<unknown> {
   try {
-    return await response.json();
+    return parseExactJson(await response.text());
   } catch {
     return null;
   }

@@ -1,13 +1,15 @@
-/** JSON whose numbers stay as they were written: an int8 or a numeric is more than a double holds. */
+/** JSON whose integers beyond 2^53 - 1 come out of `JSON.stringify` as they went in. */
 
-/** Node has it; the types that come with this version of TypeScript do not. */
-const { rawJSON } = JSON as unknown as { readonly rawJSON: (text: string) => unknown };
-
-/** As JSON.parse, but numbers are what JSON.stringify writes as they were. Throws a SyntaxError. */
+/** Such an integer becomes an object that prints as its digits and is good for nothing else. */
 export function parseExactJson(text: string): unknown {
-  return JSON.parse(text, asWritten);
+  return JSON.parse(text, exactInteger as never);
 }
 
-function asWritten(_key: string, value: unknown, context?: { readonly source?: string }): unknown {
-  return typeof value === 'number' && context?.source !== undefined ? rawJSON(context.source) : value;
+/** Node has both; the types of the language come later. */
+const { rawJSON } = JSON as typeof JSON & { rawJSON(text: string): unknown };
+
+function exactInteger(_name: string, value: unknown, context: { readonly source?: string }): unknown {
+  if (typeof value !== 'number' || Number.isSafeInteger(value)) return value;
+  const { source } = context;
+  return source !== undefined && /^-?\d+$/.test(source) ? rawJSON(source) : value;
 }

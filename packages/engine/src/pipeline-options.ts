@@ -1,5 +1,7 @@
 /** What a pipeline is given, and what it shows of itself. */
+
 import type { MillraceError } from '@millrace/core/error';
+import type { Position } from '@millrace/core/position';
 import type { StateTable, Stream } from '@millrace/stream-store/store';
 import type { BackfillManager } from './backfill/backfill-manager.ts';
 import type { BackfillLimits } from './backfill/backfill-source.ts';
@@ -9,6 +11,7 @@ import type { Capture, CaptureState } from './capture/capture.ts';
 import type { SourceConfig } from './capture/source.ts';
 import type { SourceNotice } from './capture/source-notice.ts';
 import type { ChangeLog } from './change-log/change-log.ts';
+import type { ChangeTail } from './change-tail.ts';
 import type { ContentNotice } from './decode/message-contents.ts';
 import type { SchemaHistory } from './decode/schema-history.ts';
 import type { Delivery, DeliveryState } from './deliver/delivery.ts';
@@ -68,6 +71,8 @@ export interface Pipeline {
   readonly auditor: Auditor | null;
   /** By sink; of those that are not disabled. */
   readonly backfills: ReadonlyMap<string, BackfillManager>;
+  /** See SinkSet.tail. */
+  tail(sink: string, after: Position | 'now' | 'oldest', signal: AbortSignal): Promise<ChangeTail> | null;
   /** From now on these sinks; see SinkSet.apply. `false`: nothing changed, the pipeline has to be started anew for it. */
   applySinks(specs: readonly SinkSpec[]): Promise<boolean>;
   /** Rejects when the pipeline cannot go on without a person. */

@@ -126,6 +126,7 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
     get backfills() {
       return sinks.backfills;
     },
+    tail: (sink, after, signal) => sinks.tail(sink, after, signal),
     applySinks: (specs) => sinks.apply(specs),
     done: Promise.race([
       capture.done,

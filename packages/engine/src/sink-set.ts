@@ -2,6 +2,8 @@
  * The sinks of a running pipeline: each with its feed, its backfills and its delivery; added, replaced and removed one by
  * one while the others go on. What a sink remembers (cursor, backfills) outlives its replacement, not its removal.
  */
+
+import type { Position } from '@millrace/core/position';
 import { sinkKey } from '@millrace/core/sink-key';
 import type { StateTable } from '@millrace/stream-store/store';
 import { BackfillManager } from './backfill/backfill-manager.ts';
@@ -9,8 +11,9 @@ import type { BackfillSource } from './backfill/backfill-source.ts';
 import { backfillStore } from './backfill/backfill-store.ts';
 import type { ChangeLog } from './change-log/change-log.ts';
 import { positionOf } from './change-log/log-places.ts';
+import { type ChangeTail, tailChanges } from './change-tail.ts';
 import type { SchemaHistory } from './decode/schema-history.ts';
-import { type CursorStore, openCursors } from './deliver/cursor-store.ts';
+import { type CursorStore, newCursor, openCursors } from './deliver/cursor-store.ts';
 import { type Delivery, type DeliveryOptions, type DeliveryState, startDelivery } from './deliver/delivery.ts';
 import { operatorMemory } from './deliver/operator-memory.ts';
 import { openProcessedFeed, processedBatch } from './deliver/processed-feed.ts';
@@ -115,6 +118,24 @@ export class SinkSet {
     this.#specs = specs.map((spec) => (changed.includes(spec) ? spec : now.get(spec.name)!));
     for (const spec of changed) this.#startOne(spec);
     return true;
+  }
+
+  /** What this sink gets, read along; until the signal, or until the sink is stopped or changed. null: it does not run. */
+  tail(name: string, after: Position | 'now' | 'oldest', signal: AbortSignal): Promise<ChangeTail> | null {
+    const running = this.#running.get(name);
+    if (running === undefined) return null;
+    const { log, schemas, lastValues } = this.#parts;
+    const over = new AbortController();
+    void running.delivery.done.catch(() => {}).then(() => over.abort());
+    const place = { now: newCursor(log.durableLsn).position, oldest: running.delivery.savedPosition };
+    return tailChanges({
+      spec: running.spec,
+      log,
+      schemas,
+      lastValues: lastValues(),
+      after: typeof after === 'string' ? place[after] : after,
+      signal: AbortSignal.any([signal, over.signal]),
+    });
   }
 
   async stop(): Promise<void> {

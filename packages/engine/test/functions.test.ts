@@ -264,6 +264,28 @@ test('a function gets the arguments that it can reach in any way', async () => {
   }
 });
 
+test("metadata is what JSON.parse would make of it, and nobody else's", async () => {
+  const nested = { x: { enrichment: null, database_name: 'no' } };
+  const database = { id: '1', name: 'shop', annotations: {}, database: 'shop', hostname: 'localhost' };
+  const texts = [
+    messageText({}),
+    messageText({ metadata: { transaction_annotations: nested } }),
+    messageText({ metadata: { enrichment: { a: 1 } } }),
+    messageText({ metadata: { database: { ...database, annotations: { team: nested } } } }),
+    messageText({
+      metadata: { database: { ...database, name: 'other' }, consumer: { id: '9', name: 'c', annotations: {} } },
+    }),
+    messageText({ metadata: { more: 1 } }),
+  ];
+  // What a message does to it is not seen by the next one.
+  const spoil = 'm.database.name = "spoilt"; m.consumer.annotations.spoilt = 1; m.database.annotations.spoilt = 1;';
+  const transform = code('transform', `(a, r, c, m) => { const text = JSON.stringify(m); ${spoil} return text; }`);
+  const processed = await processAll(await processor({ transform }), [...texts, ...texts]);
+  expect(processed.map((one) => bodies(one)[0])).toEqual(
+    [...texts, ...texts].map((text) => JSON.stringify(JSON.parse(text).metadata)),
+  );
+});
+
 test('a thousand messages come out in their order', async () => {
   const transform = code('transform', '(a, r) => r.n % 3 ? messages([r.n, "x".repeat(500)]) : messages()');
   const texts = Array.from({ length: 1000 }, (_, n) => messageText({ record: { n } }));

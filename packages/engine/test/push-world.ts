@@ -29,7 +29,6 @@ export interface LoggedMessage {
 export const POLICY: DeliveryPolicy = {
   batchSize: 10,
   batchTimeoutMs: 0,
-  ackWaitMs: 30_000,
   maxAckPending: 200,
   maxRetryCount: null,
   retry: { minMs: 1, maxMs: 20 },

@@ -116,20 +116,19 @@ test.each(
 );
 
 test.each(SEEDS)(
-  'functions come and go between lives, and the one stream has every message once, in order: seed %i',
+  'functions come and go between lives, and every message is in one stream once: seed %i',
   async (seed) => {
     const random = seededRandom(seed);
-    const steps = randomSteps(random, 300, 1).map((step) => {
-      const one = (message: Planned): Planned => ({ ...message, to: ['s1'] });
-      return step.kind === 'rows' ? { ...step, rows: step.rows.map(one) } : { ...step, message: one(step.message) };
-    });
-    const ways = new Set<boolean>();
+    const places = random.pick([1, 3]);
+    const one = (message: Planned): Planned => ({ ...message, to: [`s${1 + random.integer(places)}`] });
+    const steps = randomSteps(random, 300, 1).map((step) =>
+      step.kind === 'rows' ? { ...step, rows: step.rows.map(one) } : { ...step, message: one(step.message) },
+    );
     let lives = 0;
     for (let done = false; !done; lives++) {
       expect(lives).toBeLessThan(LIVES_MAX);
       const mortal = mortalStore(store, { left: 3 + random.integer(40) + lives });
       const plain = lives < 2 ? lives === 0 : random.chance(0.5);
-      ways.add(plain);
       const sink = routableSink({
         single: localS2Sink({ store: mortal, name: 's', basin: BASIN, stream: 's1' }),
         streams: localRoutedStreams({ store: mortal, name: 's' }),
@@ -141,13 +140,17 @@ test.each(SEEDS)(
           return { id: target.id, seqNum: target.tail.seqNum };
         },
       });
-      done = await live({ steps, sink, state: mortal.state, random, plain });
+      const peace = random.chance(0.4) && { batchesMax: 1 + random.integer(6) };
+      done = await live({ steps, sink, state: mortal.state, random, plain, ...peace });
     }
-    const ids = (await streamsOf(store))['s1']!.map((body) =>
-      body.startsWith('{') ? JSON.parse(body).id : body.slice(0, -2),
+    const ids = steps.flatMap((step) => (step.kind === 'rows' ? step.rows : [step.message]).map(({ id }) => id));
+    const streams = Object.values(await streamsOf(store)).map((bodies) =>
+      bodies.map((body) => ids.indexOf(body.startsWith('{') ? (JSON.parse(body) as Planned).id : body.slice(0, -2))),
     );
-    expect(ids).toEqual(expectedStreams(steps)['s1']!.map((body) => body.slice(0, -2)));
-    expect(ways.size).toBe(2);
+    const ascending = (some: readonly number[]) => some.toSorted((a, b) => a - b);
+    expect(ascending(streams.flat())).toEqual(ids.map((_, i) => i));
+    // Messages of one batch may change places in a stream where it is other functions that finish it.
+    if (places === 1) expect(streams).toEqual(streams.map(ascending));
   },
   60_000,
 );

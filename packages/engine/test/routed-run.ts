@@ -198,10 +198,19 @@ export interface LifeOptions {
   readonly random: Random;
   /** Without functions: every message as it is. */
   readonly plain?: boolean;
+  /** Ends in peace after so many batches. */
+  readonly batchesMax?: number;
 }
 
 /** One life: true when everything was delivered and is on record, false when it ended before. */
-export async function live({ steps, sink, state, random, plain = false }: LifeOptions): Promise<boolean> {
+export async function live({
+  steps,
+  sink,
+  state,
+  random,
+  plain = false,
+  batchesMax = Infinity,
+}: LifeOptions): Promise<boolean> {
   const cursors = cursorStore(state, 'sink/s/cursor');
   const stopping = new AbortController();
   const { signal } = stopping;
@@ -220,7 +229,13 @@ export async function live({ steps, sink, state, random, plain = false }: LifeOp
     const feed: Feed = plain ? inner : new ProcessedFeed(inner, sink.limits.messageOverhead, options, signal);
     let chain: Promise<void> = Promise.resolve();
     let failure: unknown = null;
-    for (;;) {
+    for (let batches = 0; ; batches++) {
+      if (batches === batchesMax) {
+        await chain;
+        await cursors.save(cursor);
+        sink.saved(cursor);
+        return false;
+      }
       const batch = plain ? new MessageBatch(sink.limits) : processedBatch(sink.limits);
       const result = await feed.fill(batch);
       const { mark, through } = batch;

@@ -37,6 +37,8 @@ interface Kind {
   /** Of the golden table's types. */
   readonly golden: RegExp;
   readonly random: (random: () => number) => string;
+  /** Values that chance does not find. */
+  readonly edges?: readonly string[];
 }
 
 const builtin = (oid: number) => builtinType(oid)!;
@@ -78,7 +80,13 @@ const KINDS: readonly Kind[] = [
   },
   { sql: 'oid', type: builtin(26), operators: ALL, golden: /^oid$/, random: (r) => `1${digits(r, 8)}` },
   {
-    ...{ sql: 'numeric', type: builtin(1700), operators: ALL, golden: /^numeric/ },
+    ...{
+      sql: 'numeric',
+      type: builtin(1700),
+      operators: ALL,
+      golden: /^numeric/,
+      edges: ['5', '5.00', '-5.0', '0', '-0', '0.000', '-0.00', '00.5', '.50'],
+    },
     random: (r) => `${pick(r, ['', '-'])}${digits(r, 30)}${pick(r, ['', '.0', `.${digits(r, 20)}`, 'e-3', 'e12'])}`,
   },
   {
@@ -114,7 +122,14 @@ const KINDS: readonly Kind[] = [
     ...{ sql: 'timestamptz', type: builtin(1184), operators: ALL, golden: /^timestamptz$/ },
     random: (r) => moment(r).replace(/( BC)?$/, `${pick(r, ['+00', '+05:30', '-12', '+01:02:03'])}$1`),
   },
-  { sql: 'date', type: builtin(1082), operators: ALL, golden: /^date$/, random: date },
+  {
+    sql: 'date',
+    type: builtin(1082),
+    operators: ALL,
+    golden: /^date$/,
+    random: date,
+    edges: ['0001-02-29 BC', '0005-02-29 BC', '2000-02-29'],
+  },
   { sql: 'time', type: builtin(1083), operators: ALL, golden: /^time(\(\d\))?$/, random: time },
   {
     ...{ sql: 'uuid', type: builtin(2950), operators: ALL, golden: /^uuid$/ },
@@ -184,7 +199,7 @@ test(`of every type a filter says what Postgres says, null and edges included (s
     const collate = kind.type.name.match(/^(text|varchar|bpchar|name)$/) ? ' COLLATE "C"' : '';
     const golden = goldenValues(major).filter(([type]) => kind.golden.test(type) && !type.includes('['));
     expect(golden.length, kind.sql).toBeGreaterThan(0);
-    const drawn = Array.from({ length: 12 }, () => kind.random(random));
+    const drawn = [...Array.from({ length: 12 }, () => kind.random(random)), ...(kind.edges ?? [])];
     const values = [
       ...golden.map(([, expression]) => `(${expression})::${kind.sql}`),
       ...drawn.map((text) => `${quoteLiteral(text)}::${kind.sql}`),

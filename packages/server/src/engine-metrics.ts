@@ -51,6 +51,14 @@ function metricsOf(all: readonly Measured[]): Metric[] {
     all.flatMap(({ name, report }) =>
       report.sinks.map((sink) => [{ database: name, sink: sink.name }, value(sink)] as const),
     );
+  type Push = NonNullable<DatabaseReport['sinks'][number]['push']>;
+  const byPush = (value: (push: Push) => number | null) => bySink(({ push }) => (push === null ? null : value(push)));
+  const counter = (name: string, help: string, samples: Metric['samples']): Metric => ({
+    name,
+    type: 'counter',
+    help,
+    samples,
+  });
   const gauge = (name: string, help: string, samples: Metric['samples']): Metric => ({
     name,
     type: 'gauge',
@@ -126,6 +134,66 @@ function metricsOf(all: readonly Measured[]): Metric[] {
       help: 'Batches delivered since the pipeline started.',
       samples: bySink(({ batches }) => batches),
     },
+    counter(
+      'millrace_sink_failed_tries_total',
+      'Tries of single messages that failed.',
+      byPush((push) => push.failed),
+    ),
+    counter(
+      'millrace_sink_retries_total',
+      'Tries of single messages that were not their first.',
+      byPush((push) => push.retried),
+    ),
+    counter(
+      'millrace_sink_dead_letters_total',
+      'Messages that were given up.',
+      byPush((push) => push.deadLettered),
+    ),
+    counter(
+      'millrace_sink_discarded_total',
+      'Messages that load_shedding_policy: discard_on_full took out.',
+      byPush((push) => push.discarded),
+    ),
+    counter(
+      'millrace_sink_skipped_total',
+      'Messages that an operator skipped.',
+      byPush((push) => push.skipped),
+    ),
+    counter(
+      'millrace_sink_truncated_total',
+      'Messages that oversize: truncate made smaller.',
+      byPush((push) => push.truncated),
+    ),
+    counter(
+      'millrace_sink_delivered_bytes_total',
+      'Bytes of delivered messages, as their destination counts them.',
+      byPush((push) => push.bytes),
+    ),
+    gauge(
+      'millrace_sink_requests_in_flight',
+      'Requests to the destination that are under way.',
+      byPush((push) => push.inFlight),
+    ),
+    gauge(
+      'millrace_sink_messages_pending',
+      'Messages that were read and are not done.',
+      byPush((push) => push.pending),
+    ),
+    gauge(
+      'millrace_sink_pending_bytes',
+      'Memory that they take, about.',
+      byPush((push) => push.pendingBytes),
+    ),
+    gauge(
+      'millrace_sink_oldest_pending_seconds',
+      'For how long the oldest of them has been pending.',
+      byPush((push) => (push.oldestPendingMs === null ? 0 : push.oldestPendingMs / 1000)),
+    ),
+    gauge(
+      'millrace_sink_groups_blocked',
+      'Message groups that wait for a message that failed.',
+      byPush((push) => push.blockedGroups),
+    ),
     gauge(
       'millrace_sink_retrying',
       '1 while the destination refuses or is away.',

@@ -1,6 +1,7 @@
 /** A function tried on messages, one by one, with all that it did: for `millrace function test` and the management API. */
 import { parseTableName } from '@millrace/api/config';
 import { MillraceError } from '@millrace/core/error';
+import { parseExactJson } from '@millrace/core/exact-json';
 import { functionError, functionFailureOf } from '@millrace/engine/transform/function-failure';
 import type { RunOutcome } from '@millrace/engine/transform/function-messages';
 import { type FunctionPool, startFunctionPool } from '@millrace/engine/transform/function-pool';
@@ -110,7 +111,7 @@ function tryPath(definition: FunctionDefinition, messages: readonly string[]): T
     const begun = performance.now();
     const { body, json } = path(Buffer.from(text), 0, Buffer.byteLength(text));
     const micros = Math.round((performance.now() - begun) * 1000);
-    return { input: JSON.parse(text), outcome: 'made', output: [outputOf(body, json)], micros };
+    return { input: parseExactJson(text), outcome: 'made', output: [outputOf(body, json)], micros };
   });
 }
 
@@ -120,7 +121,7 @@ function trialOf(
   message: string,
   resolveRoute: ResolveRoute | undefined,
 ): Trial {
-  const input: unknown = JSON.parse(message);
+  const input = parseExactJson(message);
   const micros = Math.round(outcome.micros);
   switch (outcome.kind) {
     case 'filtered':
@@ -146,7 +147,7 @@ function trialOf(
 
 function outputOf(body: Buffer, json: boolean): TrialOutput {
   const text = body.toString('utf8');
-  return { body: json ? JSON.parse(text) : text, json };
+  return { body: json ? parseExactJson(text) : text, json };
 }
 
 function errorOf(error: MillraceError): TrialError {

@@ -27,6 +27,7 @@ import { openSecretKeys } from './config/secret-key.ts';
 import { contentReporter } from './content-reporter.ts';
 import { DatabaseSet } from './database-set.ts';
 import { type DatabaseSupervisor, type StartAttempt, superviseDatabase } from './database-supervisor.ts';
+import { deliveryReporter } from './delivery-reporter.ts';
 import { auditOf } from './drift-reporter.ts';
 import { EndpointGates } from './endpoint-gates.ts';
 import { engineMetrics } from './engine-metrics.ts';
@@ -179,7 +180,8 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     showToken(http.url);
     stops.push(() => http.close({ graceMs: STOP_GRACE_MS }));
     const given = typeof options.config === 'function' ? await options.config(store, http.url) : options.config;
-    await config.begin(given ?? appliedBefore(applied));
+    const moved = await config.begin(given ?? appliedBefore(applied));
+    for (const name of moved) await forgetSink(store.state, name);
     const { databases: configuredDatabases, sinks } = config.applied.config;
     await forgetRemovedSinks(store.state, config.applied.config);
     // A person waits for the only one and is told at once what is wrong. One of several is reported and tried again, and
@@ -267,6 +269,7 @@ async function openPipeline({
       pinSourceNotice(notices, notice);
     },
     onSink: sinkReporter(log),
+    onDelivery: deliveryReporter(log, notices),
     onContentNotice(sink, notice) {
       report(sink, notice);
       pinContentNotice(notices, sink, notice);

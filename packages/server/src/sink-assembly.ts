@@ -176,7 +176,6 @@ function pushTarget(
     policy: {
       batchSize: Math.min(delivery.batchSize ?? kind.batchSize.default, kind.batchSize.max),
       batchTimeoutMs: delivery.batchTimeoutMs ?? kind.batchTimeoutMs,
-      ackWaitMs: delivery.ackWaitMs,
       maxAckPending: delivery.maxAckPending,
       maxRetryCount: delivery.maxRetryCount,
       retry: delivery.retry,

@@ -229,3 +229,25 @@ test('a pooler in between is told, whatever it calls itself', async () => {
     await pooler.close();
   }
 });
+
+test('rules that fit no table, or look at what Postgres does not send, are told, and what it could do by itself', async () => {
+  await db.sql(
+    `CREATE TABLE items (id int PRIMARY KEY, price numeric, note text); CREATE PUBLICATION mine FOR TABLE items`,
+  );
+  const where = [{ column: 'price', operator: '<', value: 5 }];
+  const rules = async (sink: object) =>
+    slugs(await check({ sink })).filter((slug) => /rule|filter|group|hash|push/.test(slug));
+  expect(await rules({ where, columns: { mask: ['node'], hash: ['note'] } })).toEqual([
+    'filter_needs_full_identity',
+    'hash_key_missing',
+    'rule_column_missing',
+  ]);
+  expect(await rules({ where: [{ column: 'price', value: 'cheap' }] })).toContain('rule_invalid');
+  const pushed = await check({
+    sink: { where, columns: { include: ['price'] }, push_down: true, actions: ['insert'] },
+  });
+  const [plan] = findings(pushed).filter(({ slug }) => slug === 'push_down');
+  expect(plan!.fix).toBe('ALTER PUBLICATION "mine" SET TABLE\n  "public"."items" ("id", "price");');
+  await db.sql(plan!.fix!);
+  expect(pushed.ok).toBe((await check()).ok);
+});

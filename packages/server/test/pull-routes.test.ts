@@ -226,6 +226,70 @@ test('over HTTP/2 it is the same, and nobody gets a message twice', async () => 
   }
 });
 
+interface Event {
+  readonly type: string;
+  readonly id: string;
+  readonly data: string;
+}
+
+/** As an EventSource has them; `id` is the last one seen. */
+async function* events(query: string, headers: Record<string, string> = {}): AsyncGenerator<Event> {
+  const answer = await fetch(`${server.url}/api/sequin_streams/jobs/sse${query}`, {
+    headers: { authorization: `Bearer ${token}`, ...headers },
+  });
+  expect([answer.status, answer.headers.get('content-type')]).toEqual([200, 'text/event-stream']);
+  let rest = '';
+  let id = '';
+  for await (const chunk of answer.body!.pipeThrough(new TextDecoderStream())) {
+    const blocks = (rest + chunk).split('\n\n');
+    rest = blocks.pop()!;
+    for (const block of blocks) {
+      const fields = block.split('\n').map((line) => /^(\w*): ?(.*)$/.exec(line) ?? []);
+      const textOf = (name: string) => fields.filter(([, field]) => field === name).map(([, , value]) => value ?? '');
+      id = textOf('id')[0] ?? id;
+      const data = textOf('data');
+      if (data.length > 0) yield { type: textOf('event')[0] ?? 'message', id, data: data.join('\n') };
+    }
+  }
+}
+
+async function some(count: number, from: AsyncGenerator<Event>): Promise<Event[]> {
+  const found: Event[] = [];
+  for await (const event of from) if (found.push(event) === count) break;
+  return found;
+}
+
+const rowOf = ({ data }: Event) => (JSON.parse(data) as Received['data']).record.id;
+
+test('events are read along, from any place, by anybody, and nothing is taken away', async () => {
+  await insert(2);
+  const waiting = await receive(10);
+  const more = waiting.length === 2 ? [] : await receive(10);
+  const all = await some(2, events('?after=oldest'));
+  expect(all.map(rowOf)).toEqual([id - 1, id]);
+  expect(all.map(({ type }) => type)).toEqual(['message', 'message']);
+  // A client that lost its connection goes on after what it saw; a new one may say it in the query.
+  const live = events('', { 'last-event-id': all[0]!.id });
+  const other = events(`?after=${encodeURIComponent(all[1]!.id)}`);
+  const [again] = await some(1, live);
+  expect(again).toEqual(all[1]);
+  const next = some(1, other);
+  await insert();
+  expect((await next).map(rowOf)).toEqual([id]);
+  expect((await ack([...waiting, ...more, ...(await receive(1))])).body).toEqual({ success: true });
+});
+
+test('an id that is none is refused', async () => {
+  const at = (query: string, headers = {}) =>
+    fetch(`${server.url}/api/sequin_streams/jobs/sse${query}`, {
+      headers: { authorization: `Bearer ${token}`, ...headers },
+    });
+  expect((await at('?after=yesterday')).status).toBe(400);
+  expect((await at('', { 'last-event-id': 'x' })).status).toBe(400);
+  const { status } = await ask('sequin_streams/nothing/sse', undefined, 'GET');
+  expect(status).toBe(404);
+});
+
 test('what cannot be is refused by name', async () => {
   expect((await ask('sequin_streams/nothing/receive', {})).status).toBe(404);
   expect((await ask('sequin_streams/other/receive', {})).status).toBe(404);
@@ -260,4 +324,20 @@ test('the end of the process lets a waiting worker go, and what it had not ackno
   const again = await receive(10);
   expect(again.map(({ data }) => data.record.id)).toEqual([open!.data.record.id]);
   expect((await ack(again)).body).toEqual({ success: true });
+}, 60_000);
+
+test('events that the log has forgotten are gone', async () => {
+  await insert();
+  const [seen] = await some(1, events('?after=oldest'));
+  await ack(await receive(1));
+  // The log can be forgotten from places on that come every mebibyte.
+  for (let n = 0; n < 3; n++) {
+    await db.sql(`INSERT INTO jobs VALUES (${++id}, repeat('x', 2000000))`);
+    await ack(await receive(1));
+  }
+  expect(await server.pipelines[0]!.log.trimToBytes(1)).toBe(true);
+  const answer = await fetch(`${server.url}/api/sequin_streams/jobs/sse`, {
+    headers: { authorization: `Bearer ${token}`, 'last-event-id': seen!.id },
+  });
+  expect([answer.status, await answer.json()]).toEqual([410, { summary: expect.stringContaining('after=oldest') }]);
 }, 60_000);

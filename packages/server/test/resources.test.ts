@@ -2,6 +2,7 @@
 
 /** Resources of the management API, one by one: each is an edit of what is applied. No database answers here. */
 import { rmSync } from 'node:fs';
+import { loadApplied } from '@millrace/api/applied/config-file';
 import { type Server, startServer } from '@millrace/server/main';
 import { testDirectory } from '@millrace/testkit/postgres';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
@@ -162,4 +163,46 @@ test('a destination is tried before and after it is configured', async () => {
   const refused = await ask('POST', '/sinks/test_connection', { destination: redis });
   expect(refused).toMatchObject({ status: 200, body: { success: false, code: expect.stringMatching(/^sink_/) } });
   expect(server.config.applied.config.sinks.map(({ name }) => name)).toEqual(['out']);
+});
+
+test('a file whose sink reads another database than before makes it start anew, and says so', async () => {
+  const dir = testDirectory('moved');
+  const lines: string[] = [];
+  const two = ['one', 'two'].map(
+    (name) =>
+      `{ name: ${name}, hostname: 127.0.0.1, port: 9, database: d, ssl: false, slot_name: ${name}, publication_name: p }`,
+  );
+  const file = (database: string) =>
+    loadApplied(
+      `databases: [${two}]\nsinks: [{ name: out, database: ${database}, destination: { type: sequin_stream } }]`,
+      {
+        file: 'x.yaml',
+        env: {},
+      },
+    );
+  const start = async (database: string) =>
+    await startServer({
+      config: file(database),
+      dataDir: dir,
+      host: '127.0.0.1',
+      port: 0,
+      log: (line) => void lines.push(line),
+    });
+  const known = 'sink/out/of-the-test';
+  try {
+    const first = await start('one');
+    await first.store.state.put(known, Buffer.from('x'));
+    await first.stop();
+    const same = await start('one');
+    expect(same.store.state.get(known)).toBeDefined();
+    await same.stop();
+    const moved = await start('two');
+    expect(moved.store.state.get(known)).toBeUndefined();
+    await moved.stop();
+    expect(lines.filter((line) => line.includes('starts anew'))).toEqual([
+      'configuration: sink "out" reads another database now: it starts anew',
+    ]);
+  } finally {
+    rmSync(dir, { recursive: true, force: true });
+  }
 });

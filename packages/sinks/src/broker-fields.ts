@@ -27,3 +27,14 @@ export const PASSWORD = z
   .optional()
   .describe('Password, where the server asks for one.')
   .meta({ secret: true });
+
+/** Of both kinds that write to Redis. */
+export const REDIS_FIELDS = {
+  host: HOST,
+  port: portOr(6379),
+  database: z.int().min(0).max(65_535).default(0).describe('Number of the database. Default 0.'),
+  tls: TLS,
+  ca: CA,
+  username: USERNAME,
+  password: PASSWORD,
+};

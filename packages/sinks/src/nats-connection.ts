@@ -3,13 +3,31 @@
  * is off, because it keeps what it could not send and sends it later, when the engine has tried again long since.
  */
 import { isIP } from 'node:net';
+import { setImmediate as turn } from 'node:timers/promises';
 import { MillraceError } from '@millrace/core/error';
 import type { JetStreamClient, JetStreamManager } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
 import { type NetworkGuard, networkGuard } from './http/network-guard.ts';
-import type { NatsConfig } from './nats.ts';
 import { settleWithin } from './settle-within.ts';
 import type { SinkContext } from './sink-kind.ts';
+
+/** Of the destination block. */
+export interface NatsTarget {
+  readonly host: string;
+  readonly port: number;
+  readonly servers?: readonly string[] | undefined;
+  readonly username?: string | undefined;
+  readonly password?: string | undefined;
+  readonly token?: string | undefined;
+  readonly jwt?: string | undefined;
+  readonly nkey_seed?: string | undefined;
+  readonly tls: boolean;
+  readonly ca?: string | undefined;
+  readonly subject?: string | undefined;
+  readonly jetstream: boolean;
+  readonly stream?: string | undefined;
+  readonly max_payload: number;
+}
 
 export interface NatsUse {
   /** As the server says. */
@@ -51,7 +69,7 @@ interface Session {
 /** Two of these without an answer: the connection is dead. */
 const PING_INTERVAL_MS = 15_000;
 
-export function natsConnection(config: NatsConfig, context: SinkContext): NatsLink {
+export function natsConnection(config: NatsTarget, context: SinkContext): NatsLink {
   let opening: Promise<Session> | null = null;
   const ending = new AbortController();
 
@@ -115,7 +133,7 @@ function settledNow<T>(promise: Promise<T>): Promise<T | null> {
   return Promise.race([promise, Promise.resolve(null)]).catch(() => null);
 }
 
-async function open(config: NatsConfig, context: SinkContext): Promise<Session> {
+async function open(config: NatsTarget, context: SinkContext): Promise<Session> {
   const client = await import('@nats-io/transport-node');
   const jetstream = await import('@nats-io/jetstream');
   const { host, port, servers = [], tls, ca } = config;
@@ -172,7 +190,7 @@ async function watch(session: Session): Promise<void> {
   for await (const { type } of session.connection.status()) if (type === 'error') session.refusals++;
 }
 
-function authenticatorOf(client: Client, { username, password, token, jwt, nkey_seed }: NatsConfig) {
+function authenticatorOf(client: Client, { username, password, token, jwt, nkey_seed }: NatsTarget) {
   const seed = nkey_seed === undefined ? undefined : new TextEncoder().encode(nkey_seed);
   if (jwt !== undefined) return [client.jwtAuthenticator(jwt, seed)];
   if (seed !== undefined) return [client.nkeyAuthenticator(seed)];
@@ -180,7 +198,7 @@ function authenticatorOf(client: Client, { username, password, token, jwt, nkey_
   return username === undefined ? [] : [client.usernamePasswordAuthenticator(username, password)];
 }
 
-function operations(config: NatsConfig, context: SinkContext, session: Session): NatsUse {
+function operations(config: NatsTarget, context: SinkContext, session: Session): NatsUse {
   const { connection, client, jetstream, publisher } = session;
   const asked = { timeout: context.timeoutMs };
   return {
@@ -207,6 +225,8 @@ function operations(config: NatsConfig, context: SinkContext, session: Session):
     async flush() {
       const before = session.refusals;
       await connection.flush();
+      // A refusal comes before the answer to the flush, but it is told through an iterator, some promises later.
+      await turn();
       session.heardAt = performance.now();
       if (session.refusals === before) return;
       throw new MillraceError('sink_denied', {
@@ -236,7 +256,7 @@ function operations(config: NatsConfig, context: SinkContext, session: Session):
 }
 
 /** The stream of the subject or, where that is not known before a message is there, the one named. null: none. */
-async function streamOf(manager: JetStreamManager, { subject, stream }: NatsConfig): Promise<string | null> {
+async function streamOf(manager: JetStreamManager, { subject, stream }: NatsTarget): Promise<string | null> {
   if (subject === undefined) {
     if (stream !== undefined) await manager.streams.info(stream);
     return stream ?? null;
@@ -245,7 +265,7 @@ async function streamOf(manager: JetStreamManager, { subject, stream }: NatsConf
   return names[0] ?? null;
 }
 
-function noStream(config: NatsConfig, subject: string): MillraceError {
+function noStream(config: NatsTarget, subject: string): MillraceError {
   const pattern = subject.startsWith('sequin.') ? 'sequin.>' : subject;
   return new MillraceError('sink_refused', {
     detail: `No stream of ${where(config)} takes the subject "${subject}".`,
@@ -253,11 +273,11 @@ function noStream(config: NatsConfig, subject: string): MillraceError {
   });
 }
 
-function where({ host, port }: NatsConfig): string {
+function where({ host, port }: NatsTarget): string {
   return `NATS at ${host}:${port}`;
 }
 
-function lost(config: NatsConfig): MillraceError {
+function lost(config: NatsTarget): MillraceError {
   return new MillraceError('sink_unavailable', { detail: `${where(config)} ended the connection.` });
 }
 
@@ -266,7 +286,7 @@ const MESSAGE_TOO_LARGE = 10054;
 const WRONG_STREAM = 10060;
 
 /** Why a stream did not take a message. The texts of JetStream hold no part of it. */
-function classifyAck(error: unknown, jetstream: JetStream, config: NatsConfig, subject: string | null): MillraceError {
+function classifyAck(error: unknown, jetstream: JetStream, config: NatsTarget, subject: string | null): MillraceError {
   if (error instanceof jetstream.JetStreamApiError) {
     const { code, err_code, description } = error.apiError();
     const detail = `${where(config)}: ${description} (${err_code}).`;
@@ -301,7 +321,7 @@ function classifyAck(error: unknown, jetstream: JetStream, config: NatsConfig, s
 }
 
 /** Errors of the client are told apart by their names: importing it for their classes would load it. */
-export function classify(error: unknown, config: NatsConfig): MillraceError {
+export function classify(error: unknown, config: NatsTarget): MillraceError {
   if (error instanceof MillraceError) return error;
   const chain = causes(error);
   const names = chain.map(({ name }) => name);

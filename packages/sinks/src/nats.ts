@@ -5,9 +5,9 @@
 import { MillraceError } from '@millrace/core/error';
 import * as z from 'zod';
 import { CA, HOST, PASSWORD, portOr, TLS, USERNAME } from './broker-fields.ts';
-import { natsConnection } from './nats-connection.ts';
+import type { NatsLink } from './nats-connection.ts';
 import type { DeliveryFailure, MessageFacts, OutMessage, PushSink } from './push-sink.ts';
-import type { SinkContext, SinkKind } from './sink-kind.ts';
+import type { SinkKind } from './sink-kind.ts';
 
 export interface NatsRoute {
   readonly subject: string;
@@ -76,7 +76,12 @@ const schema = z.strictObject({
 
 export type NatsConfig = z.infer<typeof schema>;
 
-const routing = z.strictObject({ subject: subject.exactOptional(), headers: headers.exactOptional() });
+const routing = z.strictObject({
+  subject: subject.exactOptional().describe('Subject: tokens with dots between them, no wildcards.'),
+  headers: headers
+    .exactOptional()
+    .describe('Headers of the message. Nats-Msg-Id is the idempotency key unless it is among them.'),
+});
 
 export const natsKind: SinkKind<NatsConfig, NatsRoute> = {
   type: 'nats',
@@ -89,7 +94,10 @@ export const natsKind: SinkKind<NatsConfig, NatsRoute> = {
   route: (config, message) => ({ subject: config.subject ?? defaultSubject(message), headers: {} }),
   checkRoute: (_config, { subject, headers = {} }) =>
     subject === undefined ? 'There is no subject.' : { subject, headers },
-  open: async (config, context) => openNats(config, context),
+  async open(config, context) {
+    const { natsConnection } = await import('./nats-connection.ts');
+    return openNats(config, natsConnection(config, context));
+  },
   example: {
     type: 'nats',
     host: 'nats.example.com',
@@ -113,9 +121,7 @@ const EXPECTED_STREAM = 'Nats-Expected-Stream';
 const HEADER_LINE_BYTES = ': \r\n'.length;
 const HEADER_BYTES = 'NATS/1.0\r\n\r\n'.length;
 
-function openNats(config: NatsConfig, context: SinkContext): PushSink<NatsRoute> {
-  const connection = natsConnection(config, context);
-
+function openNats(config: NatsConfig, connection: NatsLink): PushSink<NatsRoute> {
   function headersOf({ idempotencyKey, route }: OutMessage<NatsRoute>): readonly (readonly [string, string])[] {
     const own = Object.entries(route.headers);
     if (!Object.hasOwn(route.headers, MSG_ID)) own.push([MSG_ID, idempotencyKey]);

@@ -6,19 +6,29 @@
  * second try over the same connection comes after the first, and over another it might not.
  */
 import type { TcpSocketConnectOpts } from 'node:net';
+import { setImmediate as turn } from 'node:timers/promises';
 import { MillraceError } from '@millrace/core/error';
 import type { Channel, Connection } from 'rabbitmq-client';
 import { networkGuard } from './http/network-guard.ts';
-import type { RabbitmqConfig } from './rabbitmq.ts';
 import { settleWithin } from './settle-within.ts';
 import type { SinkContext } from './sink-kind.ts';
+
+/** Of the destination block. */
+export interface RabbitmqTarget {
+  readonly host: string;
+  readonly port: number;
+  readonly username?: string | undefined;
+  readonly password?: string | undefined;
+  readonly virtual_host: string;
+  readonly tls: boolean;
+  readonly ca?: string | undefined;
+}
 
 export interface RabbitmqProperties {
   readonly routingKey: string;
   readonly messageId: string;
   readonly headers: Readonly<Record<string, string | number | boolean>>;
   readonly contentType: string;
-  readonly contentEncoding: string;
   readonly durable: boolean;
   readonly mandatory: boolean;
 }
@@ -66,7 +76,7 @@ const ABANDONED_MAX = 10_000;
 /** When the sink is closed, so long the broker may take to say goodbye. */
 const CLOSE_MS = 1_000;
 
-export function rabbitmqConnection(config: RabbitmqConfig, context: SinkContext): RabbitmqLink {
+export function rabbitmqConnection(config: RabbitmqTarget, context: SinkContext): RabbitmqLink {
   let opening: Promise<Session> | null = null;
   let latest: Session | null = null;
   const ending = new AbortController();
@@ -142,7 +152,7 @@ export function rabbitmqConnection(config: RabbitmqConfig, context: SinkContext)
 }
 
 /** Not connected yet: `ready` waits for that. */
-async function open(config: RabbitmqConfig, context: SinkContext): Promise<Session> {
+async function open(config: RabbitmqTarget, context: SinkContext): Promise<Session> {
   const { Connection } = await import('rabbitmq-client');
   const guard = networkGuard({ policy: context.network });
   const refused = guard.refusal(config.host);
@@ -187,14 +197,14 @@ async function open(config: RabbitmqConfig, context: SinkContext): Promise<Sessi
   return session;
 }
 
-async function ready(session: Session, config: RabbitmqConfig): Promise<Session> {
+async function ready(session: Session, config: RabbitmqTarget): Promise<Session> {
   const first = laneOf(session, '', config);
   await Promise.race([session.ended, first]);
   return session;
 }
 
 /** The channel for an exchange; it is opened, and the exchange looked for, when it is first used. */
-function laneOf(session: Session, exchange: string, config: RabbitmqConfig): Promise<Lane> {
+function laneOf(session: Session, exchange: string, config: RabbitmqTarget): Promise<Lane> {
   const { lanes } = session;
   const lane = lanes.get(exchange) ?? openLane(session, exchange, config);
   // Behind all others: it is the one used last.
@@ -206,7 +216,7 @@ function laneOf(session: Session, exchange: string, config: RabbitmqConfig): Pro
   return lane;
 }
 
-async function openLane(session: Session, exchange: string, config: RabbitmqConfig): Promise<Lane> {
+async function openLane(session: Session, exchange: string, config: RabbitmqTarget): Promise<Lane> {
   await makeRoom(session);
   const channel = await session.connection.acquire({ emitErrorsFromChannel: true });
   const { promise: ended, reject } = Promise.withResolvers<never>();
@@ -247,7 +257,7 @@ async function publish(
   exchange: string,
   properties: RabbitmqProperties,
   body: Buffer,
-  config: RabbitmqConfig,
+  config: RabbitmqTarget,
 ): Promise<MillraceError | null> {
   const key = returnKey(properties.routingKey, properties.messageId);
   try {
@@ -255,7 +265,8 @@ async function publish(
   } catch (error) {
     return classify(error, config, exchange);
   }
-  // A message that is sent back is so before it is confirmed.
+  // A message that is sent back is so before it is confirmed; but the client tells of it a turn later.
+  if (properties.mandatory) await turn();
   const times = returned.get(key);
   if (times === undefined) return null;
   if (times === 1) returned.delete(key);
@@ -276,11 +287,11 @@ async function goodbye({ connection, lanes, end }: Session): Promise<void> {
   end(new MillraceError('sink_unavailable', { detail: 'The sink was closed.' }));
 }
 
-function where({ host, port }: RabbitmqConfig): string {
+function where({ host, port }: RabbitmqTarget): string {
   return `RabbitMQ at ${host}:${port}`;
 }
 
-function unroutable(config: RabbitmqConfig, exchange: string, routingKey: string): MillraceError {
+function unroutable(config: RabbitmqTarget, exchange: string, routingKey: string): MillraceError {
   const name = exchange === '' ? 'the default exchange' : `exchange "${exchange}"`;
   const hint =
     exchange === ''
@@ -292,7 +303,7 @@ function unroutable(config: RabbitmqConfig, exchange: string, routingKey: string
   });
 }
 
-function blocked(config: RabbitmqConfig, reason: string): MillraceError {
+function blocked(config: RabbitmqTarget, reason: string): MillraceError {
   return new MillraceError('sink_unavailable', {
     detail: `${where(config)} blocks publishers: ${reason}.`,
     hint: 'It is short of memory or disk. See: rabbitmq-diagnostics alarms. Consumers may be behind.',
@@ -300,7 +311,7 @@ function blocked(config: RabbitmqConfig, reason: string): MillraceError {
 }
 
 /** Errors of the client are told apart by their codes: names of the protocol, and those of sockets. */
-function classify(error: unknown, config: RabbitmqConfig, exchange: string | null): MillraceError {
+function classify(error: unknown, config: RabbitmqTarget, exchange: string | null): MillraceError {
   if (error instanceof MillraceError) return error;
   const said = (error as { code?: unknown }).code;
   const code = typeof said === 'string' ? said : 'closed';

@@ -3,8 +3,8 @@ import { createHash } from 'node:crypto';
 import * as z from 'zod';
 import { CA, HOST, PASSWORD, portOr, TLS, USERNAME } from './broker-fields.ts';
 import type { DeliveryFailure, MessageFacts, OutMessage, PushSink } from './push-sink.ts';
-import { rabbitmqConnection } from './rabbitmq-connection.ts';
-import type { SinkContext, SinkKind } from './sink-kind.ts';
+import type { RabbitmqLink } from './rabbitmq-connection.ts';
+import type { SinkKind } from './sink-kind.ts';
 
 export interface RabbitmqRoute {
   readonly exchange: string;
@@ -45,10 +45,10 @@ const schema = z.strictObject({
 export type RabbitmqConfig = z.infer<typeof schema>;
 
 const routing = z.strictObject({
-  exchange: name.exactOptional(),
-  routing_key: name.exactOptional(),
-  message_id: name.nullable().exactOptional(),
-  headers: headers.exactOptional(),
+  exchange: name.exactOptional().describe('Exchange, which has to exist; "" is the default exchange.'),
+  routing_key: name.exactOptional().describe('Routing key. Default sequin.<database>.<schema>.<table>.<action>.'),
+  message_id: name.nullable().exactOptional().describe('Message id. Default, or null: the idempotency key.'),
+  headers: headers.exactOptional().describe('Headers, instead of those that are configured.'),
 });
 
 export const rabbitmqKind: SinkKind<RabbitmqConfig, RabbitmqRoute> = {
@@ -74,7 +74,10 @@ export const rabbitmqKind: SinkKind<RabbitmqConfig, RabbitmqRoute> = {
     }
     return { exchange, routing_key, message_id, headers };
   },
-  open: async (config, context) => openRabbitmq(config, context),
+  async open(config, context) {
+    const { rabbitmqConnection } = await import('./rabbitmq-connection.ts');
+    return openRabbitmq(config, rabbitmqConnection(config, context));
+  },
   example: {
     type: 'rabbitmq',
     host: 'rabbitmq.example.com',
@@ -98,8 +101,7 @@ const BYTES_MAX = 16 * 1024 * 1024;
 /** What a message takes besides its body, roughly. */
 const MESSAGE_OVERHEAD_BYTES = 512;
 
-function openRabbitmq(config: RabbitmqConfig, context: SinkContext): PushSink<RabbitmqRoute> {
-  const connection = rabbitmqConnection(config, context);
+function openRabbitmq(config: RabbitmqConfig, connection: RabbitmqLink): PushSink<RabbitmqRoute> {
   return {
     limits: {
       messagesMax: 1_000,
@@ -138,7 +140,6 @@ function openRabbitmq(config: RabbitmqConfig, context: SinkContext): PushSink<Ra
       messageId: route.message_id ?? fitting(idempotencyKey),
       headers: route.headers,
       contentType: json ? 'application/json' : 'text/plain',
-      contentEncoding: 'utf-8',
       durable: config.persistent,
       mandatory: config.mandatory,
     };

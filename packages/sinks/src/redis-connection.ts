@@ -10,23 +10,9 @@ import { connect } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { MillraceError } from '@millrace/core/error';
 import type { Redis } from 'ioredis';
-import * as z from 'zod';
-import { CA, HOST, PASSWORD, portOr, TLS, USERNAME } from './broker-fields.ts';
 import { networkGuard } from './http/network-guard.ts';
 import { settleWithin } from './settle-within.ts';
 import type { SinkContext } from './sink-kind.ts';
-
-const DATABASE = z.int().min(0).max(65_535).default(0).describe('Number of the database. Default 0.');
-
-export const REDIS_FIELDS = {
-  host: HOST,
-  port: portOr(6379),
-  database: DATABASE,
-  tls: TLS,
-  ca: CA,
-  username: USERNAME,
-  password: PASSWORD,
-};
 
 export interface RedisServer {
   readonly host: string;

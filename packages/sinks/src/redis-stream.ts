@@ -1,10 +1,11 @@
 /** Redis streams: an entry for each message, with a field for each top-level key of it. */
 import { MillraceError } from '@millrace/core/error';
 import * as z from 'zod';
+import { REDIS_FIELDS } from './broker-fields.ts';
 import { jsonFields } from './json-fields.ts';
 import type { OutMessage, PushSink } from './push-sink.ts';
-import { REDIS_FIELDS, type RedisCommand, redisConnection } from './redis-connection.ts';
-import type { SinkContext, SinkKind } from './sink-kind.ts';
+import type { RedisCommand, RedisConnection } from './redis-connection.ts';
+import type { SinkKind } from './sink-kind.ts';
 
 export interface RedisStreamRoute {
   readonly stream_key: string;
@@ -31,7 +32,7 @@ const schema = z.strictObject({
 
 export type RedisStreamConfig = z.infer<typeof schema>;
 
-const routing = z.strictObject({ stream_key: streamKey.exactOptional() });
+const routing = z.strictObject({ stream_key: streamKey.exactOptional().describe('Key of the stream.') });
 
 export const redisStreamKind: SinkKind<RedisStreamConfig, RedisStreamRoute> = {
   type: 'redis_stream',
@@ -50,7 +51,10 @@ export const redisStreamKind: SinkKind<RedisStreamConfig, RedisStreamRoute> = {
     stream_key === undefined
       ? 'A message that is not about a table has no default stream: set stream_key, or have a routing function return it.'
       : { stream_key },
-  open: async (config, context) => openStream(config, context),
+  async open(config, context) {
+    const { redisConnection } = await import('./redis-connection.ts');
+    return openStream(config, redisConnection(config, context));
+  },
   example: {
     type: 'redis_stream',
     host: 'redis.example.com',
@@ -68,8 +72,7 @@ const BYTES_MAX = 16 * 1024 * 1024;
 /** What an entry takes besides its body, roughly: command, key, lengths of fields. */
 const ENTRY_OVERHEAD_BYTES = 128;
 
-function openStream(config: RedisStreamConfig, context: SinkContext): PushSink<RedisStreamRoute> {
-  const connection = redisConnection(config, context);
+function openStream(config: RedisStreamConfig, connection: RedisConnection): PushSink<RedisStreamRoute> {
   const trim =
     config.maxlen === undefined ? [] : ['MAXLEN', config.maxlen_approximate ? '~' : '=', String(config.maxlen)];
 

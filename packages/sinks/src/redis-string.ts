@@ -1,8 +1,9 @@
 /** Redis strings: the newest message of each row under a key of its own; a deleted row has none. */
 import * as z from 'zod';
+import { REDIS_FIELDS } from './broker-fields.ts';
 import type { MessageAction, OutMessage, PushSink } from './push-sink.ts';
-import { REDIS_FIELDS, type RedisCommand, redisConnection } from './redis-connection.ts';
-import type { SinkContext, SinkKind } from './sink-kind.ts';
+import type { RedisCommand, RedisConnection } from './redis-connection.ts';
+import type { SinkKind } from './sink-kind.ts';
 
 export interface RedisStringRoute {
   readonly key: string;
@@ -28,9 +29,18 @@ const schema = z.strictObject({
 export type RedisStringConfig = z.infer<typeof schema>;
 
 const routing = z.strictObject({
-  key: z.union([z.string().min(1).max(512), z.int().transform(String)]).exactOptional(),
-  action: z.enum(['set', 'del']).exactOptional(),
-  expire_ms: expireMs.nullable().exactOptional(),
+  key: z
+    .union([z.string().min(1).max(512), z.int().transform(String)])
+    .exactOptional()
+    .describe('Key. A whole number is taken as text.'),
+  action: z
+    .enum(['set', 'del'])
+    .exactOptional()
+    .describe('set writes the key, del takes it away. Default: del for a delete, set for everything else.'),
+  expire_ms: expireMs
+    .nullable()
+    .exactOptional()
+    .describe('Milliseconds after which Redis drops the key; null: never. Default: as configured.'),
 });
 
 /** Messages about something else than a row have no key of their own. */
@@ -53,7 +63,10 @@ export const redisStringKind: SinkKind<RedisStringConfig, RedisStringRoute> = {
     key === undefined
       ? 'A message that is not about a row, or whose primary key is not known, has no default key: have a routing function return key.'
       : { key, action, expire_ms },
-  open: async (config, context) => openStrings(config, context),
+  async open(config, context) {
+    const { redisConnection } = await import('./redis-connection.ts');
+    return openStrings(redisConnection(config, context));
+  },
   example: {
     type: 'redis_string',
     host: 'redis.example.com',
@@ -71,8 +84,7 @@ const BYTES_MAX = 16 * 1024 * 1024;
 /** What a command takes besides its value, roughly. */
 const COMMAND_OVERHEAD_BYTES = 128;
 
-function openStrings(config: RedisStringConfig, context: SinkContext): PushSink<RedisStringRoute> {
-  const connection = redisConnection(config, context);
+function openStrings(connection: RedisConnection): PushSink<RedisStringRoute> {
   return {
     limits: {
       messagesMax: 1_000,

@@ -153,9 +153,8 @@ export class RoutedWrites {
       () => {},
       () => this.#break(),
     );
-    // After rows nothing comes before they are all there.
     this.#turn = entered.then(
-      ({ rows }) => (rows ? settled : undefined),
+      () => {},
       () => {},
     );
     this.#before = Promise.all([before, settled]);
@@ -190,7 +189,7 @@ export class RoutedWrites {
     number: number,
     before: Promise<unknown>,
     signal: AbortSignal,
-  ): Promise<{ readonly done: Promise<void>; readonly rows: boolean }> {
+  ): Promise<{ readonly done: Promise<void> }> {
     const { streams, log, place } = this.#options;
     try {
       await this.#room(signal);
@@ -199,12 +198,12 @@ export class RoutedWrites {
       if (this.#broken || signal.aborted) throw new MillraceError('storage_closed');
       if (this.#arrived !== null && batch.runLsns[0]! > this.#arrived.last.lsn) this.#arrived = null;
       const slices = divide(batch, place ?? '', streams.limits, this.#arrived);
-      if (slices.length === 0) return { done: Promise.resolve(), rows };
+      if (slices.length === 0) return { done: Promise.resolve() };
       const targets = await this.#openAll(slices, signal);
       const appends = this.#plan(slices, targets, rows);
       if (batch.mark !== null) this.#marks.set(batch.mark.backfill, { mark: batch.mark, number });
       const marks = Array.from(this.#marks.values(), ({ mark }) => mark);
-      const kept = null as { batch: typeof batch; marks: typeof marks } | null;
+      const kept = rows && batch.mark !== null ? { batch, marks } : null;
       const put = log.put({ number, appends, kept });
       this.#unsaved.push({ number, messages: batch.count });
       this.#unsavedMessages += batch.count;
@@ -216,7 +215,7 @@ export class RoutedWrites {
         // Nothing may follow into a stream that refused what comes before.
         if (target.broken) this.#break();
       }
-      return { done: all(acks), rows };
+      return { done: all(acks) };
     } catch (error) {
       this.#break();
       throw error;
@@ -313,12 +312,12 @@ export class RoutedWrites {
   }
 
   async #room(signal: AbortSignal): Promise<void> {
+    const wake = () => this.#notify();
+    signal.addEventListener('abort', wake, { once: true });
     while (this.#unsavedMessages > UNSAVED_MESSAGES_MAX && !this.#broken && !signal.aborted) {
-      await new Promise<void>((resolve) => {
-        this.#wake.push(resolve);
-        signal.addEventListener('abort', () => resolve(), { once: true });
-      });
+      await new Promise<void>((resolve) => this.#wake.push(resolve));
     }
+    signal.removeEventListener('abort', wake);
   }
 
   #break(): void {

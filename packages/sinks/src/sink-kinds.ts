@@ -1,11 +1,14 @@
 /** Every kind of destination but the streams of S2, which have a port of their own (sink.ts). */
 import { kafkaKind } from './kafka.ts';
+import { kinesisKind } from './kinesis.ts';
 import { natsKind } from './nats.ts';
 import { rabbitmqKind } from './rabbitmq.ts';
 import { redisStreamKind } from './redis-stream.ts';
 import { redisStringKind } from './redis-string.ts';
 import { sequinStreamKind } from './sequin-stream.ts';
 import type { SinkKind } from './sink-kind.ts';
+import { snsKind } from './sns.ts';
+import { sqsKind } from './sqs.ts';
 import { webhookKind } from './webhook.ts';
 
 // biome-ignore lint/suspicious/noExplicitAny: each kind has its own configuration; `schema` tells them apart.
@@ -17,6 +20,9 @@ export const SINK_KINDS: readonly SinkKind<any, any>[] = [
   redisStringKind,
   natsKind,
   rabbitmqKind,
+  sqsKind,
+  snsKind,
+  kinesisKind,
 ];
 
 // biome-ignore lint/suspicious/noExplicitAny: as above.

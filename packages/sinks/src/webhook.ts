@@ -88,7 +88,7 @@ const schema = z.strictObject({
   retry_statuses: statuses.describe(
     'Statuses that mean "later" there, such as 404 of a service that is being deployed.',
   ),
-  tls_ca: z
+  ca: z
     .string({ error: 'must be text' })
     .regex(/-----BEGIN CERTIFICATE-----/, 'must be a certificate in PEM')
     .optional()

@@ -108,11 +108,19 @@ describe('receive', () => {
     const sink = sinkOf();
     for (let n = 0; n < 5; n++) hand(sink, message({ bytes: 7_000_000 }));
     expect(await take(sink, 100)).toHaveLength(2);
-    hand(sink, message({ bytes: 20_000_000 }));
+    hand(sink, message({ bytes: 16_000_000 }));
     expect(await take(sink, 100)).toHaveLength(2);
     expect(await take(sink, 100)).toHaveLength(1);
     expect(await take(sink, 100)).toHaveLength(1);
   });
+});
+
+test('a message that no answer could hold is refused', async () => {
+  const sink = sinkOf();
+  await expect(sink.deliver([message({ bytes: sink.limits.messageBytesMax })], CALM)).rejects.toMatchObject({
+    code: 'sink_record_too_large',
+  });
+  expect(sink.counts.ready).toBe(0);
 });
 
 describe('a message that a worker has', () => {
@@ -211,6 +219,20 @@ describe('a message that a worker has', () => {
     expect(await sink.ack([leases[0]!.ackId])).toEqual([leases[0]!.ackId]);
     expect(handed.every(({ outcome }) => outcome === null)).toBe(true);
   });
+});
+
+test('what a worker never got comes before what is there, and after what others wait for', async () => {
+  const sink = sinkOf();
+  const [a, b, c] = [message(), message(), message()];
+  for (const one of [a, b, c]) hand(sink, one);
+  sink.release(await take(sink, 2));
+  expect((await take(sink, 3)).map((lease) => lease.message)).toEqual([a, b, c]);
+  const first = take(sink, 1, 1_000);
+  hand(sink, message());
+  // Nobody overtakes who waits.
+  expect(await take(sink, 1)).toEqual([]);
+  await settle();
+  expect(await first).toHaveLength(1);
 });
 
 describe('the end', () => {

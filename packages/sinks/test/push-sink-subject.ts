@@ -3,7 +3,7 @@
  * disturbed, and how what arrived there is read by other means than the sink.
  */
 import type { MessageFacts } from '@millrace/sinks/push-sink';
-import type { SinkKind } from '@millrace/sinks/sink-kind';
+import type { HttpEndpoint, SinkKind } from '@millrace/sinks/sink-kind';
 import type { TcpProxy } from '@millrace/testkit/proxy';
 
 /** `direct`: the server itself. `proxy`: through the bad network of the testkit. */
@@ -48,6 +48,8 @@ export interface PushSinkTarget {
   facts?(place: string): Partial<MessageFacts>;
   /** Everything at the place, in the order of arrival (at least of each group), whenever it arrived. */
   received(place: string): Promise<readonly Received[]>;
+  /** Those that a destination names. */
+  readonly httpEndpoints?: readonly HttpEndpoint[];
   /** Stops the server, or lets it go on, without it noticing (SIGSTOP, SIGCONT); absent: the suite leaves it out. */
   readonly freeze?: { suspend(): void; resume(): void };
   /** SIGKILL. */

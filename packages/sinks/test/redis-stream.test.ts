@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { redisStreamKind } from '@millrace/sinks/redis-stream';
 import { REDIS_SECRETS, redisMissing } from '@millrace/testkit/servers/redis';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -153,6 +154,17 @@ describe.skipIf(missing !== null)(
       expect(noperm).toMatchObject({ code: 'sink_denied', hint: expect.stringContaining('ACL') });
       const routed = { stream_key: 'allowed:stream' };
       expect(await deliver(sink, messageTo(redisStreamKind, limited, { routed }))).toEqual([null]);
+    });
+
+    test('the rights that the docs name are enough', async () => {
+      const page = readFileSync(new URL('../../../docs/sinks/redis-stream.md', import.meta.url), 'utf8');
+      const rights = /ACL SETUSER millrace (.+)$/m.exec(page)?.[1]?.replaceAll("'", '').split(' ') ?? [];
+      expect(rights).toContain('+xadd');
+      await bench.client.call('ACL', ['SETUSER', 'millrace', ...rights]);
+      const destination = destinationOf({ username: 'millrace', password: 'secret', stream_key: 'orders', maxlen: 5 });
+      const sink = await openSink(redisStreamKind, destination);
+      await sink.test(new AbortController().signal);
+      expect(await deliver(sink, messageTo(redisStreamKind, destination))).toEqual([null]);
     });
 
     test('a server that stays a replica is unavailable', async () => {

@@ -186,6 +186,16 @@ describe('an answer that names messages that failed', () => {
   });
 });
 
+test('an answer that broke off tells nothing, though it may look whole', async () => {
+  const { sink, message } = open({ config: { partial_success: true } });
+  endpoint.answer((response) => {
+    response.writeHead(200, { 'content-type': 'application/json', 'content-length': '1000' });
+    response.write('{"data":[]}', () => setImmediate(() => response.destroy()));
+  });
+  const { error } = await failureOf(sink.deliver([message()], CALM));
+  expect(error).toMatchObject({ code: 'sink_unavailable', detail: expect.stringContaining('broke off') });
+});
+
 describe('a network', () => {
   test('where nobody listens', async () => {
     const dead = await holdDeadPort();
@@ -272,6 +282,15 @@ describe('an answer', () => {
     expect(error).toMatchObject({ code: 'sink_unavailable', hint: expect.stringContaining('ack_wait_ms') });
   });
 
+  test('that cannot come, because nobody takes the request, is waited for no longer', async () => {
+    const server = createServer((socket) => void socket.on('error', () => {}).pause());
+    const url = `http://127.0.0.1:${await listen(server, 0)}`;
+    ends.push(async () => server.close());
+    const { sink, message } = open({ url, timeoutMs: 200, config: { max_request_bytes: 67_108_864 } });
+    const delivery = sink.deliver([message({ body: `"${'x'.repeat(40_000_000)}"` })], CALM);
+    expect((await failureOf(delivery)).error.detail).toContain('200 ms');
+  });
+
   test('whose head never ends is waited for no longer', async () => {
     const { sink, message } = open({ url: await dribble('HTTP/1.1 200 OK\r\nx-a: '), timeoutMs: 200 });
     expect((await failureOf(sink.deliver([message()], CALM))).error.detail).toContain('200 ms');
@@ -299,7 +318,9 @@ describe('an answer', () => {
     flood(200);
     expect(await sink.deliver([message()], CALM)).toBeNull();
     flood(500);
+    const begin = performance.now();
     expect((await failureOf(sink.deliver([message()], CALM))).answer?.excerpt).toHaveLength(1_000);
+    expect(performance.now() - begin).toBeLessThan(3_000);
     await sink.close();
     // What the buffers of both sides took, and no more.
     expect(sent).toBeLessThan(50_000_000);
@@ -329,7 +350,7 @@ describe('an answer', () => {
 });
 
 describe('a certificate', () => {
-  test('has to be verified, for the host that is called; tls_ca adds an authority', async () => {
+  test('has to be verified, for the host that is called; ca adds an authority', async () => {
     const [good, wrongHost] = [makeCertificates('localhost'), makeCertificates('elsewhere.test')];
     for (const { authority, server } of [good, wrongHost]) {
       const secure = await startEndpoint({ key: server.keyPem, cert: server.pem });
@@ -337,7 +358,7 @@ describe('a certificate', () => {
       const strict = open({ url: secure.url });
       expect((await failureOf(strict.sink.deliver([strict.message()], CALM))).error.code).toBe('sink_unverified');
       await expect(strict.sink.test(CALM)).rejects.toMatchObject({ code: 'sink_unverified' });
-      const { sink, message } = open({ url: secure.url, config: { tls_ca: authority.pem } });
+      const { sink, message } = open({ url: secure.url, config: { ca: authority.pem } });
       const delivery = sink.deliver([message()], CALM);
       if (authority === good.authority) expect(await delivery).toBeNull();
       else expect((await failureOf(delivery)).error.code).toBe('sink_unverified');

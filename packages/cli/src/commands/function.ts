@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import type { FunctionConfig } from '@millrace/api/config';
+import { parseExactJson } from '@millrace/core/exact-json';
 import type { FunctionTest } from '@millrace/server/management/function-routes';
 import { type Command, Option } from 'commander';
 import { addClientOptions, type ClientOptions } from '../client.ts';
@@ -110,7 +111,7 @@ async function testThere(
   { sink, table, count, synthetic, ...client }: TestOptions,
 ): Promise<FunctionTest> {
   const { body } = await askManagement(client, 'POST', `/functions/${encodeURIComponent(name)}/test`, {
-    ...(given !== null && { messages: given.map((text) => JSON.parse(text)) }),
+    ...(given !== null && { messages: given.map((text) => parseExactJson(text)) }),
     ...(sink !== undefined && { sink }),
     ...(table !== undefined && { table }),
     ...(count !== undefined && { count }),
@@ -123,7 +124,7 @@ async function testThere(
 async function readMessages(file: string): Promise<string[]> {
   const text = file === '-' ? await standardInput() : await readFile(file, 'utf8').catch(unreadable(file));
   try {
-    const whole = text.trimStart().startsWith('[') ? (JSON.parse(text) as unknown[]) : null;
+    const whole = text.trimStart().startsWith('[') ? (parseExactJson(text) as unknown[]) : null;
     if (whole !== null) return whole.map((one) => JSON.stringify(one));
     const lines = text.split('\n').filter((line) => line.trim() !== '');
     for (const line of lines) JSON.parse(line);

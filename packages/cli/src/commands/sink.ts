@@ -6,6 +6,7 @@ import { askManagement } from '../management-client.ts';
 import { wholeNumber } from '../option-value.ts';
 import { formatSeconds } from '../progress-bar.ts';
 import { standardOutput } from '../terminal.ts';
+import { addSinkConnection } from './sink-connection.ts';
 
 /** `millrace sink`: how sinks deliver, and what to do when one does not. */
 
@@ -42,6 +43,7 @@ export function addSink(program: Command): void {
     .command('sink')
     .description('Look at sinks of a running `millrace start`; pause, resume and rewind them; skip a message.')
     .addHelpText('after', EXAMPLES);
+  addSinkConnection(command);
 
   shared(command.command('list').description('List the sinks, one line each.')).action(async (options: Options) => {
     const { body } = await askManagement(options, 'GET', '/sinks');
@@ -126,7 +128,8 @@ const EXAMPLES = `
 Examples:
   $ millrace sink list
   $ millrace sink show orders-webhook
-  $ millrace sink messages orders-webhook --failing
+  $ millrace sink messages orders-webhook --failing --show-keys
+  $ millrace sink disable orders-webhook
   $ millrace sink redeliver orders-webhook ID
   $ millrace sink skip orders-webhook ID
   $ millrace sink pause orders-webhook

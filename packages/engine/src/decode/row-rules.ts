@@ -70,7 +70,7 @@ export function changesRecords(rules: RowRulesConfig, schema: string, name: stri
  * be shown. (Rules of a table find their column gone.)
  */
 export function checkRenamed(before: VersionedSchema | undefined, table: TableSchema, rules: RowRulesConfig): void {
-  if (before === undefined || !hidesValues(rules)) return;
+  if (before === undefined) return;
   const own = rulesOfTable(rules, table.schema, table.name)?.columns ?? null;
   for (const column of before.columns) {
     if (column.number === undefined || !listed(column.name, rules.columns)) continue;

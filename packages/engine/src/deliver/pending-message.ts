@@ -78,6 +78,8 @@ export class PendingMessage implements OutMessage {
   alone = false;
   error: MillraceError | null = null;
   answer: DestinationAnswer | null = null;
+  /** A worker gave it back: that is no fault of anybody. */
+  returned = false;
   /** When it is tried again, while it is delayed. Monotonic milliseconds, as `sinceMs`. */
   nextTryMs = 0;
   sinceMs: number;

@@ -300,15 +300,21 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
 
   const push: PushControl = {
     get figures() {
-      const [first] = session?.delayed ?? [];
+      let blockedGroups = 0;
+      let blockedBy: MillraceError | null = null;
+      for (const { returned, error } of session?.delayed ?? []) {
+        if (returned) continue;
+        blockedGroups++;
+        blockedBy ??= error;
+      }
       return {
         ...counts,
         inFlight: session?.inFlight ?? 0,
         pending: session?.pending.size ?? 0,
         pendingBytes: session?.pendingBytes ?? 0,
         oldestPendingMs: session?.oldestPendingMs() ?? null,
-        blockedGroups: session?.delayed.size ?? 0,
-        blockedBy: first?.error ?? null,
+        blockedGroups,
+        blockedBy,
       };
     },
     disable: () =>

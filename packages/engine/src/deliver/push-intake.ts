@@ -27,6 +27,8 @@ const READ_BYTES_MAX = 1_048_576;
 const READ_BUFFER_KEPT_BYTES = 4 * 1_048_576;
 /** With `discard_on_full`: the window is full, and nothing was done for this long. */
 export const LOAD_SHEDDING_AFTER_MS = 5_000;
+/** How often a full window is looked at meanwhile. */
+const SHED_LOOK_MS = 250;
 const DISCARD_NOTICE_EVERY_MS = 1_000;
 
 export interface IntakeParts extends Pick<SessionParts, 'options' | 'ledger' | 'counts' | 'deadKeys' | 'onProgress'> {
@@ -112,7 +114,8 @@ export class PushIntake {
         const leftMs = LOAD_SHEDDING_AFTER_MS - (window.now() - window.lastDoneMs);
         if (leftMs <= 0) return true;
         const over = new AbortController();
-        await Promise.race([window.changed(), pause(leftMs, AbortSignal.any([signal, over.signal]))]);
+        const waitMs = Math.min(leftMs, SHED_LOOK_MS);
+        await Promise.race([window.changed(), pause(waitMs, AbortSignal.any([signal, over.signal]))]);
         over.abort();
       } else await window.changed();
     }

@@ -17,8 +17,6 @@ export interface DeliveryPolicy {
   readonly batchSize: number;
   /** How long a request waits for more messages. 0: what is there is sent at once. */
   readonly batchTimeoutMs: number;
-  /** How long a request may take. */
-  readonly ackWaitMs: number;
   /** Messages read and not done, at most. */
   readonly maxAckPending: number;
   /** null: for ever. */

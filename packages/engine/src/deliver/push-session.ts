@@ -454,6 +454,7 @@ export class PushSession {
     message.tries++;
     message.error = error;
     message.answer = answer ?? null;
+    message.returned = returned === true;
     message.lastFailedAt = wallMs;
     if (message.firstFailedAt === 0) message.firstFailedAt = wallMs;
     const { entry } = message.original;

@@ -14,7 +14,7 @@ import { type FailoverLook, failoverChecks, watchFailover } from './failover-che
 import { type EntityHealth, entityHealth } from './finding.ts';
 import { HEALTH_TIMING, type HealthTiming } from './health-timing.ts';
 import { NoticeBoard } from './notice-board.ts';
-import { type DeliveryView, sinkChecks } from './sink-checks.ts';
+import { type DeliveryView, type PushLook, sinkChecks } from './sink-checks.ts';
 import { type CaptureView, type SourceNames, sourceChecks } from './source-checks.ts';
 import { type SourceProber, startProber } from './source-prober.ts';
 import type { TableId } from './table-findings.ts';
@@ -40,6 +40,7 @@ export interface MonitoredPipeline {
     readonly cursor: { readonly position: Position; readonly destination: unknown };
     readonly delivered: { readonly messages: number; readonly batches: number };
     readonly shownLsn: Lsn | null;
+    readonly control?: { readonly push: { readonly figures: PushFigures } | null } | null | undefined;
   }[];
   /** By sink. */
   readonly backfills: ReadonlyMap<string, { list(): readonly BackfillLook[] }>;
@@ -72,6 +73,19 @@ export interface MonitorOptions {
   readonly now?: (() => number) | undefined;
 }
 
+/** Of a destination that takes messages one by one: what is so now, and what was counted since its delivery started. */
+export interface PushFigures extends PushLook {
+  readonly inFlight: number;
+  readonly pendingBytes: number;
+  readonly bytes: number;
+  readonly failed: number;
+  readonly retried: number;
+  readonly deadLettered: number;
+  readonly discarded: number;
+  readonly skipped: number;
+  readonly truncated: number;
+}
+
 export interface SinkReport {
   readonly name: string;
   readonly health: EntityHealth;
@@ -81,6 +95,8 @@ export interface SinkReport {
   readonly messages: number;
   readonly batches: number;
   readonly backfills: readonly BackfillLook[];
+  /** null: it delivers into a stream, or not now. */
+  readonly push: PushFigures | null;
 }
 
 export interface DatabaseReport {
@@ -306,6 +322,8 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
       delivery === null || pipeline === null ? NO_LAG : sinkLag(delivery.cursor.position.lsn, pipeline, track);
     const disabled = sink.status === 'disabled';
     const backfills = pipeline?.backfills.get(name)?.list() ?? [];
+    const push = delivery?.control?.push?.figures ?? null;
+    const halted = delivery?.state.kind === 'paused' || delivery?.state.kind === 'disabled';
     const checks = sinkChecks(
       {
         nowMs: now(),
@@ -322,6 +340,7 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
         takes: sink.takes,
         fillsUnchanged: sink.fillsUnchanged,
         tables: prober.tables,
+        ...(push !== null && { push }),
         notices: notices.of({ sink: name }),
       },
       timing,
@@ -330,13 +349,14 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
       name,
       health: disabled
         ? { name, status: 'paused', checks: [] }
-        : entityHealth(name, [...checks, ...backfillChecks(name, backfills)], delivery?.state.kind === 'paused'),
+        : entityHealth(name, [...checks, ...backfillChecks(name, backfills)], halted),
       lag,
       position: delivery?.cursor.position ?? null,
       state: disabled ? 'disabled' : (delivery?.state.kind ?? 'waiting'),
       messages: delivery?.delivered.messages ?? 0,
       batches: delivery?.delivered.batches ?? 0,
       backfills,
+      push,
     };
   }
 

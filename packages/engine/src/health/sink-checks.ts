@@ -36,7 +36,17 @@ export interface SinkEvidence {
   readonly takes: (schema: string, table: string) => boolean;
   readonly fillsUnchanged: boolean;
   readonly tables: TableProbe | null;
+  /** Of a destination that takes messages one by one; absent: it is a stream. */
+  readonly push?: PushLook | undefined;
   readonly notices: readonly Finding[];
+}
+
+/** What is looked at of a delivery to a destination that takes messages one by one. */
+export interface PushLook {
+  readonly pending: number;
+  readonly blockedGroups: number;
+  readonly blockedBy: MillraceError | null;
+  readonly oldestPendingMs: number | null;
 }
 
 export function sinkChecks(evidence: SinkEvidence, timing: HealthTiming): Check[] {
@@ -47,7 +57,7 @@ export function sinkChecks(evidence: SinkEvidence, timing: HealthTiming): Check[
     check('messages_filtered', 'Messages filtered', [], seen),
     check('messages_ingested', 'Messages ingested', [], seen),
     pending(evidence, timing),
-    delivered(evidence, timing, delivery?.kind === 'paused' ? 'paused' : seen),
+    delivered(evidence, timing, delivery?.kind === 'paused' || delivery?.kind === 'disabled' ? 'paused' : seen),
     ...(notices.length > 0 ? [check('notices', 'Notices', notices)] : []),
   ];
 }
@@ -63,8 +73,18 @@ function configuration(evidence: SinkEvidence, timing: HealthTiming): Check {
   return check('sink_configuration', name, findings, stale ? 'stale' : 'healthy');
 }
 
-function pending({ stillMs, lag }: SinkEvidence, timing: HealthTiming): Check {
+function pending({ name, stillMs, lag, push }: SinkEvidence, timing: HealthTiming): Check {
   const findings: Finding[] = [];
+  if (push != null && push.blockedGroups > 0 && push.blockedBy !== null) {
+    const { blockedGroups, blockedBy } = push;
+    findings.push({
+      slug: 'groups_blocked',
+      severity: 'warning',
+      text: `${blockedGroups} groups wait for a message that failed; the first for this: ${blockedBy.message}`,
+      fix: `millrace sink messages "${name}" --failing`,
+      code: blockedBy.code,
+    });
+  }
   if (stillMs !== null && stillMs > timing.sinkStallMs) {
     findings.push({
       slug: 'messages_pending_delivery',

@@ -72,13 +72,22 @@ function findMember(bytes: Buffer, start: number, end: number, key: string) {
     const colon = skipSpace(bytes, nameEnd, end);
     const valueStart = skipSpace(bytes, colon + 1, end);
     const valueEnd = skipValue(bytes, valueStart, end);
-    const plain = name.includes('\\') ? (JSON.parse(`"${name}"`) as string) : name;
-    if (plain === key) found = { start: valueStart, end: valueEnd };
+    if (plainName(name) === key) found = { start: valueStart, end: valueEnd };
     at = skipSpace(bytes, valueEnd, end);
     if (bytes[at] !== 0x2c) break;
     at = skipSpace(bytes, at + 1, end);
   }
   return found;
+}
+
+/** null: it is the name of nothing. */
+function plainName(name: string): string | null {
+  if (!name.includes('\\')) return name;
+  try {
+    return JSON.parse(`"${name}"`) as string;
+  } catch {
+    return null;
+  }
 }
 
 function skipSpace(bytes: Buffer, at: number, end: number): number {

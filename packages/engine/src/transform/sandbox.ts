@@ -120,13 +120,18 @@ const PAGE_BYTES = 65_536;
 /** What the library is built for: it cannot start with less. */
 const PAGES_MIN = 256;
 
+function pagesFor(memoryBytes: number): number {
+  return Math.max(PAGES_MIN, Math.floor(memoryBytes / PAGE_BYTES));
+}
+
 /** The library's own limit counts allocations, not their bytes, in WebAssembly: memory that cannot grow is what holds. */
 async function load(memoryBytes: number) {
   const imported = await RELEASE_SYNC.importModuleLoader();
   const loader = imported as unknown as (options?: object) => Promise<EmscriptenModule>;
   const Bindings = await RELEASE_SYNC.importFFI();
-  const maximum = Math.max(PAGES_MIN, Math.floor(memoryBytes / PAGE_BYTES));
-  const module = await loader({ wasmMemory: new WebAssembly.Memory({ initial: PAGES_MIN, maximum }) });
+  const module = await loader({
+    wasmMemory: new WebAssembly.Memory({ initial: PAGES_MIN, maximum: pagesFor(memoryBytes) }),
+  });
   // biome-ignore lint/suspicious/noExplicitAny: its pointer types are brands that no constructor makes.
   const ffi = new Bindings(module as never) as any as Bindings;
   return { module, ffi };
@@ -282,7 +287,10 @@ class Machine {
     const answer = this.#read(pointer);
     ffi.QTS_FreeCString(context, pointer);
     ffi.QTS_FreeValuePointer(context, result);
-    return this.#parse(answer);
+    const parsed = this.#parse(answer);
+    if (!this.#timedOut) return parsed;
+    // A generator on the way can make an interruption one that can be caught.
+    return 'bytes' in parsed ? this.#cutOff(null) : { ...parsed, ...this.#cutOff(parsed.stage), ...placeOnly(parsed) };
   }
 
   /** The four parts of the message as texts, in the slots. Returns the slots. */
@@ -350,6 +358,9 @@ class Machine {
 
   #failure(stage: CodeType | null, name: string, text: string, stack: string): SandboxFailure {
     if (name === 'InternalError' && text === 'out of memory') return this.#outOfMemory(stage, stack);
+    // Without the room for an error, null is thrown.
+    const full = this.#instance.module.HEAPU8.length >= pagesFor(this.#limits.memoryBytes) * PAGE_BYTES;
+    if (name === 'thrown' && text === 'object null' && full) return this.#outOfMemory(stage);
     const kind = name === 'refused' ? 'refused' : 'failed';
     return { kind, stage, name, text, ...placeIn(stack, stage) };
   }
@@ -520,6 +531,10 @@ class Machine {
     this.#answer.set(heap.subarray(pointer, pointer + size));
     return this.#answer.subarray(0, size);
   }
+}
+
+function placeOnly({ line, column }: SandboxFailure) {
+  return { line, column };
 }
 
 /** The machine has no room for the message itself. */

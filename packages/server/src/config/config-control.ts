@@ -75,20 +75,30 @@ export class ConfigControl {
     return this.#fixed;
   }
 
-  /** At the start: what runs from now on. It is on record then, unless it is in no file. */
-  async begin(applied: Applied | Config): Promise<void> {
+  /**
+   * At the start: what runs from now on. It is on record then, unless it is in no file. Resolves to the sinks that read
+   * another database than before: what is known of them is of no use.
+   */
+  async begin(applied: Applied | Config): Promise<readonly string[]> {
     const { store, log } = this.#options;
     for (const warning of ('source' in applied ? applied.config : applied).warnings) log(`configuration: ${warning}`);
-    if ('source' in applied) {
-      for (const { kind, name } of deletions(store, applied.source)) {
-        log(`configuration: ${kind} "${name}" was applied before and is not in the file: it does not run`);
-      }
-      this.#applied = applied;
-      await store.save(applied.source);
-    } else {
+    if (!('source' in applied)) {
       this.#fixed = true;
       this.#applied = { ...NOTHING_APPLIED, config: applied };
+      return [];
     }
+    const changes = changesSince(store, applied.source);
+    for (const { action, kind, name } of changes) {
+      if (action !== 'delete') continue;
+      log(`configuration: ${kind} "${name}" was applied before and is not in the file: it does not run`);
+    }
+    const moved = changes.filter(
+      ({ action, kind, keys }) => action === 'update' && kind === 'sink' && keys.some(({ key }) => key === 'database'),
+    );
+    for (const { name } of moved) log(`configuration: sink "${name}" reads another database now: it starts anew`);
+    this.#applied = applied;
+    await store.save(applied.source);
+    return moved.map(({ name }) => name);
   }
 
   /** Throws ConfigProblems. */
@@ -170,11 +180,11 @@ export class ConfigControl {
   }
 }
 
-/** What is on record and not in the source. A record that cannot be read is about to be replaced. */
-function deletions(store: AppliedStore, source: ConfigSource): Change[] {
+/** From what is on record. A record that cannot be read is about to be replaced. */
+function changesSince(store: AppliedStore, source: ConfigSource): readonly Change[] {
   try {
     const before = store.load();
-    return before === null ? [] : changesOf(before, source).filter(({ action }) => action === 'delete');
+    return before === null ? [] : changesOf(before, source);
   } catch (error) {
     if (error instanceof MillraceError) return [];
     throw error;

@@ -4,7 +4,7 @@
  */
 import { createHash, randomBytes } from 'node:crypto';
 import { open, readFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { MillraceError } from '@millrace/core/error';
 
 export interface SecretKey {
@@ -61,5 +61,15 @@ async function makeKeyFile(file: string): Promise<string> {
   } finally {
     await handle.close();
   }
+  await syncDirectory(dirname(file));
   return text;
+}
+
+async function syncDirectory(dir: string): Promise<void> {
+  const handle = await open(dir, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
 }

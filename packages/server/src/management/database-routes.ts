@@ -1,6 +1,8 @@
 /** Databases: what is configured, how they are, and whether they can be reached. */
+
 import type { RawBlock } from '@millrace/api/applied/config-source';
 import { REDACTED, shownBlock } from '@millrace/api/applied/secrets';
+import { blockBody } from '@millrace/api/config-requests';
 import { emptyBody } from '@millrace/api/request-body';
 import { MillraceError } from '@millrace/core/error';
 import { PgConnection } from '@millrace/postgres/connection';
@@ -10,7 +12,7 @@ import { sourceOf } from '../source-of.ts';
 import { asksForSecrets } from './config-routes.ts';
 import { healthView, lagView } from './health-view.ts';
 import { ManagementError } from './management-error.ts';
-import { blockBody, createResource, deleteResource, updateResource } from './resource-edits.ts';
+import { createResource, deleteResource, updateResource } from './resource-edits.ts';
 import { bodyOf, found, type ManagementRoutes } from './route.ts';
 
 const TEST_TIMEOUT_MS = 10_000;

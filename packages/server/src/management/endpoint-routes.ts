@@ -1,11 +1,13 @@
 /** HTTP endpoints and functions: what sinks name. They run nowhere by themselves. */
+
 import type { RawBlock, Section } from '@millrace/api/applied/config-source';
 import { nameOf } from '@millrace/api/applied/plan';
 import { shownBlock } from '@millrace/api/applied/secrets';
+import { blockBody } from '@millrace/api/config-requests';
 import type { ConfigControl } from '../config/config-control.ts';
 import { stableId } from '../stable-id.ts';
 import { asksForSecrets } from './config-routes.ts';
-import { blockBody, createResource, deleteResource, updateResource } from './resource-edits.ts';
+import { createResource, deleteResource, updateResource } from './resource-edits.ts';
 import { bodyOf, found, type ManagementRoutes } from './route.ts';
 
 interface Named {

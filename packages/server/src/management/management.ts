@@ -31,6 +31,7 @@ import { databaseRoutes } from './database-routes.ts';
 import { deadLetterRoutes } from './dead-letter-routes.ts';
 import { deliveryRoutes } from './delivery-routes.ts';
 import { endpointRoutes } from './endpoint-routes.ts';
+import { eventRoutes } from './event-routes.ts';
 import { functionRoutes } from './function-routes.ts';
 import { healthRoutes } from './health-routes.ts';
 import { answerOf, ManagementError } from './management-error.ts';
@@ -49,6 +50,7 @@ const ROUTES: readonly ManagementRoutes[] = [
   backfillRoutes,
   verificationRoutes,
   pullRoutes,
+  eventRoutes,
   configRoutes,
   endpointRoutes,
   functionRoutes,

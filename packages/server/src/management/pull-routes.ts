@@ -3,6 +3,7 @@ import { ackBody, extendBody, nackBody, receiveBody } from '@millrace/api/pull-r
 import { readBody } from '@millrace/api/request-body';
 import type { Lease, PullSink } from '@millrace/sinks/pull/pull-sink';
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { DatabaseSupervisor } from '../database-supervisor.ts';
 import { stableId } from '../stable-id.ts';
 import { ManagementError } from './management-error.ts';
 import { bodyOf, found, type ManagementContext, type ManagementRoutes } from './route.ts';
@@ -48,17 +49,20 @@ function pullSinkOf(
   { params }: PullRequest,
   reply: FastifyReply,
 ): PullSink {
-  const sinks = databases().flatMap((database) => database.sinks);
-  const { name } = found(
-    sinks
-      .filter(({ destination }) => destination.type === 'sequin_stream')
-      .map((sink) => ({ id: stableId('sink', sink.name), name: sink.name })),
-    params.idOrName,
-  );
-  const sink = pullSinks.get(name);
+  const sink = pullSinks.get(sequinStreamOf(databases(), params.idOrName));
   if (sink !== undefined) return sink;
   void reply.header('retry-after', '1');
   throw new ManagementError(503, 'This sink is not running now: it is paused or disabled, or its database is away.');
+}
+
+/** The name of the sink. Throws 404 when there is none of that kind. */
+export function sequinStreamOf(databases: readonly DatabaseSupervisor[], idOrName: string): string {
+  const sinks = databases.flatMap((database) => database.sinks);
+  const streams = sinks.filter(({ destination }) => destination.type === 'sequin_stream');
+  return found(
+    streams.map(({ name }) => ({ id: stableId('sink', name), name })),
+    idOrName,
+  ).name;
 }
 
 async function receive(

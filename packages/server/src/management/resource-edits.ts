@@ -4,12 +4,9 @@
  */
 import type { RawBlock, Section } from '@millrace/api/applied/config-source';
 import { withSecretsOf } from '@millrace/api/applied/secrets';
-import * as z from 'zod';
 import type { ConfigControl } from '../config/config-control.ts';
 import { applied } from './config-routes.ts';
 import { ManagementError } from './management-error.ts';
-
-export const blockBody = z.record(z.string(), z.unknown());
 
 /** Fields of answers that say how a resource is, not what it is to be. */
 const SHOWN_ONLY: ReadonlySet<string> = new Set([

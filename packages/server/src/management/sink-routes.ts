@@ -2,6 +2,7 @@
 
 import { shownBlock } from '@millrace/api/applied/secrets';
 import { isS2, type SinkConfig } from '@millrace/api/config';
+import { blockBody } from '@millrace/api/config-requests';
 import { emptyBody } from '@millrace/api/request-body';
 import { MillraceError } from '@millrace/core/error';
 import type { DatabaseSupervisor } from '../database-supervisor.ts';
@@ -9,7 +10,7 @@ import { stableId } from '../stable-id.ts';
 import { testDestination } from '../test-destination.ts';
 import { asksForSecrets } from './config-routes.ts';
 import { healthView, lagView } from './health-view.ts';
-import { blockBody, createResource, deleteResource, updateResource } from './resource-edits.ts';
+import { createResource, deleteResource, updateResource } from './resource-edits.ts';
 import { bodyOf, found, type ManagementContext, type ManagementRoutes } from './route.ts';
 
 interface Named {

@@ -17,6 +17,7 @@ import {
   statements,
   toastFindings,
 } from '@millrace/engine/health/table-findings';
+import { type Publication, readPublication } from '@millrace/engine/rows/published-tables';
 import { PgConnection, quoteIdentifier } from '@millrace/postgres/connection';
 import { identifySystem } from '@millrace/postgres/slot';
 import {
@@ -34,6 +35,7 @@ import {
 import { sourceOf } from '../source-of.ts';
 import { tableFilter } from '../table-filter.ts';
 import { type Endpoint, endpointFindings, poolerFindings } from './endpoint-findings.ts';
+import { pushDownFindings, sinkRuleFindings } from './rule-findings.ts';
 import { clockFindings, encodingFindings, rightFindings, settingFindings, standbyFindings } from './server-findings.ts';
 
 export interface PreflightOptions {
@@ -124,10 +126,14 @@ async function checkDatabase(
     } else if (database.publication.createIfNotExists && database.publication.initSql === undefined) {
       findings.push(...allTablesFindings(await readTablesWithoutIdentity(connection)));
     }
+    const shapes = publication === null ? null : await readPublication(connection, publication.name);
+    if (publication !== null) {
+      findings.push(...pushDownFindings(publication, connection.serverVersion, shapes!, sinks));
+    }
     const about = `Postgres ${connection.parameters.get('server_version') ?? server.version}${server.address === null ? '' : ` at ${server.address}`}`;
     return [
       { kind: 'database', name, about, findings: unique(findings) },
-      ...sinks.map((sink) => checkSink(sink, database, role, publication === null ? null : tables)),
+      ...sinks.map((sink) => checkSink(sink, database, role, publication === null ? null : tables, shapes)),
     ];
   } finally {
     await connection.close();
@@ -200,8 +206,9 @@ function checkSink(
   database: DatabaseConfig,
   role: RoleFacts,
   tables: readonly PublishedTable[] | null,
+  shapes: Publication | null,
 ): Checked {
-  const findings: Finding[] = [];
+  const findings: Finding[] = shapes === null ? [] : sinkRuleFindings(sink, shapes);
   if (tables !== null) {
     const takes = tableFilter(sink.source);
     const taken = tables.filter((t) => takes(t.schema, t.name) || takes(t.rootSchema, t.rootName));

@@ -157,7 +157,7 @@ function classify(error: unknown, url: URL, timeoutMs: number, timedOut: boolean
   if (TLS_UNVERIFIED.test(code)) {
     return new MillraceError('sink_unverified', {
       detail: `${where} (${code}).`,
-      hint: 'If its certificate comes from an authority of your own, give that as tls_ca of the destination.',
+      hint: 'If its certificate comes from an authority of your own, give that as ca of the destination.',
       cause: error,
     });
   }

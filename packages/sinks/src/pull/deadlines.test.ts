@@ -40,6 +40,27 @@ test('deadlines come in their order, on one timer, whichever are added and remov
   );
 });
 
+test('whichever are removed, the earliest of the others is always the next', () => {
+  fc.assert(
+    fc.property(
+      fc.array(fc.nat(1_000), { maxLength: 150 }),
+      fc.array(fc.nat(149), { maxLength: 100 }),
+      (ats, removed) => {
+        let now = -1;
+        const deadlines = new Deadlines(() => now);
+        const seen: number[] = [];
+        const all = ats.map((at) => deadlines.add(at, () => seen.push(at)));
+        for (const index of removed) if (all[index] !== undefined) deadlines.remove(all[index]);
+        now = 1_000;
+        deadlines.run();
+        const gone = new Set(removed);
+        expect(seen).toEqual(ats.filter((_, index) => !gone.has(index)).sort((a, b) => a - b));
+      },
+    ),
+    { numRuns: 300 },
+  );
+});
+
 test('a deadline may add another, and clear ends them all', async () => {
   const deadlines = new Deadlines(() => performance.now());
   const seen: string[] = [];

@@ -124,6 +124,9 @@ export class PullSink implements PushSink<PullRoute> {
   deliver(messages: readonly OutMessage<PullRoute>[], signal: AbortSignal): Promise<DeliveryOutcome | null> {
     assert(messages.length === 1, 'a pull sink gets messages one by one');
     if (signal.aborted || this.#closed) return Promise.resolve([stopping()]);
+    if (messages[0]!.body.length > MESSAGE_BYTES_MAX) {
+      return Promise.reject(new MillraceError('sink_record_too_large'));
+    }
     return new Promise((resolve) => {
       const held: Held = {
         message: messages[0]!,

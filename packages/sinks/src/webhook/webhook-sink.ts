@@ -63,10 +63,15 @@ export function openWebhook(
     isSuccess(status, rules) ? (rules.partialSuccess ? ANSWER_BYTES_MAX : 0) : FAILURE_BYTES_MAX;
   const client = httpClient({
     guard: networkGuard({ policy: context.network, resolve }),
-    ca: config.tls_ca,
+    ca: config.ca,
     connections: config.max_concurrency,
     timeoutMs: context.timeoutMs,
   });
+
+  const messageBytesMax = config.max_request_bytes - ENVELOPE_BYTES;
+  const sizeOf = ({ body, json }: OutMessage<WebhookRoute>) =>
+    // The comma with it. A text becomes a JSON text in a batch.
+    (json || !config.batch ? body.length : jsonText(body).length) + 1;
 
   async function requestOf(messages: readonly OutMessage<WebhookRoute>[]) {
     const { route, json, idempotencyKey } = messages[0]!;
@@ -106,17 +111,19 @@ export function openWebhook(
     limits: {
       messagesMax: config.batch ? MESSAGES_MAX : 1,
       bytesMax: config.max_request_bytes,
-      messageBytesMax: config.max_request_bytes - ENVELOPE_BYTES,
+      messageBytesMax,
       concurrency: config.max_concurrency,
       groupsShareRequests: config.batch && !rules.partialSuccess,
     },
 
     batchKey: ({ route }) => `${route.method} ${route.endpoint_path} ${JSON.stringify(route.headers)}`,
 
-    // The comma with it. A text becomes a JSON text in a batch.
-    sizeOf: ({ body, json }) => (json || !config.batch ? body.length : jsonText(body).length) + 1,
+    sizeOf,
 
     async deliver(messages, signal) {
+      if (messages.some((message) => sizeOf(message) > messageBytesMax)) {
+        throw new MillraceError('sink_record_too_large', { detail: `The limit is ${messageBytesMax} bytes.` });
+      }
       await gate.enter(signal);
       try {
         if (signal.aborted) throw new MillraceError('sink_unavailable', { detail: 'The sink is stopping.' });

@@ -77,6 +77,7 @@ class KafkaJavaClient {
         Map<String, String> config = new HashMap<>();
         for (String line : body.split("\n")) if (line.contains("=")) config.put(line.split("=", 2)[0], line.split("=", 2)[1]);
         admin().createTopics(List.of(topic.configs(config))).all().get(20, TimeUnit.SECONDS);
+        awaitTopic(query.get("name"));
         return "";
       }
       case "/partitions":
@@ -105,12 +106,16 @@ class KafkaJavaClient {
           admin().alterUserScramCredentials(List.of(new UserScramCredentialUpsertion(query.get("user"),
               new ScramCredentialInfo(mechanism, 4096), query.get("password")))).all().get(20, TimeUnit.SECONDS);
         return "";
-      case "/deny":
-        admin().createAcls(List.of(new AclBinding(
-            new ResourcePattern(ResourceType.TOPIC, query.get("topic"), PatternType.LITERAL),
-            new AccessControlEntry("User:" + query.get("user"), "*", AclOperation.WRITE, AclPermissionType.DENY))))
+      case "/deny": {
+        // With any rule for a topic the rule that everybody may is off: what stays allowed is said, too.
+        ResourcePattern topic = new ResourcePattern(ResourceType.TOPIC, query.get("topic"), PatternType.LITERAL);
+        String user = "User:" + query.get("user");
+        admin().createAcls(List.of(
+            new AclBinding(topic, new AccessControlEntry(user, "*", AclOperation.WRITE, AclPermissionType.DENY)),
+            new AclBinding(topic, new AccessControlEntry(user, "*", AclOperation.DESCRIBE, AclPermissionType.ALLOW))))
             .all().get(20, TimeUnit.SECONDS);
         return "";
+      }
       case "/murmur2":
         // Lines of `=` and base64; each answered by the hash and the partition out of `partitions`.
         return lines(body).map(key -> {
@@ -133,6 +138,21 @@ class KafkaJavaClient {
         return consume(query.get("topic"));
       default:
         throw new IllegalArgumentException("no such path");
+    }
+  }
+
+  /** It is made before brokers know of it: until one says who leads each partition. */
+  static void awaitTopic(String name) throws Exception {
+    long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(20);
+    while (true) {
+      try {
+        if (admin().describeTopics(List.of(name)).allTopicNames().get(20, TimeUnit.SECONDS).get(name).partitions()
+            .stream().allMatch(partition -> partition.leader() != null)) return;
+      } catch (ExecutionException error) {
+        if (!(error.getCause() instanceof org.apache.kafka.common.errors.UnknownTopicOrPartitionException)) throw error;
+      }
+      if (System.nanoTime() > deadline) throw new TimeoutException("no leader for " + name);
+      Thread.sleep(10);
     }
   }
 

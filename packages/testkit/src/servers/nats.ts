@@ -6,6 +6,7 @@ import { type ProcessHarness, processHarness } from '../process-harness.ts';
 import { makeCertificates, type TestCertificates } from './certificates.ts';
 import { debianTree } from './debian-package.ts';
 import { cached, freePorts, missing, onPath, run } from './provision.ts';
+import { resumeProcess, suspendProcess } from './suspend.ts';
 
 /** Where there is neither a program nor a package: built from its Go module. */
 const MODULE = 'github.com/nats-io/nats-server/v2@v2.10.29';
@@ -101,8 +102,8 @@ export async function startNats(options: NatsServerOptions = {}): Promise<NatsSe
       child.start();
       await ready();
     },
-    suspend: () => void process.kill(child.pid, 'SIGSTOP'),
-    resume: () => void process.kill(child.pid, 'SIGCONT'),
+    suspend: () => suspendProcess(child.pid),
+    resume: () => resumeProcess(child.pid),
     async stop() {
       await child.kill('SIGKILL');
       rmSync(root, { recursive: true, force: true });

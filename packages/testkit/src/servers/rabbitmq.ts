@@ -20,6 +20,7 @@ import { type ProcessHarness, processHarness } from '../process-harness.ts';
 import { makeCertificates, type TestCertificates } from './certificates.ts';
 import { debianTree } from './debian-package.ts';
 import { freePorts, missing, run } from './provision.ts';
+import { resumeProcess, suspendProcess } from './suspend.ts';
 
 const START_TIMEOUT_MS = 90_000;
 const START_ATTEMPTS = 3;
@@ -203,8 +204,8 @@ export async function startRabbitmq(): Promise<RabbitmqServer> {
       server.start();
       await ready(server);
     },
-    suspend: () => void process.kill(server.pid, 'SIGSTOP'),
-    resume: () => void process.kill(server.pid, 'SIGCONT'),
+    suspend: () => suspendProcess(server.pid),
+    resume: () => resumeProcess(server.pid),
     async stop() {
       await server.kill('SIGKILL');
       await epmd.kill('SIGKILL');

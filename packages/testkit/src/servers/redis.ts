@@ -6,6 +6,7 @@ import { type ProcessHarness, processHarness } from '../process-harness.ts';
 import { makeCertificates, type TestCertificates } from './certificates.ts';
 import { debianTree } from './debian-package.ts';
 import { freePorts, missing, onPath } from './provision.ts';
+import { resumeProcess, suspendProcess } from './suspend.ts';
 
 const START_TIMEOUT_MS = 30_000;
 const START_ATTEMPTS = 5;
@@ -94,8 +95,8 @@ export async function startRedis(settings: readonly string[] = []): Promise<Redi
       child.start();
       await ready();
     },
-    suspend: () => void process.kill(child.pid, 'SIGSTOP'),
-    resume: () => void process.kill(child.pid, 'SIGCONT'),
+    suspend: () => suspendProcess(child.pid),
+    resume: () => resumeProcess(child.pid),
     async stop() {
       await child.kill('SIGKILL');
       rmSync(root, { recursive: true, force: true });

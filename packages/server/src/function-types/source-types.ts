@@ -10,7 +10,6 @@ export async function readSourceTypes({ databases, sinks }: Config): Promise<Dec
   const tables: TypedTable[] = [];
   const labels = new Map<number, string[]>();
   for (const database of databases) await readDatabase(database, tables, labels);
-  // `delivery` is not there for every kind of sink.
   const numericTimestamps = sinks.some(({ rules }) => rules.timestampFormat === 'unix_microsecond');
   return { tables, labels, numericTimestamps };
 }

@@ -93,55 +93,80 @@ function checkedFile(config: FunctionConfig, args: string): Checked {
   const type = config.type as 'filter' | 'transform' | 'routing';
   // Throws where it is no code at all.
   const compiled = compileFunction({ name, type, code, file: file ?? undefined });
-  const wanted = functionType(config, args);
-  const lines = code.split('\n').length;
+  const edits = new Edits(code);
+  const plain = typeParameters(edits, config, args);
+  // What has types of its own is believed; what has none and destructures gets them from where it is assigned.
+  const wanted = functionType(config, plain ? null : args);
   if (compiled.columnShift > 0) {
-    const open = `const __function: ${wanted} = (`;
-    const text = `${open}${code.replace(/;(\s*)$/, ' $1')}\n);\nexport default __function;\n`;
-    return { config, text, inserted: [{ line: 1, column: 1, length: open.length }], lines };
+    edits.replace(0, 0, `const __function: ${wanted} = (`);
+    edits.replace(code.replace(/;?\s*$/, '').length, code.length, '\n);\nexport default __function;\n');
+    return edits.result(config);
   }
-  const exported = /^([ \t]*)export[ \t]+default[ \t]+/m.exec(code);
-  if (
-    exported !== null &&
-    !/^(?:class|[A-Za-z_$][\w$]*[ \t]*;?[ \t]*$)/m.test(code.slice(exported.index + exported[0].length))
-  ) {
-    const open = `${exported[1]}const __function: ${wanted} = `;
-    const text = `${code.slice(0, exported.index)}${open}${code.slice(exported.index + exported[0].length)}\n;export default __function;\n`;
-    const at = placeOf(code, exported.index);
-    return { config, text, inserted: [{ ...at, length: open.length - exported[0].length }], lines };
+  const exported = /^([ \t]*)export[ \t]+default[ \t]+(?!class\b|[A-Za-z_$][\w$]*[ \t]*;?[ \t]*$)/m.exec(code);
+  if (exported !== null) {
+    edits.replace(exported.index, exported.index + exported[0].length, `${exported[1]}const __function: ${wanted} = `);
+    edits.replace(code.length, code.length, '\n;export default __function;\n');
+    return edits.result(config);
   }
-  return declared(config, args, lines);
+  const declared = new RegExp(`\\b(?:function|const|let|var)[ \\t]+(${namesOf(config)})\\b`).exec(code)?.[1];
+  const check = declared === undefined ? '' : `void (${declared} satisfies ${functionType(config, null)});\n`;
+  edits.replace(code.length, code.length, `\nexport {};\n${check}`);
+  return edits.result(config);
 }
 
-/** Parameters without types of their own become those of the tables: `function f(...[a, b]: Arguments)`. */
-function declared(config: FunctionConfig, args: string, lines: number): Checked {
-  const { code } = config;
-  const names = config.type === 'routing' ? 'route|routing' : config.type;
-  const found = new RegExp(`\\bfunction[ \\t]+(${names})[ \\t]*\\(([\\w$,\\s]*)\\)`).exec(code);
-  const last = names.split('|')[0]!;
-  const wanted = functionType(config, 'never[]');
-  const name = found?.[1] ?? last;
-  const tail = `\nexport {};\nvoid (${name} satisfies ${wanted});\n`;
-  if (found === null || found[2]!.trim() === '') return { config, text: `${code}${tail}`, inserted: [], lines };
-  const start = found.index + found[0].length - found[2]!.length - 1;
-  const end = start + found[2]!.length;
-  const open = '...[';
-  const text = `${code.slice(0, start)}${open}${code.slice(start, end)}]: ${args}${code.slice(end)}${tail}`;
-  const inserted = [
-    { ...placeOf(code, start), length: open.length },
-    { ...placeOf(code, end), length: `]: ${args}`.length },
-  ];
-  return { config, text, inserted, lines };
+function namesOf({ type }: FunctionConfig): string {
+  return type === 'routing' ? 'route|routing' : type;
 }
 
-function functionType({ type, sinkType }: FunctionConfig, args: string): string {
-  switch (type) {
-    case 'filter':
-      return `FilterFunction<${args}>`;
-    case 'routing':
-      return `RouteFunction<${args}, ${(sinkType === null ? undefined : routeTypeName(sinkType)) ?? 'Record<string, unknown>'}>`;
-    default:
-      return `TransformFunction<${args}>`;
+/**
+ * Parameters that are names without types get those of the tables: `(action, record)` becomes
+ * `(...[action, record]: Arguments)`, in which an action says what record and changes are. False: nothing was to be done.
+ */
+function typeParameters(edits: Edits, config: FunctionConfig, args: string): boolean {
+  const header = new RegExp(
+    `(?:\\bfunction[ \\t]+(?:${namesOf(config)})[ \\t]*|^\\s*(?:function\\s*\\w*\\s*)?|\\bexport[ \\t]+default[ \\t]+(?:function\\s*\\w*\\s*)?` +
+      `|\\b(?:const|let|var)[ \\t]+(?:${namesOf(config)})[ \\t]*=[ \\t]*(?:function\\s*\\w*\\s*)?)\\(([\\w$,\\s]*)\\)`,
+  ).exec(edits.code);
+  if (header === null) return /\([^)]*:/.test(edits.code);
+  const names = header[1]!;
+  if (names.trim() === '') return true;
+  const start = header.index + header[0].length - names.length - 1;
+  edits.replace(start, start, '...[');
+  edits.replace(start + names.length, start + names.length, `]: ${args}`);
+  return true;
+}
+
+/** `args` null: whatever arguments, only what it returns. */
+function functionType({ type, sinkType }: FunctionConfig, args: string | null): string {
+  const route = (sinkType === null ? undefined : routeTypeName(sinkType)) ?? 'Record<string, unknown>';
+  const result = { filter: 'boolean', routing: route }[type as string] ?? 'unknown';
+  return args === null ? `(...args: any) => ${result}` : `FunctionOf<${args}, ${result}>`;
+}
+
+/** Replacements in a text, and where its places went. */
+class Edits {
+  readonly code: string;
+  readonly #made: { from: number; to: number; text: string }[] = [];
+
+  constructor(code: string) {
+    this.code = code;
+  }
+
+  replace(from: number, to: number, text: string): void {
+    this.#made.push({ from, to, text });
+    this.#made.sort((a, b) => a.from - b.from);
+  }
+
+  result(config: FunctionConfig): Checked {
+    let text = '';
+    let at = 0;
+    const inserted: Insertion[] = [];
+    for (const one of this.#made) {
+      text += this.code.slice(at, one.from) + one.text;
+      at = one.to;
+      inserted.push({ ...placeOf(this.code, one.from), length: one.text.length - (one.to - one.from) });
+    }
+    return { config, text: text + this.code.slice(at), inserted, lines: this.code.split('\n').length };
   }
 }
 
@@ -176,8 +201,9 @@ function problemsIn(output: string, checked: readonly Checked[]): TypeProblem[] 
     const { name, file } = config;
     const line = Math.min(Number(lineText), lines);
     let column = Number(lineText) > lines ? 1 : Number(columnText);
-    for (const one of inserted.toReversed()) {
-      if (one.line === line && column >= one.column + one.length) column -= one.length;
+    for (const one of inserted) {
+      if (one.line !== line || column < one.column) continue;
+      column = column >= one.column + one.length ? column - one.length : one.column;
     }
     problems.push({ name, file, line, column: Math.max(1, column), text: text! });
   }

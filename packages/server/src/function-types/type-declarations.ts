@@ -1,7 +1,7 @@
 /** The declaration file that `millrace types` writes: rows and messages of tables, and what functions get and return. */
 import type { ColumnDescription, TableDescription } from '@millrace/postgres/catalog';
-import { SINK_KINDS } from '@millrace/sinks/sink-kinds';
-import * as z from 'zod';
+import { type JsonSchema, routeSchemas } from '@millrace/sinks/route-schema';
+import { sinkKind } from '@millrace/sinks/sink-kinds';
 import { type EnumLabels, propertyName, quoted, valueType } from './value-types.ts';
 
 export type TypedTable = Pick<TableDescription, 'schema' | 'name' | 'primaryKey' | 'replicaIdentity'> & {
@@ -94,11 +94,20 @@ interface Messages {
 declare function messages(values?: readonly unknown[]): Messages;
 `;
 
-const FUNCTIONS = `type FilterFunction<Arguments extends readonly unknown[] = AnyArguments> = (...args: Arguments) => boolean;
-type TransformFunction<Arguments extends readonly unknown[] = AnyArguments> = (...args: Arguments) => unknown;
-type RouteFunction<Arguments extends readonly unknown[] = AnyArguments, Route = Record<string, unknown>> = (
-  ...args: Arguments
-) => Route;
+const FUNCTIONS = `/**
+ * To have an action say what record and changes are, take them as they come:
+ * function filter(...[action, record, changes]: ProductsArguments)
+ */
+type Shape = readonly [action: string, record: unknown, changes: unknown, metadata: unknown];
+type FunctionOf<Arguments extends Shape, Result> = (
+  action: Arguments[0],
+  record: Arguments[1],
+  changes: Arguments[2],
+  metadata: Arguments[3],
+) => Result;
+type FilterFunction<Arguments extends Shape = AnyArguments> = FunctionOf<Arguments, boolean>;
+type TransformFunction<Arguments extends Shape = AnyArguments> = FunctionOf<Arguments, unknown>;
+type RouteFunction<Arguments extends Shape = AnyArguments, Route = Record<string, unknown>> = FunctionOf<Arguments, Route>;
 `;
 
 function tableTypes(
@@ -109,7 +118,7 @@ function tableTypes(
   const property = (column: TypedTable['columns'][number], nullable: boolean) =>
     `  ${propertyName(column.name)}: ${valueType(column.type, labels)}${nullable ? ' | null' : ''};`;
   const whole = columns.map((column) => property(column, !column.notNull));
-  const full = replicaIdentity === 'full';
+  const full = replicaIdentity === 'f';
   const old = columns.map((column) => property(column, !column.notNull || !primaryKey.includes(column.name)));
   const metadata = `Metadata<${quoted(schema)}, ${quoted(name)}>`;
   const deleted = full ? `${type}Record` : `${type}Deleted`;
@@ -142,24 +151,19 @@ function tableTypes(
 
 /** The name of the type of what a routing function returns, by `sink_type`; undefined: nothing is known of it. */
 export function routeTypeName(sinkType: string): string | undefined {
-  const known = sinkType === 's2' || SINK_KINDS.some(({ type, routing }) => type === sinkType && routing !== null);
+  const known = sinkType === 's2' || (sinkKind(sinkType)?.routing ?? null) !== null;
   return known ? `${pascal(sinkType)}SinkRoute` : undefined;
 }
 
 function routeTypes(): string[] {
-  const kinds = SINK_KINDS.flatMap(({ type, title, routing }) =>
-    routing === null ? [] : [{ type, title, schema: z.toJSONSchema(routing, { io: 'input', unrepresentable: 'any' }) }],
-  );
   return [
     '/** S2 streams. */',
     `interface ${routeTypeName('s2')} {\n  basin?: string;\n  stream?: string;\n}\n`,
-    ...kinds.map(
+    ...routeSchemas().map(
       ({ type, title, schema }) => `/** ${title}. */\ntype ${routeTypeName(type)} = ${schemaType(schema)};\n`,
     ),
   ];
 }
-
-type JsonSchema = z.core.JSONSchema.JSONSchema | boolean;
 
 function schemaType(schema: JsonSchema): string {
   if (typeof schema === 'boolean') return 'unknown';

@@ -37,10 +37,10 @@ export function addTypes(program: Command): void {
 async function types(options: Options): Promise<void> {
   const { readConfigFile } = await import('@millrace/api/config');
   const config = await readConfigFile(options.config, process.env);
-  const { readSourceTypes } = await import('@millrace/server/types/source-types');
+  const { readSourceTypes } = await import('@millrace/server/function-types/source-types');
   const source = await readSourceTypes(config);
   if (options.output !== undefined || options.check !== true) {
-    const { typeDeclarations } = await import('@millrace/server/types/type-declarations');
+    const { typeDeclarations } = await import('@millrace/server/function-types/type-declarations');
     const text = typeDeclarations(source);
     if (options.output === undefined || options.output === '-') await standardOutput.write(text);
     else {
@@ -49,7 +49,7 @@ async function types(options: Options): Promise<void> {
     }
   }
   if (options.check !== true) return;
-  const { checkTypes } = await import('@millrace/server/types/type-checker');
+  const { checkTypes } = await import('@millrace/server/function-types/type-checker');
   const problems = await checkTypes(config, source, dirname(resolve(options.config)));
   if (options.json === true) await standardOutput.write(`${JSON.stringify(problems)}\n`);
   else {

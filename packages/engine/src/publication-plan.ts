@@ -1,0 +1,199 @@
+/**
+ * What of the sinks' rules Postgres could do by itself (`push_down`): a column list and a row filter for each table of the
+ * publication, where no message of any sink would be another. Pure; the SQL is shown, never run by us.
+ *
+ * A column list is the same where every sink of the table lists the columns it includes (with `exclude`, a column that is
+ * added later would be missing), and the replica identity is not FULL (Postgres refuses updates then). Kept are the
+ * columns that any sink shows, filters or groups by, the primary key and the replica identity.
+ *
+ * A row filter is the same only where the publication publishes inserts alone: of an update Postgres makes an insert or a
+ * delete where the row comes into the filter or leaves it, which our filters do not.
+ */
+import { quoteIdentifier, quoteLiteral } from '@millrace/postgres/connection';
+import { familyOf, operandOf } from './decode/comparison.ts';
+import { rulesOfTable } from './decode/row-rules.ts';
+import type { ComparisonOperator, ConditionValue, RowRulesConfig } from './decode/row-rules-config.ts';
+import type { TableSchema } from './table-schema.ts';
+
+export interface PlannedPublication {
+  readonly name: string;
+  readonly allTables: boolean;
+  readonly publishes: { readonly insert: boolean; readonly update: boolean; readonly delete: boolean };
+  /** As server_version_num says. */
+  readonly serverVersion: number;
+}
+
+export interface PlannedTable {
+  readonly schema: TableSchema;
+  /** As SQL names it: a partition that is published by itself has another name than its messages. */
+  readonly own: { readonly schema: string; readonly name: string };
+}
+
+export interface PlannedSink {
+  readonly name: string;
+  readonly rules: RowRulesConfig;
+  readonly takes: (schema: string, table: string) => boolean;
+}
+
+export interface TablePlan {
+  readonly schema: string;
+  readonly name: string;
+  /** null: all. */
+  readonly columns: readonly string[] | null;
+  /** SQL; null: all rows. */
+  readonly where: string | null;
+  /** Why not more of it; constant texts and names. */
+  readonly reasons: readonly string[];
+}
+
+export interface PublicationPlan {
+  /** Of the publication as a whole; null: it may have lists and filters. */
+  readonly refused: string | null;
+  readonly tables: readonly TablePlan[];
+  /** Empty: there is nothing to gain. */
+  readonly sql: string;
+}
+
+/** Column lists and row filters came with it. */
+const VERSION_MIN = 150_000;
+
+export function planPublication(
+  publication: PlannedPublication,
+  tables: readonly PlannedTable[],
+  sinks: readonly PlannedSink[],
+): PublicationPlan {
+  const refused = refusal(publication, sinks);
+  if (refused !== null) return { refused, tables: [], sql: '' };
+  const plans = tables.map((table) => planTable(publication, table, sinks));
+  const changed = plans.filter(({ columns, where }) => columns !== null || where !== null);
+  if (changed.length === 0) return { refused: null, tables: plans, sql: '' };
+  // SET names every table of the publication: the others stay as they are.
+  const list = plans.map(({ schema, name, columns, where }) => {
+    const label = `${quoteIdentifier(schema)}.${quoteIdentifier(name)}`;
+    const shown = columns === null ? '' : ` (${columns.map(quoteIdentifier).join(', ')})`;
+    return `  ${label}${shown}${where === null ? '' : ` WHERE (${where})`}`;
+  });
+  const sql = `ALTER PUBLICATION ${quoteIdentifier(publication.name)} SET TABLE\n${list.join(',\n')};`;
+  return { refused: null, tables: plans, sql };
+}
+
+function refusal({ allTables, serverVersion }: PlannedPublication, sinks: readonly PlannedSink[]): string | null {
+  if (serverVersion < VERSION_MIN) return 'Postgres has column lists and row filters from version 15 on.';
+  if (allTables) return 'A publication FOR ALL TABLES takes neither column lists nor row filters.';
+  const unasked = sinks.find(({ rules }) => !rules.pushDown);
+  return unasked === undefined
+    ? null
+    : `Sink "${unasked.name}" does not ask for it (push_down), and reads the same publication.`;
+}
+
+function planTable(publication: PlannedPublication, table: PlannedTable, sinks: readonly PlannedSink[]): TablePlan {
+  const { schema, own } = table;
+  const reasons: string[] = [];
+  const takers = sinks.filter(({ takes }) => takes(schema.schema, schema.name));
+  if (takers.length === 0) {
+    // Taking the table out would be more, and is for its owner to decide.
+    return { ...own, columns: null, where: null, reasons: ['no sink takes it'] };
+  }
+  const columns = columnList(publication, table, takers, reasons);
+  const where = rowFilter(publication, schema, takers, reasons);
+  return { ...own, columns, where, reasons };
+}
+
+function columnList(
+  { publishes }: PlannedPublication,
+  { schema: table, own: { schema, name: ownName } }: PlannedTable,
+  sinks: readonly PlannedSink[],
+  reasons: string[],
+): readonly string[] | null {
+  if (schema !== table.schema || ownName !== table.name) {
+    reasons.push('columns: it is a partition that is published by itself');
+    return null;
+  }
+  if (table.replicaIdentity === 'f' && (publishes.update || publishes.delete)) {
+    reasons.push('columns: its replica identity is full, and Postgres refuses updates under a column list then');
+    return null;
+  }
+  const kept = new Set([...table.primaryKey, ...(table.identity ?? [])]);
+  for (const { name, rules } of sinks) {
+    const own = rulesOfTable(rules, table.schema, table.name);
+    const lists = [rules.columns.include, own?.columns.include ?? null].filter((list) => list !== null);
+    if (lists.length === 0) {
+      reasons.push(`columns: sink "${name}" takes all columns, or those that come later (include names them)`);
+      return null;
+    }
+    for (const column of lists.reduce((a, b) => a.filter((one) => b.includes(one)))) kept.add(column);
+    for (const column of own?.groupColumns ?? []) kept.add(column);
+    for (const condition of [...rules.where, ...(own?.where ?? [])]) {
+      for (const column of 'changed' in condition ? condition.changed : [condition.column]) kept.add(column);
+    }
+  }
+  const columns = table.columns.map(({ name }) => name).filter((name) => kept.has(name));
+  if (columns.length < table.columns.length) return columns;
+  reasons.push('columns: every column is needed');
+  return null;
+}
+
+function rowFilter(
+  { publishes }: PlannedPublication,
+  table: TableSchema,
+  sinks: readonly PlannedSink[],
+  reasons: string[],
+): string | null {
+  const filters = new Set<string>();
+  for (const { name, rules } of sinks) {
+    const where = [...rules.where, ...(rulesOfTable(rules, table.schema, table.name)?.where ?? [])];
+    if (where.length === 0) {
+      reasons.push(`rows: sink "${name}" takes all rows`);
+      return null;
+    }
+    if (publishes.update || publishes.delete) {
+      reasons.push('rows: Postgres turns updates that cross a row filter into inserts and deletes');
+      return null;
+    }
+    const parts: string[] = [];
+    for (const condition of where) {
+      // Of inserts `changed` holds nothing back.
+      if ('changed' in condition) continue;
+      const text = conditionSql(table, condition.column, condition.operator, condition.value);
+      if (text === null) {
+        reasons.push(`rows: "${condition.column}" is of a type that row filters do not take`);
+        return null;
+      }
+      parts.push(text);
+    }
+    if (parts.length === 0) {
+      reasons.push(`rows: sink "${name}" takes all rows that are inserted`);
+      return null;
+    }
+    filters.add(parts.join(' AND '));
+  }
+  return filters.size === 1 ? [...filters][0]! : [...filters].map((filter) => `(${filter})`).join(' OR ');
+}
+
+const TEXTS = new Set(['text', 'varchar', 'bpchar', 'name']);
+
+/** null: not in a row filter, which takes built-in types only. */
+function conditionSql(
+  table: TableSchema,
+  name: string,
+  operator: ComparisonOperator,
+  value: ConditionValue | readonly ConditionValue[] | null,
+): string | null {
+  const type = table.columns.find((column) => column.name === name)?.type;
+  if (type === undefined || type.schema !== 'pg_catalog' || type.kind !== 'base') return null;
+  const column = quoteIdentifier(name);
+  if (operator === 'is null' || operator === 'is not null') return `${column} ${operator.toUpperCase()}`;
+  const family = familyOf(type);
+  if (family === null) return null;
+  const values = (Array.isArray(value) ? value : [value]) as readonly ConditionValue[];
+  const literals = values.map((one) => {
+    const operand = operandOf(type, family, one);
+    return operand === null
+      ? null
+      : `${quoteLiteral(operand.bytes.toString())}::pg_catalog.${quoteIdentifier(type.name)}`;
+  });
+  if (literals.includes(null)) return null;
+  const left = TEXTS.has(type.name) ? `${column} COLLATE "C"` : column;
+  if (operator === 'in' || operator === 'not in') return `${left} ${operator.toUpperCase()} (${literals.join(', ')})`;
+  return `${left} ${operator === '!=' ? '<>' : operator} ${literals[0]}`;
+}

@@ -1,0 +1,114 @@
+/** Filters and column rules of a sink, from the configuration to the bytes in its stream. */
+import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { BASIN, eventually, type Millrace, startMillrace } from './millrace.ts';
+
+let db: TestDatabase;
+let millrace: Millrace | null = null;
+beforeEach(async () => {
+  db = await createDatabase();
+});
+afterEach(async () => {
+  await millrace?.remove();
+  millrace = null;
+  await db.drop();
+});
+
+const SECRETS = ['SSN-7781', 'SSN-9902', 'ann@hidden.example', 'IBAN55'];
+
+/** Everything a reader of the stream gets to see, headers included. */
+async function rawStream(server: Millrace['server'], name: string): Promise<Buffer> {
+  const stream = await server.store.openStream(BASIN, name, 'read');
+  const slice = await stream.read(stream.firstSeqNum, { countMax: 1000, meteredBytesMax: 1 << 21 });
+  return Buffer.from(slice!.records);
+}
+
+test('rows read and streamed pass the same rules to the byte, and nothing hidden is in the stream', async () => {
+  await db.sql(`CREATE TABLE people (ssn text PRIMARY KEY, price numeric(10,2), email text, iban text, at timestamptz, tags timestamp[]);
+    ALTER TABLE people REPLICA IDENTITY FULL;
+    CREATE TABLE plain (id int PRIMARY KEY, price numeric)`);
+  await db.sql(`INSERT INTO people
+    SELECT 'SSN-' || s, p, 'ann@hidden.example', 'IBAN55', '2024-01-02 03:04:05.25+02', '{"2024-01-01 00:00:00",NULL}'
+      FROM (VALUES ('7781', 4.99), ('9902', 5.01), ('9903', NULL)) AS t (s, p)`);
+  await db.sql('INSERT INTO plain VALUES (1, 4.5), (2, 7)');
+  const sink = {
+    name: 'ruled',
+    initial_backfill: true,
+    where: [{ column: 'price', operator: '<', value: 5 }],
+    columns: { mask: ['email'], hash_key: 'a long random text' },
+    tables: [{ name: 'people', columns: { hash: ['ssn'], exclude: ['iban'], rename: { at: 'seen_at' } } }],
+    timestamp_format: 'unix_microsecond',
+  };
+  millrace = await startMillrace(db, { sinks: [sink] });
+  const { server } = millrace;
+  await eventually(
+    'the backfill completes',
+    () => millrace!.lines.filter((line) => line.includes('complete')).length >= 2,
+  );
+  await db.sql('UPDATE people SET price = price');
+  await db.sql('UPDATE people SET price = 6');
+  await db.sql("DELETE FROM people WHERE ssn = 'SSN-9902'");
+  await db.sql('UPDATE people SET price = 1.00');
+  await db.sql("UPDATE people SET ssn = 'SSN-9902' WHERE ssn = 'SSN-7781'");
+  await db.sql('DELETE FROM people; DELETE FROM plain');
+  const messages = (await millrace.atLeast(8)).filter(({ metadata }) => metadata.table_name === 'people');
+  expect(messages.map(({ action }) => action)).toEqual([
+    'read',
+    'update',
+    'update',
+    'update',
+    'update',
+    'delete',
+    'delete',
+  ]);
+  const [read, same, , , moved] = messages;
+  expect(JSON.stringify(same!.record)).toBe(JSON.stringify(read!.record));
+  expect(read!.record).toEqual({
+    ssn: expect.stringMatching(/^[0-9a-f]{64}$/),
+    price: '4.99',
+    email: '***',
+    seen_at: 1_704_157_445_250_000,
+    tags: [1_704_067_200_000_000, null],
+  });
+  expect(read!.metadata.record_pks).toEqual([read!.record.ssn]);
+  expect(moved!.metadata.old_record_pks).toEqual([read!.record.ssn]);
+  const raw = await rawStream(server, 'ruled');
+  expect(raw.includes('sealed')).toBe(true);
+  for (const secret of SECRETS) {
+    for (const text of [secret, Buffer.from(secret).toString('base64').slice(2, -4)]) {
+      expect(raw.includes(text), text).toBe(false);
+      expect(millrace.lines.some((line) => line.includes(text))).toBe(false);
+    }
+  }
+
+  const report = await server.pipelines[0]!.verifier.sink('ruled', {
+    rowsPerSecond: 0,
+    signal: AbortSignal.timeout(30_000),
+  });
+  expect(JSON.stringify(report)).toContain('where, columns or timestamp_format');
+});
+
+test('a rule that fits a table no more stops its sink alone, and it goes on from there', async () => {
+  await db.sql('CREATE TABLE people (id int PRIMARY KEY, email text)');
+  const ruled = (column: string) => [
+    { name: 'ruled', tables: [{ name: 'people', columns: { mask: [column] } }] },
+    { name: 'plain' },
+  ];
+  millrace = await startMillrace(db, { sinks: ruled('email') });
+  const { dataDir } = millrace;
+  await db.sql("INSERT INTO people VALUES (1, 'secret-one')");
+  await millrace.atLeast(1, 'ruled');
+  await db.sql("ALTER TABLE people RENAME email TO mail; INSERT INTO people VALUES (2, 'secret-two')");
+  await millrace.atLeast(2, 'plain');
+  await eventually('the sink says what is wrong', () =>
+    millrace!.lines.some((line) => line.includes('filter or column rule')),
+  );
+  expect((await millrace.messages('ruled')).length).toBe(1);
+  await millrace.stop();
+  millrace = await startMillrace(db, { dataDir, sinks: ruled('mail') });
+  const messages = await millrace.atLeast(2, 'ruled');
+  expect(messages.map(({ record }) => record)).toEqual([
+    { id: 1, email: '***' },
+    { id: 2, mail: '***' },
+  ]);
+});
