@@ -139,7 +139,7 @@ test('whatever workers do and whenever the process is killed, every change is do
   finished = true;
   await Promise.all(busy);
   expect(broken).toEqual([]);
-  expect(redelivered).toBeGreaterThan(10);
+  expect(redelivered).toBeGreaterThan(0);
   // The last version of every key came to somebody.
   expect([...newest.values()]).toEqual(Array.from({ length: keys }, () => versions));
   // An acknowledgement may be on record, and its answer lost with the process.

@@ -20,6 +20,8 @@ export interface EngineProcess {
   streaming(): Promise<string>;
   /** Resolves when all that is committed by now is captured, acknowledged, and delivered to every sink. */
   delivered(): Promise<void>;
+  /** Resolves when the sink has backfills, and all of them are complete. */
+  backfilled(sink: string): Promise<void>;
   /** What its stream holds; only while it does not run. */
   messages(stream?: string): Promise<Message[]>;
   /** Records of its change log; only while it does not run. */
@@ -85,6 +87,17 @@ export async function engineProcess(db: TestDatabase, options: MillraceOptions =
         const { data } = (await answer.json()) as { data: { lag: { bytes: string } }[] };
         return data.length > 0 && data.every(({ lag }) => lag.bytes === '0');
       });
+    },
+    async backfilled(sink) {
+      const line = await harness.waitForLine(/millrace listening on /);
+      const url = new URL(`/api/sinks/${sink}/backfills`, /http:\S+/.exec(line)![0]);
+      const complete = async () => {
+        const answer = await fetch(url, { headers: { authorization: `Bearer ${ROOT_TOKEN}` } });
+        if (!answer.ok) return false; // The pipeline has yet to start.
+        const { data } = (await answer.json()) as { data: { state: string }[] };
+        return data.length > 0 && data.every(({ state }) => state === 'completed');
+      };
+      await eventually(`the backfills of ${sink} are complete`, complete, 60_000);
     },
     messages: (stream = 'sink') =>
       stored(async (store) => {
