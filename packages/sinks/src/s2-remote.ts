@@ -90,6 +90,21 @@ export function remoteS2Sink(options: RemoteS2SinkOptions): Sink {
     }
   }
 
+  /** The tail stands where a batch of ours would end; the records say whether it is ours, where the token may read. */
+  async function confirmed(
+    target: S2Stream,
+    tail: number,
+    saved: SinkCursor | null,
+    byTail: SinkCursor | null,
+  ): Promise<SinkCursor | null> {
+    try {
+      return await readBack(target, name, saved, tail);
+    } catch (error) {
+      if (error instanceof S2Error && error.status === 403) return byTail;
+      throw error;
+    }
+  }
+
   return {
     limits: remoteLimits(name),
     writesMax: 8,
@@ -101,7 +116,12 @@ export function remoteS2Sink(options: RemoteS2SinkOptions): Sink {
       try {
         const tail = await findTail(stream, signal);
         const cursor = settle(saved, intents.load(), tail);
-        const known = cursor === 'unknown' ? await askRecords(stream, tail, saved) : cursor;
+        const known =
+          cursor === 'unknown'
+            ? await askRecords(stream, tail, saved)
+            : cursor === saved
+              ? saved
+              : await confirmed(stream, tail, saved, cursor);
         pending = [];
         arrived = known === null ? null : arrivedThrough(known, tail);
         await intents.save(arrived === null ? [] : [arrived]);
@@ -162,8 +182,8 @@ export function remoteS2Sink(options: RemoteS2SinkOptions): Sink {
 }
 
 /**
- * What the tail alone proves: it stands where the saved place or one of the intents ends. Anything else means another
- * writer, or lost state; then the records have to be read.
+ * What the tail alone says: it stands where the saved place or one of the intents ends. Anything else means another
+ * writer, or lost state; then the records have to be read. Another writer may also have added just as many records.
  */
 function settle(saved: SinkCursor | null, intents: readonly Intent[], tail: number): SinkCursor | null | 'unknown' {
   const place = (saved?.destination as { seqNum: number } | null)?.seqNum ?? 0;

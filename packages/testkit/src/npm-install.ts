@@ -10,10 +10,7 @@ const LOCKS = fileURLToPath(new URL('../../../node_modules/.cache/millrace', imp
 const LOCK_POLL_MS = 100;
 
 /** In `cwd`; what it says goes into `output`. */
-export function runNpm(
-  args: readonly string[],
-  cwd: string,
-): Promise<{ code: number | null; output: string }> {
+export function runNpm(args: readonly string[], cwd: string): Promise<{ code: number | null; output: string }> {
   // Set by npm for the scripts it runs: the very npm the user called, without a shell in between.
   const own = process.env.npm_execpath;
   const [command, ...before] = own?.endsWith('.js') ? [process.execPath, own] : ['npm'];

@@ -5,7 +5,13 @@
 import { InvariantError } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
-import { type DeliveryFailure, DeliveryRejection, type MessageFacts, type PushSink } from '@millrace/sinks/push-sink';
+import {
+  type DeliveryFailure,
+  type DeliveryOutcome,
+  DeliveryRejection,
+  type MessageFacts,
+  type PushSink,
+} from '@millrace/sinks/push-sink';
 import type { Processed } from '../transform/processor.ts';
 import { Burial } from './burial.ts';
 import type { DeliveryCounts } from './delivery-counts.ts';
@@ -54,7 +60,8 @@ export class PushSession {
   /** Of requests: aborted later, so that they may still end well. */
   readonly #cutting = new AbortController();
   /** Rejects when requests that were cut say nothing. */
-  readonly #silence = Promise.withResolvers<never>();
+  /** Ends each request under way that says nothing. One by one: what waits for a promise that lives long is kept by it. */
+  readonly #silenced = new Set<(reason: MillraceError) => void>();
   readonly #failed = Promise.withResolvers<never>();
   #feed: Feed | null = null;
   readonly #underWay = new Set<Promise<void>>();
@@ -72,7 +79,6 @@ export class PushSession {
     const { policy, now = () => performance.now(), random = Math.random } = options;
     const { signal } = this.#stopping;
     this.#failed.promise.catch(() => {});
-    this.#silence.promise.catch(() => {});
     this.#window = new PendingWindow(now);
     this.#groups = new MessageGroups({
       messagesMax: Math.max(1, Math.min(policy.batchSize, sink.limits.messagesMax)),
@@ -228,7 +234,9 @@ export class PushSession {
     if (this.#underWay.size === 0) return;
     let timer = setTimeout(() => {
       this.#cutting.abort();
-      timer = setTimeout(() => this.#silence.reject(new MillraceError('sink_unavailable')), CUT_GRACE_MS);
+      timer = setTimeout(() => {
+        for (const reject of this.#silenced) reject(new MillraceError('sink_unavailable'));
+      }, CUT_GRACE_MS);
     }, STOP_GRACE_MS);
     while (this.#underWay.size > 0) await Promise.all([...this.#underWay]);
     clearTimeout(timer);
@@ -299,8 +307,12 @@ export class PushSession {
     const { signal } = this.#cutting;
     try {
       // A sink that throws at once is no different from one that rejects.
-      const delivering = Promise.resolve().then(() => sink.deliver(messages, signal));
-      const outcome = await Promise.race([delivering, this.#silence.promise]);
+      const delivering = Promise.withResolvers<DeliveryOutcome | null>();
+      Promise.resolve()
+        .then(() => sink.deliver(messages, signal))
+        .then(delivering.resolve, delivering.reject);
+      this.#silenced.add(delivering.reject);
+      const outcome = await delivering.promise.finally(() => this.#silenced.delete(delivering.reject));
       if (outcome === null || outcome === undefined) return null;
       if (outcome.length !== messages.length) return { error: wrongAnswer(messages.length, outcome.length) };
       const first = outcome[0];

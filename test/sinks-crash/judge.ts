@@ -1,0 +1,69 @@
+/** What a destination was sent, held against what was committed: what is missing, out of order, there twice, or made up. */
+import type { History, KeyedChange } from './keyed-workload.ts';
+
+export interface Verdict {
+  /** Changes that were committed; of a destination that keeps only the latest, keys. */
+  readonly expected: number;
+  /** Messages that came, duplicates among them. */
+  readonly arrived: number;
+  /** Changes of which no message came. */
+  readonly lost: number;
+  /**
+   * Messages that came after a later one of their key which had not been followed by all in between: a reader that
+   * believes whatever came last would have believed something that was no longer so, and not been put right in order.
+   */
+  readonly reordered: number;
+  readonly duplicates: number;
+  /** Messages about changes that were never committed. */
+  readonly unknown: number;
+}
+
+/**
+ * By key, every message is the next one, or one that came already: from there on all that follow it come again. Nothing
+ * is ever skipped.
+ */
+export function judgeHistory(history: History, arrivals: readonly KeyedChange[]): Verdict {
+  const places = new Map<number, Map<string, number>>();
+  let expected = 0;
+  for (const [id, changes] of history) {
+    places.set(id, new Map(changes.map((change, place) => [nameOf(change), place])));
+    expected += changes.length;
+  }
+  const last = new Map<number, number>();
+  const seen = new Set<string>();
+  let [reordered, duplicates, unknown] = [0, 0, 0];
+  for (const change of arrivals) {
+    const place = places.get(change.id)?.get(nameOf(change));
+    if (place === undefined) {
+      unknown++;
+      continue;
+    }
+    const name = `${change.id}/${nameOf(change)}`;
+    if (seen.has(name)) duplicates++;
+    seen.add(name);
+    const before = last.get(change.id) ?? -1;
+    // A step back to what never came is out of order too: it was skipped before.
+    if (place > before + 1) reordered++;
+    last.set(change.id, place);
+  }
+  return { expected, arrived: arrivals.length, lost: expected - seen.size, reordered, duplicates, unknown };
+}
+
+/** Of a destination that keeps the latest message of each key, and nothing of a deleted one. */
+export function judgeLatest(history: History, latest: ReadonlyMap<number, KeyedChange>): Verdict {
+  let [lost, reordered, unknown] = [0, 0, 0];
+  for (const [id, changes] of history) {
+    const wanted = changes.at(-1);
+    const found = latest.get(id);
+    if (wanted === undefined || wanted.action === 'delete') {
+      if (found !== undefined) reordered++;
+    } else if (found === undefined) lost++;
+    else if (nameOf(found) !== nameOf(wanted)) reordered++;
+  }
+  for (const id of latest.keys()) if (!history.has(id)) unknown++;
+  return { expected: history.size, arrived: latest.size, lost, reordered, duplicates: 0, unknown };
+}
+
+function nameOf({ v, action }: KeyedChange): string {
+  return `${action} ${v}`;
+}
