@@ -3,7 +3,7 @@
  * project brings along. Plain JavaScript without dependencies, because it runs before there are any, on the system's
  * Node (18 or later).
  *
- *   node scripts/bootstrap.js <demo|example:inventory|test|test:matrix|test:crash|test:random|test:linear|test:disk-faults|test:object-storage|test:sdks|bench|check> [arguments of the command]
+ *   node scripts/bootstrap.js <demo|example:inventory|test|test:matrix|test:crash|test:sinks-crash|test:random|test:linear|test:disk-faults|test:object-storage|test:sdks|bench|check> [arguments of the command]
  */
 import { spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
@@ -49,6 +49,9 @@ const commands = {
   ],
   'test:matrix': (args) => [{ title: 'Postgres matrix', args: [join(root, 'test', 'matrix', 'run.ts'), ...args] }],
   'test:crash': (args) => [{ title: 'crash campaign', args: [join(root, 'test', 'crash', 'campaign.ts'), ...args] }],
+  'test:sinks-crash': (args) => [
+    { title: 'crash campaign of sinks', args: [join(root, 'test', 'sinks-crash', 'campaign.ts'), ...args] },
+  ],
   'test:random': (args) => [{ title: 'random run', args: [join(root, 'test', 'random', 'run.ts'), ...args] }],
   'test:sdks': (args) => [{ title: 'other SDKs', args: [join(root, 'test', 'sdks', 'run.ts'), ...args] }],
   'test:linear': (args) => [storeCampaign('linearizability', args)],

@@ -188,8 +188,8 @@ const STARTS: Readonly<Record<Kind, (parts: Parts) => Promise<Destination>>> = {
       async arrivals() {
         const entries = await bench.client.xrange('crash', '-', '+');
         return entries.map(([, fields]) => {
-          const valueOf = (name: string) => fields[fields.indexOf(name) + 1] ?? '';
-          return changeOf({ action: valueOf('action'), record: JSON.parse(valueOf('record')) as Message['record'] });
+          const fieldOf = (name: string) => fields[fields.indexOf(name) + 1] ?? '';
+          return changeOf({ action: fieldOf('action'), record: JSON.parse(fieldOf('record')) as Message['record'] });
         });
       },
     };

@@ -9,8 +9,8 @@ export interface Verdict {
   /** Changes of which no message came. */
   readonly lost: number;
   /**
-   * Messages that came after a later one of their key which had not been followed by all in between: a reader that
-   * believes whatever came last would have believed something that was no longer so, and not been put right in order.
+   * Messages that came before all that precede them had come, or had come again; and keys whose last message is not the
+   * newest. A reader that believes whatever came last would have been wrong.
    */
   readonly reordered: number;
   readonly duplicates: number;
@@ -30,6 +30,7 @@ export function judgeHistory(history: History, arrivals: readonly KeyedChange[])
     expected += changes.length;
   }
   const last = new Map<number, number>();
+  const newest = new Map<number, number>();
   const seen = new Set<string>();
   let [reordered, duplicates, unknown] = [0, 0, 0];
   for (const change of arrivals) {
@@ -42,10 +43,11 @@ export function judgeHistory(history: History, arrivals: readonly KeyedChange[])
     if (seen.has(name)) duplicates++;
     seen.add(name);
     const before = last.get(change.id) ?? -1;
-    // A step back to what never came is out of order too: it was skipped before.
     if (place > before + 1) reordered++;
     last.set(change.id, place);
+    newest.set(change.id, Math.max(place, newest.get(change.id) ?? 0));
   }
+  for (const [id, place] of last) if (newest.get(id) !== place) reordered++;
   return { expected, arrived: arrivals.length, lost: expected - seen.size, reordered, duplicates, unknown };
 }
 

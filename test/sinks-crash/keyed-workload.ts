@@ -3,7 +3,7 @@
  * is known without asking anybody. Every change can be told from every other by its key, its version and its action.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { seededRandom } from '@millrace/testkit/random';
+import { type Random, seededRandom } from '@millrace/testkit/random';
 import pg from 'pg';
 
 export const TABLE = 'crash_items';
@@ -42,8 +42,10 @@ export const CREATE_TABLE = `CREATE TABLE ${TABLE} (id int PRIMARY KEY, v int NO
 
 interface Key {
   readonly id: number;
-  v: number;
-  there: boolean;
+  /** Version of the row; null: there is none. */
+  held: number | null;
+  /** The last version that was given out, also to a transaction that was rolled back. */
+  given: number;
 }
 
 export function startKeyedWorkload(options: KeyedWorkloadOptions): KeyedWorkload {
@@ -53,39 +55,23 @@ export function startKeyedWorkload(options: KeyedWorkloadOptions): KeyedWorkload
   const writers = Array.from({ length: options.writers }, async (_, index) => {
     const random = seededRandom(options.seed * 1_000_003 + index);
     const keys: Key[] = [];
-    for (let id = 1 + index; id <= options.keys; id += options.writers) keys.push({ id, v: 0, there: false });
+    for (let id = 1 + index; id <= options.keys; id += options.writers) keys.push({ id, held: null, given: 0 });
     const client = new pg.Client(options.config);
     await client.connect();
     try {
       while (!stopping.signal.aborted) {
-        const before = keys.map((key) => ({ ...key }));
+        const before = keys.map(({ held }) => held);
         const made: KeyedChange[] = [];
         const statements: string[] = [];
         for (let n = 1 + random.integer(CHANGES_MAX); n > 0; n--) {
-          const key = random.pick(keys);
-          const { id } = key;
-          if (key.there && random.chance(DELETE_SHARE)) {
-            key.there = false;
-            statements.push(`DELETE FROM ${TABLE} WHERE id = ${id}`);
-            made.push({ id, v: key.v, action: 'delete' });
-            continue;
-          }
-          const action = key.there ? 'update' : 'insert';
-          const v = ++key.v;
-          key.there = true;
-          statements.push(
-            action === 'update'
-              ? `UPDATE ${TABLE} SET v = ${v} WHERE id = ${id}`
-              : `INSERT INTO ${TABLE} VALUES (${id}, ${v}, 'about ${id}')`,
-          );
-          made.push({ id, v, action });
+          const [statement, change] = changeKey(random.pick(keys), random);
+          statements.push(statement);
+          made.push(change);
         }
         const undone = random.chance(ROLLBACK_SHARE);
         await client.query(`BEGIN; ${statements.join('; ')}; ${undone ? 'ROLLBACK' : 'COMMIT'}`);
-        if (undone) {
-          // The version of a change that nobody may ever see is not used again.
-          for (const [i, key] of keys.entries()) key.there = before[i]?.there ?? false;
-        } else {
+        if (undone) for (const [i, key] of keys.entries()) key.held = before[i] ?? null;
+        else {
           for (const change of made) {
             const of = history.get(change.id) ?? [];
             history.set(change.id, of);
@@ -110,4 +96,16 @@ export function startKeyedWorkload(options: KeyedWorkloadOptions): KeyedWorkload
       return history;
     },
   };
+}
+
+function changeKey(key: Key, random: Random): readonly [statement: string, change: KeyedChange] {
+  const { id, held } = key;
+  if (held !== null && random.chance(DELETE_SHARE)) {
+    key.held = null;
+    return [`DELETE FROM ${TABLE} WHERE id = ${id}`, { id, v: held, action: 'delete' }];
+  }
+  const v = ++key.given;
+  key.held = v;
+  if (held !== null) return [`UPDATE ${TABLE} SET v = ${v} WHERE id = ${id}`, { id, v, action: 'update' }];
+  return [`INSERT INTO ${TABLE} VALUES (${id}, ${v}, 'about ${id}')`, { id, v, action: 'insert' }];
 }

@@ -74,7 +74,8 @@ export function startWorkers({ sink, whereabouts, workers, changeOf }: WorkersOp
         await ask('nack', { ack_ids: ackIds });
         continue;
       }
-      if ((await ask('ack', { ack_ids: ackIds })) !== null) for (const name of names) done.add(name);
+      const acknowledged = await ask('ack', { ack_ids: ackIds });
+      if (acknowledged?.['success'] === true) for (const name of names) done.add(name);
     }
   }
 

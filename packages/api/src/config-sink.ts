@@ -143,8 +143,9 @@ export type DestinationConfig = S2DestinationConfig | PushDestinationConfig;
 /** Neither accessToken nor endpoint: the store in this process. Only accessToken: s2.dev. */
 export interface S2DestinationConfig {
   readonly type: 's2';
-  readonly basin: string;
-  readonly stream: string;
+  /** null: the routing function says it of each message. */
+  readonly basin: string | null;
+  readonly stream: string | null;
   readonly accessToken?: string;
   readonly endpoint?: string;
 }
@@ -205,8 +206,8 @@ function resolveDestination(destination: SinkFile['destination']): DestinationCo
   if (!isS2File(destination)) return { type: destination.type, config: destination };
   return {
     type: 's2',
-    basin: destination.basin,
-    stream: destination.stream,
+    basin: destination.basin ?? null,
+    stream: destination.stream ?? null,
     ...(destination.access_token == null ? {} : { accessToken: destination.access_token }),
     ...(destination.endpoint == null ? {} : { endpoint: destination.endpoint }),
   };

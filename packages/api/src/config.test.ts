@@ -667,3 +667,18 @@ sinks: [{ name: k, database: a, destination: { type: s2, basin: shop-streams, st
     /slot\.on_loss: must be one of: refuse, repair[\s\S]*slot\.failover: cannot stand next to primary|slot\.failover: cannot stand next to primary[\s\S]*slot\.on_loss: must be one of/,
   );
 });
+
+test('a sink into streams needs a basin and a stream, unless a routing function says where each message goes', () => {
+  const file = (destination: object, more: object = {}) =>
+    stringify({
+      databases: [
+        { name: 'shop', url: 'postgres://a:b@localhost/shop', slot: { name: 's' }, publication: { name: 'p' } },
+      ],
+      functions: [{ name: 'r', type: 'routing', sink_type: 's2', code: "function route() { return { stream: 'x' } }" }],
+      sinks: [{ name: 'a', database: 'shop', destination: { type: 's2', ...destination }, ...more }],
+    });
+  const load = (text: string) => loadConfig(text, { file: 'millrace.yaml', env: {} });
+  expect(() => load(file({}))).toThrow(/destination\.basin.*required without a routing function/s);
+  expect(() => load(file({ basin: 'shop-streams' }))).toThrow(/destination\.stream.*required/s);
+  expect(load(file({}, { routing: 'r' })).sinks[0]!.destination).toMatchObject({ basin: null, stream: null });
+});

@@ -108,7 +108,13 @@ const KEYS: readonly [key: string, types: readonly string[]][] = [
 ];
 
 export function checkSinkFunctions(sink: Block, functions: FunctionNames, path: Path, report: Report): void {
-  const destination = block(sink.destination)?.type;
+  const target = block(sink.destination);
+  const destination = target?.type;
+  if (destination === 's2' && !isFunctionName(sink.routing)) {
+    for (const key of ['basin', 'stream']) {
+      if (target?.[key] == null) report([...path, 'destination', key], 'is required without a routing function');
+    }
+  }
   for (const [key, types] of KEYS) {
     const name = sink[key];
     if (!isFunctionName(name)) continue;

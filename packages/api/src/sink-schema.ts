@@ -58,8 +58,8 @@ function emptyList(noun: string): string {
 
 export const s2DestinationSchema = z.strictObject({
   type: z.literal('s2'),
-  basin: basinName,
-  stream: streamName,
+  basin: basinName.nullish().describe('Required, unless a routing function returns it for each message.'),
+  stream: streamName.nullish().describe('Required, unless a routing function returns it for each message.'),
   access_token: nonEmpty.nullish().meta({ secret: true }),
   endpoint: text
     .refine(isEndpoint, 'must be http://host:port or https://host:port')

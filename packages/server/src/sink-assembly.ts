@@ -217,15 +217,17 @@ function isLocal({ accessToken, endpoint }: S2DestinationConfig): boolean {
 }
 
 function streamSink(name: string, destination: S2DestinationConfig, routed: boolean, store: LocalStore): Sink {
-  const { basin, stream, accessToken, endpoint } = destination;
+  const { accessToken, endpoint } = destination;
+  const fixed = fixedPlaceOf(destination);
   const log = routeLog(store.state, name);
-  const place = placeName(basin, stream);
+  const place = fixed === null ? null : placeName(fixed.basin, fixed.stream);
   if (isLocal(destination)) {
     return routableSink({
-      single: localS2Sink({ store, name, basin, stream }),
+      single: fixed === null ? null : localS2Sink({ store, name, ...fixed }),
       streams: localRoutedStreams({ store, name }),
       ...{ log, place, routed },
       async placeNow() {
+        const { basin, stream } = fixedPlace(fixed);
         const target = await openOrCreate(store, basin, stream);
         return { id: target.id, seqNum: target.tail.seqNum };
       },
@@ -235,15 +237,31 @@ function streamSink(name: string, destination: S2DestinationConfig, routed: bool
   // A store that asks for no token still wants the header.
   const remote = { name, accessToken: accessToken ?? 'none', endpoint };
   return routableSink({
-    single: remoteS2Sink({ ...remote, basin, stream, intents }),
+    single: fixed === null ? null : remoteS2Sink({ ...remote, ...fixed, intents }),
     streams: remoteRoutedStreams(remote),
     ...{ log, place, routed },
     async placeNow(signal) {
       // What was under way into the one stream is long settled.
       await intents.save([]);
+      const { basin, stream } = fixedPlace(fixed);
       return { seqNum: await findTail(remoteClient(remote).basin(basin).stream(stream), signal) };
     },
   });
+}
+
+interface FixedPlace {
+  readonly basin: string;
+  readonly stream: string;
+}
+
+/** null: a routing function says where each message goes. */
+function fixedPlaceOf({ basin, stream }: S2DestinationConfig): FixedPlace | null {
+  return basin === null || stream === null ? null : { basin, stream };
+}
+
+function fixedPlace(fixed: FixedPlace | null): FixedPlace {
+  assert(fixed !== null, 'a sink without functions has a stream of its own');
+  return fixed;
 }
 
 /** What it delivered can be compared with the source where nothing was done with it on the way. */
@@ -252,9 +270,10 @@ function recordsOf(
   destination: S2DestinationConfig,
   store: LocalStore,
 ): { records: () => SinkRecords } | undefined {
-  const { basin, stream, accessToken, endpoint } = destination;
+  const { accessToken, endpoint } = destination;
   if (Object.values(functions).some((one) => one !== null)) return undefined;
-  if (isLocal(destination)) return { records: () => localSinkRecords({ store, name, basin, stream }) };
-  const remote = { name, basin, stream, accessToken: accessToken ?? 'none', endpoint };
+  const fixed = fixedPlace(fixedPlaceOf(destination));
+  if (isLocal(destination)) return { records: () => localSinkRecords({ store, name, ...fixed }) };
+  const remote = { name, ...fixed, accessToken: accessToken ?? 'none', endpoint };
   return { records: () => remoteSinkRecords(remote) };
 }

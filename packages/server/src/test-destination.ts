@@ -40,6 +40,8 @@ async function testStream(
     if (store.refusal !== null) throw store.refusal;
     return;
   }
+  // Where each message goes, a function says.
+  if (basin === null || stream === null) return;
   try {
     await findTail(
       remoteClient({ name, accessToken: accessToken ?? 'none', endpoint })
