@@ -2,12 +2,14 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { BACKFILL_READERS, type BackfillNumbers } from './backfill.ts';
+import { mib, spread, thousands } from './cells.ts';
 import { DRAIN_CLIENTS, type DrainClient, type DrainNumbers } from './drains.ts';
 import type { GrowthNumbers, GrowthProgram } from './growth.ts';
 import type { LargeNumbers, LargeSection } from './large.ts';
 import type { LatencyNumbers } from './latency.ts';
 import type { Measured, Results } from './results.ts';
 import { SINK_VARIANTS, type SinksNumbers, type SinkVariant } from './sinks.ts';
+import { sinksPushTables } from './sinks-push-report.ts';
 import { SOURCE_READERS, type SourceNumbers, type SourceReader } from './source.ts';
 import type { Spread } from './statistics.ts';
 import type { StoreNumbers } from './store.ts';
@@ -26,12 +28,13 @@ export function tablesOf(results: Results): Table[] {
     const drains = results[name];
     if (drains !== undefined) tables.push(drainTable(name, drains.numbers, about(drains)));
   }
-  const { latency, store, writers, growth, sinks, source, backfill, large } = results;
+  const { latency, store, writers, growth, sinks, 'sinks-push': sinksPush, source, backfill, large } = results;
   if (latency !== undefined) tables.push(latencyTable(latency.numbers, about(latency)));
   if (store !== undefined) tables.push(storeTable(store.numbers, about(store)));
   if (writers !== undefined) tables.push(writersTable(writers.numbers, about(writers)));
   if (growth !== undefined) tables.push(growthTable(growth.numbers, about(growth)));
   if (sinks !== undefined) tables.push(sinksTable(sinks.numbers, about(sinks)));
+  if (sinksPush !== undefined) tables.push(...sinksPushTables(sinksPush.numbers, about(sinksPush)));
   if (source !== undefined) tables.push(sourceTable(source.numbers, about(source)));
   if (backfill !== undefined) tables.push(backfillTable(backfill.numbers, about(backfill)));
   if (large !== undefined) tables.push(largeTable(large.numbers, about(large)));
@@ -430,16 +433,4 @@ function largeTable({ backlog, transaction }: LargeSection, measured: string): T
       measured,
     ],
   };
-}
-
-function spread({ median, min, max }: Spread, show: (value: number) => string): string {
-  return min === max ? show(median) : `${show(median)} (${show(min)}-${show(max)})`;
-}
-
-function thousands(value: number): string {
-  return `${(value / 1000).toFixed(value < 10_000 ? 1 : 0)} k`;
-}
-
-function mib(bytes: number): string {
-  return (bytes / MIB).toFixed(0);
 }

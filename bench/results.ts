@@ -9,6 +9,7 @@ import type { LargeSection } from './large.ts';
 import type { LatencyNumbers } from './latency.ts';
 import type { Machine } from './machine.ts';
 import type { SinksNumbers } from './sinks.ts';
+import type { SinksPushNumbers } from './sinks-push.ts';
 import type { SourceNumbers } from './source.ts';
 import type { StoreNumbers } from './store.ts';
 import type { WritersNumbers } from './writers.ts';
@@ -22,6 +23,7 @@ export const SECTIONS = [
   'writers',
   'growth',
   'sinks',
+  'sinks-push',
   'source',
   'backfill',
   'large',
@@ -46,6 +48,7 @@ export interface Results {
   readonly writers?: Measured<WritersNumbers>;
   readonly growth?: Measured<GrowthNumbers>;
   readonly sinks?: Measured<SinksNumbers>;
+  readonly 'sinks-push'?: Measured<SinksPushNumbers>;
   readonly source?: Measured<SourceNumbers>;
   readonly backfill?: Measured<BackfillNumbers>;
   readonly large?: Measured<LargeSection>;

@@ -2,7 +2,8 @@
  * Measures what the project claims about its speed: `npm run bench -- [options]`. Progress goes to stderr, tables to
  * stdout, and after a run at full scale the numbers to bench/results/latest.json and bench/README.md.
  *
- *   --only a,b    of small, one, big, latency, store, writers, growth, sinks, source, backfill, large (all but large)
+ *   --only a,b    of small, one, big, latency, store, writers, growth, sinks, sinks-push, source, backfill,
+ *                 large (all but large)
  *   --large       the long outage too: 10 M rows, some 20 GB of disk, many minutes
  *   --runs N      interleaved repetitions (5)
  *   --scale S     of the numbers of rows (1); below 1 nothing is written down but what --json asks for
@@ -22,6 +23,7 @@ import { tablesOf, writeReadme } from './report.ts';
 import { type Measured, merge, type Results, readLatest, SECTIONS, type SectionName, writeResults } from './results.ts';
 import type { Session } from './session.ts';
 import { measureSinks } from './sinks.ts';
+import { measureSinksPush } from './sinks-push.ts';
 import { measureSource } from './source.ts';
 import { measureStore } from './store.ts';
 import { asText } from './tables.ts';
@@ -82,6 +84,8 @@ async function measureSection(session: Session, name: SectionName, before: Resul
       return { growth: await measured(await measureGrowth(session), false) };
     case 'sinks':
       return { sinks: await measured(await measureSinks(session)) };
+    case 'sinks-push':
+      return { 'sinks-push': await measured(await measureSinksPush(session)) };
     case 'backfill':
       return { backfill: await measured(await measureBackfill(session)) };
     case 'source':
@@ -131,7 +135,7 @@ function positive(option: string, text: string, least: number): number {
 
 function usage(code: number): never {
   const text =
-    'usage: npm run bench -- [--only small,one,big,latency,store,writers,growth,sinks,source,backfill,large] [--large] [--runs N] [--scale S]\n' +
+    'usage: npm run bench -- [--only small,one,big,latency,store,writers,growth,sinks,sinks-push,source,backfill,large] [--large] [--runs N] [--scale S]\n' +
     '                        [--quick] [--json FILE]\n';
   (code === 0 ? process.stdout : process.stderr).write(text);
   process.exit(code);

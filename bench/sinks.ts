@@ -49,16 +49,7 @@ const VARIANT_SINKS: Readonly<Record<SinkVariant, readonly BenchSink[]>> = {
 
 export async function measureSinks(session: Session): Promise<SinksNumbers> {
   const { runs } = session.settings;
-  const rows = session.rows(ROWS, TURN_ROWS * TABLE_NAMES.length);
-  const database = await (await session.postgres).createDatabase();
-  try {
-    await database.createTables(TABLES.small, TABLE_NAMES);
-    await database.createSlot();
-    session.progress(`filling ten tables with ${rows} rows`);
-    for (let first = 1; first <= rows / TABLE_NAMES.length; first += TURN_ROWS) {
-      for (const table of TABLE_NAMES) await database.fill(table, first, first + TURN_ROWS - 1, TRANSACTION_ROWS);
-    }
-    await database.settle();
+  return await withTenTables(session, ROWS, async (database, rows) => {
     const measured: Record<SinkVariant, Run[]> = { all: [], ten: [], part: [] };
     for (let i = 0; i < runs; i++) {
       for (const variant of ['all', 'ten', 'part'] as const) {
@@ -76,6 +67,26 @@ export async function measureSinks(session: Session): Promise<SinksNumbers> {
     };
     const cpu = (variant: SinkVariant) => variants[variant].cpuSecondsPerMillionRows.median;
     return { rows, runs, variants, tenToAll: cpu('ten') / cpu('all'), tenToPart: cpu('ten') / cpu('part') };
+  });
+}
+
+/** A database with so many rows (at scale 1) in ten tables, and a slot from before; dropped afterwards. */
+export async function withTenTables<T>(
+  session: Session,
+  full: number,
+  work: (database: BenchDatabase, rows: number, tables: readonly string[]) => Promise<T>,
+): Promise<T> {
+  const rows = session.rows(full, TURN_ROWS * TABLE_NAMES.length);
+  const database = await (await session.postgres).createDatabase();
+  try {
+    await database.createTables(TABLES.small, TABLE_NAMES);
+    await database.createSlot();
+    session.progress(`filling ten tables with ${rows} rows`);
+    for (let first = 1; first <= rows / TABLE_NAMES.length; first += TURN_ROWS) {
+      for (const table of TABLE_NAMES) await database.fill(table, first, first + TURN_ROWS - 1, TRANSACTION_ROWS);
+    }
+    await database.settle();
+    return await work(database, rows, TABLE_NAMES);
   } finally {
     await database.drop();
   }

@@ -12,6 +12,8 @@ export interface BenchSink {
   readonly table?: string;
   /** Absent: the store in the process. */
   readonly endpoint?: string;
+  /** Of its entry in the configuration, for a destination that is no stream. */
+  readonly push?: Readonly<Record<string, unknown>>;
 }
 
 export interface BenchServerInput {
@@ -21,6 +23,8 @@ export interface BenchServerInput {
   readonly dataDir: string;
   readonly sinks: readonly BenchSink[];
   readonly backfillConnections?: number;
+  /** Of the HTTP endpoint `bench`. */
+  readonly endpointUrl?: string;
 }
 
 export interface BenchServer {
@@ -46,7 +50,7 @@ export async function startBenchServer(input: BenchServerInput): Promise<BenchSe
   const lines: string[] = [];
   const config: ServerOptions['config'] = async (store) => {
     await store.ensureBasin(BASIN, { ...DEFAULT_BASIN_CONFIG, createStreamOnAppend: true });
-    for (const { name } of input.sinks) await store.ensureStream(BASIN, name, {});
+    for (const { name, push } of input.sinks) if (push === undefined) await store.ensureStream(BASIN, name, {});
     // As a configuration file would say it, so that every default is the product's own.
     const file = {
       databases: [
@@ -63,7 +67,8 @@ export async function startBenchServer(input: BenchServerInput): Promise<BenchSe
           ...(input.backfillConnections !== undefined && { backfill: { connections: input.backfillConnections } }),
         },
       ],
-      sinks: input.sinks.map(({ name, table, endpoint }) => ({
+      ...(input.endpointUrl !== undefined && { http_endpoints: [{ name: 'bench', url: input.endpointUrl }] }),
+      sinks: input.sinks.map(({ name, table, endpoint, push }) => ({
         name,
         database: 'bench',
         ...(table !== undefined && { source: { include_tables: [`public.${table}`] } }),
@@ -73,6 +78,7 @@ export async function startBenchServer(input: BenchServerInput): Promise<BenchSe
           stream: name,
           ...(endpoint !== undefined && { endpoint, access_token: 'bench' }),
         },
+        ...push,
       })),
     };
     return loadConfig(JSON.stringify(file), { file: 'bench', env: {} });
@@ -82,6 +88,7 @@ export async function startBenchServer(input: BenchServerInput): Promise<BenchSe
     dataDir,
     host: '127.0.0.1',
     port: 0,
+    network: { brokers: { allowPrivate: true, allow: [] }, webhooks: { allowPrivate: true, allow: [] } },
     log(line) {
       // The first thing it says is that it is streaming.
       used ??= startMeter();
@@ -89,7 +96,7 @@ export async function startBenchServer(input: BenchServerInput): Promise<BenchSe
       if (lines.length > LINES_MAX) lines.shift();
     },
   });
-  const local = input.sinks.filter(({ endpoint }) => endpoint === undefined);
+  const local = input.sinks.filter(({ endpoint, push }) => endpoint === undefined && push === undefined);
   const streams = await Promise.all(local.map(({ name }) => server.store.openStream(BASIN, name, 'read')));
   return { server, token: server.firstRootToken ?? '', streams, lines, used: used ?? startMeter() };
 }

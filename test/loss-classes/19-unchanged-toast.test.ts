@@ -1,7 +1,9 @@
 // Class 19: a large value that an update did not touch is not sent, and arrives as null or empties the destination.
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
+import pg from 'pg';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { type Message, type Millrace, startMillrace } from '../end-to-end/millrace.ts';
+import { managerOf, settled } from '../end-to-end/backfills.ts';
+import { eventually, type Message, type Millrace, startMillrace } from '../end-to-end/millrace.ts';
 
 const TEXT = 'x'.repeat(4000);
 const LARGE = ['t', 'j', 'b', 'a'];
@@ -77,4 +79,36 @@ test('a row that comes into a row filter by its update lacks what the update did
   expect(last.action).toBe(major >= 15 ? 'insert' : 'update');
   expect(last.record).toEqual({ id: 1, n: 2, u: null });
   expect(last.metadata['unchanged_columns']).toEqual(LARGE);
+});
+
+test('a row that a backfill read before such an update is read again after it, not left out as stale', async () => {
+  await db.sql(insert);
+  millrace = await startMillrace(db);
+  const other = new pg.Client(db.config);
+  await other.connect();
+  try {
+    // While this is open nobody can read the large values: the chunk waits after its snapshot was taken.
+    const [{ name, indexes }] = await db.sql(`SELECT reltoastrelid::regclass AS name,
+        ARRAY(SELECT indexrelid FROM pg_index WHERE indrelid = reltoastrelid) AS indexes
+      FROM pg_class WHERE oid = 'docs'::regclass`);
+    await other.query(`BEGIN; REINDEX TABLE ${name}`);
+    await managerOf(millrace).create([{ table: { schema: 'public', name: 'docs' } }]);
+    await eventually('the chunk waits', async () => {
+      const waiting = await db.sql('SELECT FROM pg_locks WHERE relation = ANY ($1) AND NOT granted', [indexes]);
+      return waiting.length > 0;
+    });
+    await db.sql('UPDATE docs SET n = 2');
+    await millrace.atLeast(1);
+    await other.query('COMMIT');
+  } finally {
+    await other.end();
+  }
+  await settled(millrace);
+  const messages = await millrace.messages();
+  expect(messages.map(({ action, record }) => [action, record['n']])).toEqual([
+    ['update', 2],
+    ['read', 2],
+  ]);
+  expect(messages[0]!.metadata['unchanged_columns']).toEqual(LARGE);
+  expect(merged(messages)).toEqual({ ...WHOLE, id: 1, n: 2, u: null });
 });

@@ -1,7 +1,7 @@
 /**
  * The way of a change, from Postgres to its sinks, on one screen.
  *
- *   capture ──▶ change log ──▶ decode ──▶ deliver ──▶ sink
+ *   capture ──▶ change log ──▶ decode ──▶ transform ──▶ deliver ──▶ sink
  *      ▲            │             ▲
  *      └── acknowledge            └── backfill (rows of a snapshot, merged between changes)
  *
@@ -10,7 +10,8 @@
  * 3. decode/      turns the log's bytes into one sink's messages: committed transactions only, whole, in commit order.
  * 4. backfill/    reads the tables as they are and merges the rows where no newer change can be overtaken.
  * 5. rows/        keeps the last state of every row as the log tells it, where something needs it (row-index.ts).
- * 6. deliver/     writes batches, and moves the sink's cursor once they are durable there (I4). Which sinks: sink-set.ts.
+ * 6. transform/   runs a sink's functions over its messages, in a sandbox, where it has any.
+ * 7. deliver/     brings them there, and moves the sink's cursor once they are durable (I4). Which sinks: sink-set.ts.
  */
 import { randomUUID } from 'node:crypto';
 import { tmpdir } from 'node:os';
