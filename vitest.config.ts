@@ -1,4 +1,5 @@
 import { defineConfig } from 'vitest/config';
+import { LongestFirst } from './tools/longest-first.ts';
 
 const ALL = ['packages/*/src/**/*.test.ts', 'packages/*/test/**/*.test.ts', 'test/**/*.test.ts', 'tools/**/*.test.ts'];
 
@@ -15,19 +16,24 @@ const ON_ANOTHER_MAJOR = [
 /** Set by scripts/bootstrap.js for the whole suite; a run of chosen tests is on one major. */
 const alsoMajor = process.env.MILLRACE_TEST_ALSO_MAJOR ?? '';
 
+/** Generous, for machines that are busy: a test that hangs is rare, one that runs slowly is not. */
 const shared = {
-  testTimeout: 30_000,
-  hookTimeout: 60_000,
+  expect: { poll: { timeout: 30_000 } },
+  testTimeout: 60_000,
+  hookTimeout: 120_000,
   pool: 'forks',
   globalSetup: ['packages/testkit/src/global-setup.ts'],
 } as const;
 
+/** More than the two cores that the suite is made for: tests wait for servers, disks and clocks half of the time. */
+const run = { maxWorkers: 3, sequence: { sequencer: LongestFirst } } as const;
+
 export default defineConfig({
   test:
     alsoMajor === ''
-      ? { ...shared, include: ALL, maxWorkers: 2 }
+      ? { ...shared, ...run, include: ALL }
       : {
-          maxWorkers: 2,
+          ...run,
           projects: [
             { test: { ...shared, name: 'all', include: ALL } },
             {

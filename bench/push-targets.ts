@@ -9,7 +9,7 @@ import { NATS_SECRETS, natsMissing } from '@millrace/testkit/servers/nats';
 import { RABBITMQ_SECRETS, rabbitmqMissing } from '@millrace/testkit/servers/rabbitmq';
 import { REDIS_SECRETS, redisMissing } from '@millrace/testkit/servers/redis';
 import { Admin } from '@platformatic/kafka';
-import { ACCOUNT, startAwsBench } from '../packages/sinks/test/aws-target.ts';
+import { ACCOUNT, KEY, startAwsBench } from '../packages/sinks/test/aws-target.ts';
 import { startNatsBench } from '../packages/sinks/test/nats-target.ts';
 import { startRabbitmqBench } from '../packages/sinks/test/rabbitmq-target.ts';
 import { startRedisBench } from '../packages/sinks/test/redis-target.ts';
@@ -177,7 +177,7 @@ const STARTS: Readonly<Record<PushTargetName, (session: Session) => Promise<Push
         const name = `bench-${++places}`;
         await client.send(new CreateQueueCommand({ QueueName: name }));
         const QueueUrl = `${bench.server.url}/${ACCOUNT}/${name}`;
-        const { accessKeyId, secretAccessKey } = bench.server.key;
+        const { access_key_id: accessKeyId, secret_access_key: secretAccessKey } = KEY;
         return {
           sink: { destination: { type: 'sqs', ...bench.connection('direct'), queue_url: QueueUrl } },
           naive: { kind: 'sqs', endpoint: bench.server.url, queueUrl: QueueUrl, accessKeyId, secretAccessKey },

@@ -1,6 +1,6 @@
 /**
  * Measures what the project claims about its speed: `npm run bench -- [options]`. Progress goes to stderr, tables to
- * stdout, and after a run at full scale the numbers to bench/results/latest.json and bench/README.md.
+ * stdout (in Markdown when that is no terminal), and after a run at full scale the numbers to bench/results/latest.json and bench/README.md.
  *
  *   --only a,b    of small, one, big, latency, store, writers, growth, sinks, sinks-push, source, backfill,
  *                 large (all but large)
@@ -26,7 +26,7 @@ import { measureSinks } from './sinks.ts';
 import { measureSinksPush } from './sinks-push.ts';
 import { measureSource } from './source.ts';
 import { measureStore } from './store.ts';
-import { asText } from './tables.ts';
+import { asMarkdown, asText } from './tables.ts';
 import { measureWriters } from './writers.ts';
 
 interface Options {
@@ -51,7 +51,9 @@ await runSession(options, async (session) => {
       writeResults(latest);
       writeReadme(latest);
     }
-    for (const table of tablesOf(now)) process.stdout.write(`${asText(table)}\n`);
+    // Into a file or a pipe as it goes into documents.
+    const show = process.stdout.isTTY ? asText : asMarkdown;
+    for (const table of tablesOf(now)) process.stdout.write(`${show(table)}\n`);
   };
   for (const name of options.only) keep(await measureSection(session, name, results));
 });

@@ -54,7 +54,7 @@ test('every flag in a table of docs/configuration.md is one of millrace start', 
     .map(([, flag]) => flag)
     .filter((f) => f !== '--help');
   expect([...new Set(flags)].sort()).toEqual(options.sort());
-}, 30_000);
+}, 60_000);
 
 test('every npm script shown is one of package.json', () => {
   const { scripts } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8')) as { scripts: object };

@@ -44,7 +44,7 @@ test('a backfill waits while the source is busier than it may be', async () => {
   await third.end();
   await settled(millrace);
   expect(managerOf(millrace).list()[0]).toMatchObject({ state: 'completed', rowsProcessed: 3000 });
-}, 40_000);
+}, 60_000);
 
 test('a backfill waits before the slot holds more WAL than it may, and goes on when it holds less', async () => {
   millrace = await startMillrace(db, { database: { backfill: { rows_per_second: 200 } } });

@@ -220,7 +220,7 @@ describe('a running backfill', () => {
     const second = await ask('POST', 'sink/backfills', { table: 't' });
     await ask('PATCH', `sink/backfills/${second.body.id}`, { state: 'cancelled' });
     expect(managerOf(millrace!).get(second.body.id)).toMatchObject({ state: 'cancelled' });
-  }, 30_000);
+  }, 60_000);
 
   test('reads no faster than it may', async () => {
     await db.sql(wide);
@@ -242,7 +242,7 @@ describe('a running backfill', () => {
     expect(managerOf(millrace!).get(body.id)).toMatchObject({ state: 'failed', error: { code: 'pg_table_missing' } });
     await db.sql('INSERT INTO other VALUES (1)');
     await eventually('a change arrives', async () => (await millrace!.messages()).at(-1)?.action === 'insert');
-  }, 30_000);
+  }, 60_000);
 
   test('of a table that is renamed, altered and written anew goes on with the table as it is', async () => {
     await db.sql(wide);
@@ -259,7 +259,7 @@ describe('a running backfill', () => {
     const after = messages.filter(({ metadata }) => metadata.table_name === 'moved');
     expect(after.length).toBeGreaterThan(0);
     expect(after.at(-1)!.record).toMatchObject({ more: 7 });
-  }, 30_000);
+  }, 60_000);
 
   test('of a table whose rows a policy hides is refused, not silently short', async () => {
     await db.sql(wide);
@@ -287,7 +287,7 @@ describe('a running backfill', () => {
     } finally {
       await db.sql(`DROP PUBLICATION millrace; DROP OWNED BY ${role}; DROP ROLE ${role}`);
     }
-  }, 30_000);
+  }, 60_000);
 });
 
 describe('what the publication says', () => {
@@ -383,7 +383,7 @@ describe('tables without a primary key', () => {
     }
     await settled(millrace!);
     expect(ids(await millrace!.messages())).toEqual(numbers(1, 20_000));
-  }, 30_000);
+  }, 60_000);
 });
 
 test('any kind of key is read in its order, whatever its type and collation', async () => {
@@ -417,4 +417,4 @@ test('any kind of key is read in its order, whatever its type and collation', as
     const read = reads(messages, table);
     expect([table, read.length, new Set(read.map(({ record }) => JSON.stringify(record))).size]).toEqual([table, n, n]);
   }
-}, 30_000);
+}, 60_000);

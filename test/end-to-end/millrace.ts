@@ -167,7 +167,7 @@ export async function startMillrace(db: TestDatabase, options: MillraceOptions =
 export async function eventually(
   what: string,
   holds: () => Promise<boolean> | boolean,
-  timeoutMs = 20_000,
+  timeoutMs = 40_000,
 ): Promise<void> {
   const deadline = performance.now() + timeoutMs;
   while (!(await holds())) {

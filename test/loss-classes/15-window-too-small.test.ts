@@ -104,7 +104,7 @@ test('a commit that was delivered and is not visible, because no standby answers
   const fresh = await millrace.messages('fresh');
   expect(versionsOf(fresh, 7)).toEqual(['read 2']);
   expect(fresh).toHaveLength(499);
-}, 30_000);
+}, 60_000);
 
 test('a commit that waits for a standby while the backfill runs is delivered once, and its row is not read behind it', async () => {
   millrace = await startMillrace(db);
@@ -126,4 +126,4 @@ test('a commit that waits for a standby while the backfill runs is delivered onc
   expect(versionsOf(messages, 7).at(-1)).toMatch(/ 2$/);
   expect(versionsOf(messages, 8).at(-1)).toMatch(/ 2$/);
   await other.end();
-}, 30_000);
+}, 60_000);

@@ -58,7 +58,7 @@ test.each([
   // Keys beyond 100 may collide, and the step then does nothing.
   for (const step of steps) await db.sql(step).catch(() => {});
   await db.sql(`INSERT INTO t (a, b) VALUES (-1, 'end')`);
-  await expect.poll(async () => (await millrace.messages()).at(-1)?.record['a'], { timeout: 20_000 }).toBe(-1);
+  await expect.poll(async () => (await millrace.messages()).at(-1)?.record['a'], { timeout: 40_000 }).toBe(-1);
   const messages = await millrace.messages();
   const moved = messages.filter((m) => m.metadata['old_record_pks'] !== undefined);
   expect(moved.length).toBeGreaterThan(3);

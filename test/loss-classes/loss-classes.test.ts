@@ -33,3 +33,8 @@ test('the page names every class once, in order, with the file it is tested by',
   const linked = rows.map(([number, , cell]) => [number, /\(\.\.\/test\/loss-classes\/([\w.-]+)\)/.exec(cell!)?.[1]]);
   expect(linked).toEqual(numbers.map((number) => [number, files.find((name) => name.startsWith(`${number}-`))]));
 });
+
+test('every row says with which fault its test was seen red', () => {
+  const silent = rows.filter(([, , , fault]) => fault === undefined || /^\W*$|^\(?(?:not )?seen\b/.test(fault));
+  expect(silent.map(([number]) => number)).toEqual([]);
+});

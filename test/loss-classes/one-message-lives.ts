@@ -14,7 +14,7 @@ import { BASIN, eventually, type Message } from '../end-to-end/millrace.ts';
 import { inDirectory, startOwnPipeline, untilAborted } from './own-sink.ts';
 
 const STREAM = 'lives';
-const ARRIVAL_TIMEOUT_MS = 20_000;
+const ARRIVAL_TIMEOUT_MS = 40_000;
 
 /**
  * Runs `work` in the first life. Returns what the stream holds after `count` lives and one more that may go on: with a

@@ -67,6 +67,7 @@ const WINDOW = 200;
 const LIFE_MS_MAX = 1_500;
 const START_SHARE = 0.15;
 const CUTS_PER_LIFE_MAX = 3;
+const AWAY_MS_MAX = 600;
 const CATCH_UP_MS = 180_000;
 const POLL_MS = 100;
 
@@ -84,7 +85,7 @@ export async function runSinksCampaign(options: SinksCampaignOptions): Promise<S
     await db.sql(CREATE_TABLE);
     const proxy = await startProxy({ port: db.config.port });
     closing.push(() => proxy.close());
-    const destinations = await startDestinations(kinds, () => (url === null ? null : { url, token: TOKEN }));
+    const destinations = await startDestinations(kinds, seed, () => (url === null ? null : { url, token: TOKEN }));
     closing.push(() => destinations.stop());
     const config = join(dir, 'millrace.yaml');
     writeFileSync(config, configuration(db, proxy.port, destinations.all));
@@ -108,14 +109,20 @@ export async function runSinksCampaign(options: SinksCampaignOptions): Promise<S
     await listening();
     await millrace.waitForLine(/streaming/, { timeoutMs: 60_000 });
     const workload = startKeyedWorkload({ ...options, config: db.config });
-    const cuttable = [() => proxy.cut(), ...destinations.all.flatMap(({ cut }) => (cut === undefined ? [] : [cut]))];
+    closing.push(async () => void (await workload.stop().catch(() => {})));
+    const proxies = new Set([proxy, ...destinations.all.flatMap((one) => one.proxy ?? [])]);
     let cuts = 0;
     for (let kill = 1; kill <= kills; kill++) {
       if (!random.chance(START_SHARE)) {
         await listening();
         for (let left = random.integer(CUTS_PER_LIFE_MAX + 1); left > 0; left--) {
           await delay((random.next() * LIFE_MS_MAX) / CUTS_PER_LIFE_MAX);
-          random.pick(cuttable)();
+          // All at once, as when a network goes; or one is cut, or is away for a while.
+          const hit = random.chance(0.5) ? [...proxies] : [random.pick([...proxies])];
+          const awayMs = random.chance(0.5) ? 0 : random.next() * AWAY_MS_MAX;
+          await Promise.all(hit.map((one) => (awayMs === 0 ? one.cut() : one.refuse())));
+          if (awayMs > 0) await delay(awayMs);
+          await Promise.all(hit.map((one) => one.pass()));
           cuts++;
         }
       }
@@ -135,7 +142,8 @@ export async function runSinksCampaign(options: SinksCampaignOptions): Promise<S
     const problems: string[] = [];
     const sinks: SinkVerdict[] = [];
     for (const destination of destinations.all) {
-      const duplicatesMax = destination.dedupes ? 0 : (kills + cuts) * WINDOW;
+      const more = destination.unanswered?.() ?? 0;
+      const duplicatesMax = destination.dedupes ? 0 : (kills + cuts) * WINDOW + more;
       const verdict = { kind: destination.kind, duplicatesMax, ...(await judge(destination, history, dataDir)) };
       sinks.push(verdict);
       problems.push(...problemsOf(verdict), ...(destination.problems?.() ?? []));
@@ -149,8 +157,10 @@ export async function runSinksCampaign(options: SinksCampaignOptions): Promise<S
   }
 }
 
-async function judge(destination: Destination, history: History, dataDir: string): Promise<Verdict> {
+async function judge(destination: Destination, all: History, dataDir: string): Promise<Verdict> {
   const arrivals = await destination.arrivals(dataDir);
+  const { lastKey } = destination;
+  const history = lastKey === undefined ? all : new Map([...all].filter(([id]) => id <= lastKey));
   if (destination.keeps === 'history') return judgeHistory(history, arrivals);
   return judgeLatest(history, new Map(arrivals.map((change) => [change.id, change])));
 }
@@ -190,11 +200,12 @@ function configuration(db: TestDatabase, port: number, all: readonly Destination
     ],
     functions: [ROUTING_FUNCTION],
     ...(endpoint !== undefined && { http_endpoints: [{ name: ENDPOINT, url: endpoint.endpointUrl }] }),
-    sinks: all.map(({ kind, sink }) => ({
+    sinks: all.map(({ kind, sink, lastKey }) => ({
       name: kind,
       database: 'campaign',
       source: { include_tables: [`public.${TABLE}`] },
       ...(kind !== 's2' && { max_ack_pending: WINDOW, retry: { min_ms: 20, max_ms: 500 } }),
+      ...(lastKey !== undefined && { where: [{ column: 'id', operator: '<=', value: lastKey }] }),
       ...sink,
     })),
   });

@@ -18,7 +18,7 @@ import {
 } from '@aws-sdk/client-sqs';
 import { openLocalStore } from '@millrace/stream-store/local-store';
 import { RecordCursor } from '@millrace/stream-store/record-codec';
-import { startProxy } from '@millrace/testkit/proxy';
+import { startProxy, type TcpProxy } from '@millrace/testkit/proxy';
 import { awsMissing } from '@millrace/testkit/servers/aws';
 import { kafkaMissing, startKafka } from '@millrace/testkit/servers/kafka';
 import { natsMissing } from '@millrace/testkit/servers/nats';
@@ -28,7 +28,7 @@ import { ACCOUNT, type AwsBench, startAwsBench } from '../../packages/sinks/test
 import { startNatsBench } from '../../packages/sinks/test/nats-target.ts';
 import { startRabbitmqBench } from '../../packages/sinks/test/rabbitmq-target.ts';
 import { type RedisBench, startRedisBench } from '../../packages/sinks/test/redis-target.ts';
-import { startEndpoint } from '../../packages/sinks/test/webhook-endpoint.ts';
+import { startFlakyEndpoint } from './flaky-endpoint.ts';
 import { type KeyedChange, TABLE } from './keyed-workload.ts';
 import { startWorkers } from './workers.ts';
 
@@ -53,6 +53,7 @@ export const ROUTING = 'by-third';
 /** Longer than any campaign. */
 const DEDUPE_NANOS = 3_600 * 1e9;
 const QUEUE = 'crash.fifo';
+const EMULATOR_KEYS = 20;
 const STREAMS = ['third-0', 'third-1', 'third-2'];
 
 /** By key, so that the order of each key is that of a stream. */
@@ -67,16 +68,20 @@ export interface Destination {
   readonly kind: Kind;
   /** Of the sink's entry in the configuration: all but name and database. */
   readonly sink: Readonly<Record<string, unknown>>;
+  /** It takes the keys up to this one only, by a filter: an emulator does not keep up with all. Absent: every key. */
+  readonly lastKey?: number;
   /** For `http_endpoints`. */
   readonly endpointUrl?: string;
   /** It drops what it was sent before, or nothing is sent again: there must be no duplicates. */
   readonly dedupes: boolean;
   /** 'history': every message in order; 'latest': the newest one of each key. */
   readonly keeps: 'history' | 'latest';
-  /** Resets its connections. */
-  cut?(): void;
+  /** What its connections go through. Absent: it has none of its own. */
+  readonly proxy?: TcpProxy;
   /** Once Millrace has ended. */
   arrivals(dataDir: string): Promise<readonly KeyedChange[]>;
+  /** Messages that it took without saying so, besides those of connections that were cut. */
+  unanswered?(): number;
   /** Of what the destination itself can tell. */
   problems?(): readonly string[];
 }
@@ -105,7 +110,11 @@ export async function missingOf(kind: Kind): Promise<string | null> {
   return (await MISSING[kind]?.()) ?? null;
 }
 
-export async function startDestinations(kinds: readonly Kind[], whereabouts: Whereabouts): Promise<Destinations> {
+export async function startDestinations(
+  kinds: readonly Kind[],
+  seed: number,
+  whereabouts: Whereabouts,
+): Promise<Destinations> {
   const closing: (() => Promise<void>)[] = [];
   const shared = sharedServers(closing);
   const all: Destination[] = [];
@@ -113,7 +122,7 @@ export async function startDestinations(kinds: readonly Kind[], whereabouts: Whe
     for (const close of closing.reverse()) await close();
   };
   try {
-    for (const kind of kinds) all.push(await STARTS[kind]({ closing, ...shared, whereabouts }));
+    for (const kind of kinds) all.push(await STARTS[kind]({ closing, ...shared, seed, whereabouts }));
   } catch (error) {
     await stop();
     throw error;
@@ -125,6 +134,7 @@ interface Parts {
   readonly closing: (() => Promise<void>)[];
   readonly redis: () => Promise<RedisBench>;
   readonly aws: () => Promise<AwsBench>;
+  readonly seed: number;
   readonly whereabouts: Whereabouts;
 }
 
@@ -143,22 +153,24 @@ function sharedServers(closing: (() => Promise<void>)[]): Pick<Parts, 'redis' | 
 }
 
 const STARTS: Readonly<Record<Kind, (parts: Parts) => Promise<Destination>>> = {
-  async webhook({ closing }) {
-    const endpoint = await startEndpoint();
+  async webhook({ closing, seed }) {
+    const endpoint = await startFlakyEndpoint(seed);
     const proxy = await startProxy({ port: endpoint.port });
     closing.push(
       () => endpoint.close(),
       () => proxy.close(),
     );
+    const changesOf = (bodies: readonly string[]) =>
+      bodies.flatMap((text) => (JSON.parse(text) as { data: Message[] }).data.map(changeOf));
     return {
       kind: 'webhook',
       sink: { batch_size: 5, destination: { type: 'webhook', http_endpoint: ENDPOINT } },
       endpointUrl: `http://127.0.0.1:${proxy.port}`,
       dedupes: false,
       keeps: 'history',
-      cut: () => proxy.cut(),
-      arrivals: async () =>
-        endpoint.seen.flatMap(({ text }) => (JSON.parse(text) as { data: Message[] }).data.map(changeOf)),
+      proxy,
+      arrivals: async () => changesOf(endpoint.taken),
+      unanswered: () => changesOf(endpoint.unanswered).length,
     };
   },
 
@@ -171,7 +183,7 @@ const STARTS: Readonly<Record<Kind, (parts: Parts) => Promise<Destination>>> = {
       sink: { destination: { type: 'kafka', hosts: kafka.listeners.proxied, topic } },
       dedupes: false,
       keeps: 'history',
-      cut: () => kafka.proxy.cut(),
+      proxy: kafka.proxy,
       // Partition by partition.
       arrivals: async () => (await kafka.records(topic)).map(({ value }) => changeOfText(value)),
     };
@@ -184,7 +196,7 @@ const STARTS: Readonly<Record<Kind, (parts: Parts) => Promise<Destination>>> = {
       sink: { destination: { type: 'redis_stream', ...bench.connection('proxy'), stream_key: 'crash' } },
       dedupes: false,
       keeps: 'history',
-      cut: () => bench.proxy.cut(),
+      proxy: bench.proxy,
       async arrivals() {
         const entries = await bench.client.xrange('crash', '-', '+');
         return entries.map(([, fields]) => {
@@ -202,7 +214,7 @@ const STARTS: Readonly<Record<Kind, (parts: Parts) => Promise<Destination>>> = {
       sink: { destination: { type: 'redis_string', ...bench.connection('proxy') } },
       dedupes: true,
       keeps: 'latest',
-      cut: () => bench.proxy.cut(),
+      proxy: bench.proxy,
       async arrivals() {
         const keys = await bench.client.keys(`sequin:${TABLE}:*`);
         return keys.length === 0 ? [] : (await bench.client.mget(keys)).map((text) => changeOfText(text));
@@ -219,7 +231,7 @@ const STARTS: Readonly<Record<Kind, (parts: Parts) => Promise<Destination>>> = {
       sink: { destination: bench.destination(place, 'proxy') },
       dedupes: true,
       keeps: 'history',
-      cut: () => bench.proxy.cut(),
+      proxy: bench.proxy,
       arrivals: async () => (await bench.received(place)).map(({ body }) => changeOfText(body)),
     };
   },
@@ -233,7 +245,7 @@ const STARTS: Readonly<Record<Kind, (parts: Parts) => Promise<Destination>>> = {
       sink: { destination: bench.destination(place, 'proxy') },
       dedupes: false,
       keeps: 'history',
-      cut: () => bench.proxy.cut(),
+      proxy: bench.proxy,
       arrivals: async () => (await bench.messages(place)).map(({ body }) => changeOf(body as Message)),
     };
   },
@@ -244,9 +256,10 @@ const STARTS: Readonly<Record<Kind, (parts: Parts) => Promise<Destination>>> = {
     return {
       kind: 'sqs',
       sink: { destination: { type: 'sqs', ...bench.connection('proxy'), queue_url: url } },
+      lastKey: EMULATOR_KEYS,
       dedupes: true,
       keeps: 'history',
-      cut: () => bench.proxy.cut(),
+      proxy: bench.proxy,
       arrivals: () => drainQueue(bench, url),
     };
   },
@@ -271,9 +284,10 @@ const STARTS: Readonly<Record<Kind, (parts: Parts) => Promise<Destination>>> = {
     return {
       kind: 'sns',
       sink: { destination: { type: 'sns', ...bench.connection('proxy'), topic_arn: TopicArn } },
+      lastKey: EMULATOR_KEYS,
       dedupes: true,
       keeps: 'history',
-      cut: () => bench.proxy.cut(),
+      proxy: bench.proxy,
       arrivals: () => drainQueue(bench, url),
     };
   },
@@ -287,9 +301,10 @@ const STARTS: Readonly<Record<Kind, (parts: Parts) => Promise<Destination>>> = {
     return {
       kind: 'kinesis',
       sink: { destination: { type: 'kinesis', ...bench.connection('proxy'), stream_arn: summary?.StreamARN } },
+      lastKey: EMULATOR_KEYS,
       dedupes: false,
       keeps: 'history',
-      cut: () => bench.proxy.cut(),
+      proxy: bench.proxy,
       async arrivals() {
         const found: KeyedChange[] = [];
         const { Shards = [] } = await client.send(new ListShardsCommand({ StreamName }));

@@ -57,6 +57,8 @@ export function startKeyedWorkload(options: KeyedWorkloadOptions): KeyedWorkload
     const keys: Key[] = [];
     for (let id = 1 + index; id <= options.keys; id += options.writers) keys.push({ id, held: null, given: 0 });
     const client = new pg.Client(options.config);
+    // Reported by the query that meets it.
+    client.on('error', () => {});
     await client.connect();
     try {
       while (!stopping.signal.aborted) {

@@ -52,7 +52,7 @@ test('a backfill is started and watched to its end', async () => {
   expect(JSON.parse(listed.stdout)).toMatchObject([
     { state: 'completed', where: "kind = 'even'", rows_ingested_count: 200 },
   ]);
-}, 30_000);
+}, 60_000);
 
 test('a backfill is paused, resumed, cancelled and shown', async () => {
   const started = await run(['backfill', 'start', 'items', '--paused', '--key', '7', '--key', '["8"]', '--json'], env);
@@ -64,7 +64,7 @@ test('a backfill is paused, resumed, cancelled and shown', async () => {
   expect((await run(['backfill', 'cancel', 'items', second.id], env)).stdout).toContain('cancelled');
   const watched = await run(['backfill', 'show', 'items', second.id, '--watch'], env);
   expect(watched).toMatchObject({ code: 1, stderr: expect.stringContaining('was cancelled') });
-}, 30_000);
+}, 60_000);
 
 test('what is wrong is said by field, with exit code 1', async () => {
   const wrong = await run(['backfill', 'start', 'items', 'items', '--sort', 'size', '--from', '3'], env);
@@ -73,4 +73,4 @@ test('what is wrong is said by field, with exit code 1', async () => {
     stderr: expect.stringContaining('sort_column: is not a column of the table'),
   });
   expect(await run(['backfill', 'list', 'nothing'], env)).toMatchObject({ code: 1 });
-}, 30_000);
+}, 60_000);

@@ -50,7 +50,9 @@ test('a record that the run did not write is found, and the run ends with 1', as
     const stderr = await bench.stderrUntil((text) => text.includes('\n'));
     const name = /(bench\/\S+)/.exec(stderr)![1]!;
     const stream = streams().stream(name);
-    await vi.waitFor(async () => expect((await stream.checkTail()).tail.seqNum).toBeGreaterThan(0));
+    await vi.waitFor(async () => expect((await stream.checkTail()).tail.seqNum).toBeGreaterThan(0), {
+      timeout: 40_000,
+    });
     await stream.append(AppendInput.create([AppendRecord.string({ body: 'foreign', timestamp: Date.now() })]));
     const { stdout, stderr: whole, code } = await bench.finished;
     expect(whole).toMatch(/verification_failed: live read: at record \d+: .*catch-up read: at record \d+: /);
@@ -66,7 +68,7 @@ test('Ctrl-C ends a run and deletes its stream', async () => {
   const bench = launch(['bench', 'bench-basin', '-d', '60s'], store.env);
   try {
     await bench.stderrUntil((text) => text.includes('\n'));
-    await vi.waitFor(async () => expect(await remaining()).toBe(1));
+    await vi.waitFor(async () => expect(await remaining()).toBe(1), { timeout: 40_000 });
     bench.child.kill('SIGINT');
     const { stderr, code } = await bench.finished;
     expect(stderr).toContain('■ [ABORTED]');

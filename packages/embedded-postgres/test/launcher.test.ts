@@ -202,7 +202,7 @@ function watchdogOf(postmaster: number): number {
 
 test('a server does not outlive the process that started it', async () => {
   const pid = await startInKilledProcess(false);
-  await expect.poll(() => processMark(pid), { timeout: 10_000, interval: 10 }).toBeNull();
+  await expect.poll(() => processMark(pid), { timeout: 30_000, interval: 10 }).toBeNull();
 });
 
 test.skipIf(!linux)(

@@ -52,7 +52,7 @@ function gatedDisk() {
 }
 
 async function until(holds: () => Promise<boolean> | boolean): Promise<void> {
-  const deadline = performance.now() + 15_000;
+  const deadline = performance.now() + 40_000;
   while (!(await holds())) {
     if (performance.now() > deadline) throw new Error('it never held');
     await new Promise((resolve) => setTimeout(resolve, 10));

@@ -90,7 +90,7 @@ export async function startCapturing(db: TestDatabase, options: CaptureTestOptio
   });
   async function arrived(): Promise<void> {
     const [{ lsn }] = await db.sql(`SELECT (pg_current_wal_flush_lsn() - '0/0')::text AS lsn`);
-    const deadline = performance.now() + 20_000;
+    const deadline = performance.now() + 40_000;
     while (log.progress < BigInt(lsn)) {
       if (performance.now() > deadline) {
         throw new Error(`the log does not get there: ${capture.state.kind}`, {

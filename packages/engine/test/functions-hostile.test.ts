@@ -97,7 +97,7 @@ describe('a function that does not end', () => {
     ]);
     await answers(good);
     expect(await run(bad, { n: 3 })).toMatchObject({ messages: [{ body: Buffer.from('3') }] });
-  }, 30_000);
+  }, 60_000);
 });
 
 describe('a function that wants all memory', () => {

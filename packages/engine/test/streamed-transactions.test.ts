@@ -47,7 +47,7 @@ const rows = (from: number, to: number, table = 't', v = 'x') =>
 const many = 2000;
 
 async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 20_000;
+  const deadline = performance.now() + 40_000;
   while (!(await holds())) {
     if (performance.now() > deadline) throw new Error('it never held');
     await new Promise((resolve) => setTimeout(resolve, 5));

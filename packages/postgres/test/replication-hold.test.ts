@@ -50,7 +50,7 @@ async function read(onCommit: (commits: number) => void): Promise<{ closes: unkn
 }
 
 async function until(holds: () => boolean): Promise<void> {
-  const deadline = performance.now() + 15_000;
+  const deadline = performance.now() + 40_000;
   while (!holds()) {
     if (performance.now() > deadline) throw new Error('it never held');
     await new Promise((resolve) => setTimeout(resolve, 5));

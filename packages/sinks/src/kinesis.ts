@@ -1,7 +1,7 @@
 /** Amazon Kinesis Data Streams: a record for each change, on the shard of its row. */
 import { createHash } from 'node:crypto';
 import * as z from 'zod';
-import { AWS_FIELDS, checkAwsFields } from './aws/aws-fields.ts';
+import { AWS_FIELDS, checkAwsFields, regionOf, regionProblem } from './aws/aws-fields.ts';
 import type { DeliveryOutcome, OutMessage, PushSink } from './push-sink.ts';
 import type { SinkContext, SinkKind } from './sink-kind.ts';
 
@@ -24,16 +24,23 @@ const schema = z
       .optional()
       .describe('ARN of the stream. Absent: a routing function returns it for each message.'),
     ...AWS_FIELDS,
+    max_message_bytes: z
+      .int()
+      .min(1_024)
+      .max(10_485_760)
+      .default(1_048_576)
+      .describe(
+        'The largest record that the stream takes, its partition key included (MaxRecordSize). Default 1048576.',
+      ),
   })
-  .superRefine(checkAwsFields);
+  .superRefine((value, context) => checkAwsFields(value, context, value.stream_arn));
 
 export type KinesisConfig = z.output<typeof schema>;
 
 const routing = z.strictObject({ stream_arn: streamArn.exactOptional() });
 const RECORDS_MAX = 500;
-/** Partition keys included. */
+/** Partition keys included. Kinesis takes 10 MiB by now, emulators 5; only a larger record needs more. */
 const REQUEST_BYTES_MAX = 5 * 1024 * 1024;
-const RECORD_BYTES_MAX = 1024 * 1024;
 const PARTITION_KEY_MAX = 256;
 const CONCURRENCY = 8;
 
@@ -46,10 +53,10 @@ export const kinesisKind: SinkKind<KinesisConfig, KinesisRoute> = {
   batchSize: { default: 100, max: RECORDS_MAX },
   batchTimeoutMs: 5,
   route: ({ stream_arn }) => (stream_arn === undefined ? {} : { stream_arn }),
-  checkRoute: (_config, { stream_arn }) =>
-    stream_arn === undefined
-      ? 'There is no stream: set stream_arn, or have a routing function return it.'
-      : { stream_arn },
+  checkRoute(config, { stream_arn }) {
+    if (stream_arn === undefined) return 'There is no stream: set stream_arn, or have a routing function return it.';
+    return regionProblem(config, config.stream_arn, stream_arn) ?? { stream_arn };
+  },
   open: async (config, context) => await openStream(config, context),
   example: {
     type: 'kinesis',
@@ -67,16 +74,17 @@ export function partitionKey({ group, idempotencyKey }: OutMessage): string {
 
 async function openStream(config: KinesisConfig, context: SinkContext): Promise<PushSink<KinesisRoute>> {
   const { DescribeStreamSummaryCommand, KinesisClient, PutRecordsCommand } = await import('@aws-sdk/client-kinesis');
-  const { awsClientConfig, awsFailure, awsVerdict } = await import('./aws/aws-client.ts');
+  const { awsClientConfig, awsFailure, awsVerdict, closable } = await import('./aws/aws-client.ts');
   const { tooLarge } = await import('./sqs.ts');
-  const client = new KinesisClient(await awsClientConfig(config, config.stream_arn?.split(':')[3], context));
+  const client = new KinesisClient(await awsClientConfig(config, regionOf(config.stream_arn), context));
+  const { until, close } = closable(client);
   const nameOf = (arn: string) => `stream ${arn.slice(arn.lastIndexOf('/') + 1)}`;
   const sizeOf = (message: OutMessage) => message.body.length + Buffer.byteLength(partitionKey(message));
   return {
     limits: {
       messagesMax: RECORDS_MAX,
-      bytesMax: REQUEST_BYTES_MAX,
-      messageBytesMax: RECORD_BYTES_MAX,
+      bytesMax: Math.max(REQUEST_BYTES_MAX, config.max_message_bytes),
+      messageBytesMax: config.max_message_bytes,
       concurrency: CONCURRENCY,
       // Records of a request fail one by one: two of a group could change places.
       groupsShareRequests: false,
@@ -89,16 +97,17 @@ async function openStream(config: KinesisConfig, context: SinkContext): Promise<
       const place = nameOf(route.stream_arn);
       for (const message of messages) {
         const bytes = sizeOf(message);
-        if (bytes > RECORD_BYTES_MAX) throw tooLarge(bytes, RECORD_BYTES_MAX);
+        if (bytes > config.max_message_bytes) throw tooLarge(bytes, config.max_message_bytes);
       }
       const Records = messages.map((message) => ({ Data: message.body, PartitionKey: partitionKey(message) }));
       try {
         const command = new PutRecordsCommand({ StreamARN: route.stream_arn, Records });
-        const answer = await client.send(command, { abortSignal: signal });
+        const answer = await client.send(command, until(signal));
         if ((answer.FailedRecordCount ?? 0) === 0) return null;
         return messages.map((_, i) => {
-          const code = answer.Records?.[i]?.ErrorCode;
-          return code === undefined ? null : { error: awsVerdict(code, undefined, place) };
+          const record = answer.Records?.[i];
+          if (record !== undefined && record.ErrorCode === undefined) return null;
+          return { error: awsVerdict(record?.ErrorCode ?? '', undefined, place) };
         });
       } catch (error) {
         throw awsFailure(error, place);
@@ -109,14 +118,12 @@ async function openStream(config: KinesisConfig, context: SinkContext): Promise<
       const { stream_arn: StreamARN } = config;
       if (StreamARN === undefined) return;
       try {
-        await client.send(new DescribeStreamSummaryCommand({ StreamARN }), { abortSignal: signal });
+        await client.send(new DescribeStreamSummaryCommand({ StreamARN }), until(signal));
       } catch (error) {
         throw awsFailure(error, nameOf(StreamARN));
       }
     },
 
-    async close() {
-      client.destroy();
-    },
+    close,
   };
 }

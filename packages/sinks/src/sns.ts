@@ -1,6 +1,6 @@
 /** Amazon SNS: a notification on a topic for each change; FIFO topics keep the order of each row and drop duplicates. */
 import * as z from 'zod';
-import { AWS_FIELDS, checkAwsFields } from './aws/aws-fields.ts';
+import { AWS_FIELDS, checkAwsFields, regionOf, regionProblem } from './aws/aws-fields.ts';
 import type { OutMessage, PushSink } from './push-sink.ts';
 import type { SinkContext, SinkKind } from './sink-kind.ts';
 
@@ -24,8 +24,14 @@ const schema = z
       .describe('ARN of the topic. Absent: a routing function returns it for each message.'),
     ...AWS_FIELDS,
     is_fifo: z.boolean().optional().describe('Taken for compatibility: the name of a FIFO topic ends with .fifo.'),
+    max_message_bytes: z
+      .int()
+      .min(1_024)
+      .max(1_048_576)
+      .default(262_144)
+      .describe('The largest message that the topic takes (its MaximumMessageSize). Default 262144.'),
   })
-  .superRefine(checkAwsFields);
+  .superRefine((value, context) => checkAwsFields(value, context, value.topic_arn));
 
 export type SnsConfig = z.output<typeof schema>;
 
@@ -41,8 +47,10 @@ export const snsKind: SinkKind<SnsConfig, SnsRoute> = {
   batchSize: { default: 10, max: 10 },
   batchTimeoutMs: 1,
   route: ({ topic_arn }) => (topic_arn === undefined ? {} : { topic_arn }),
-  checkRoute: (_config, { topic_arn }) =>
-    topic_arn === undefined ? 'There is no topic: set topic_arn, or have a routing function return it.' : { topic_arn },
+  checkRoute(config, { topic_arn }) {
+    if (topic_arn === undefined) return 'There is no topic: set topic_arn, or have a routing function return it.';
+    return regionProblem(config, config.topic_arn, topic_arn) ?? { topic_arn };
+  },
   open: async (config, context) => await openTopic(config, context),
   example: {
     type: 'sns',
@@ -54,11 +62,12 @@ export const snsKind: SinkKind<SnsConfig, SnsRoute> = {
 
 async function openTopic(config: SnsConfig, context: SinkContext): Promise<PushSink<SnsRoute>> {
   const { GetTopicAttributesCommand, PublishBatchCommand, SNSClient } = await import('@aws-sdk/client-sns');
-  const { awsClientConfig, awsFailure } = await import('./aws/aws-client.ts');
+  const { awsClientConfig, awsFailure, closable } = await import('./aws/aws-client.ts');
   const { batchLimits, deliverBatch, isFifo } = await import('./aws/batch-queue.ts');
   const { tooLarge } = await import('./sqs.ts');
-  const client = new SNSClient(await awsClientConfig(config, config.topic_arn?.split(':')[3], context));
-  const limits = batchLimits(CONCURRENCY);
+  const client = new SNSClient(await awsClientConfig(config, regionOf(config.topic_arn), context));
+  const limits = batchLimits(CONCURRENCY, config.max_message_bytes);
+  const { until, close } = closable(client);
   const nameOf = (arn: string) => `topic ${arn.slice(arn.lastIndexOf(':') + 1)}`;
   return {
     limits,
@@ -76,7 +85,7 @@ async function openTopic(config: SnsConfig, context: SinkContext): Promise<PushS
             TopicArn: route.topic_arn,
             PublishBatchRequestEntries: entries.map(({ body, ...entry }) => ({ ...entry, Message: body })),
           }),
-          { abortSignal: signal },
+          until(signal),
         ),
       );
     },
@@ -85,14 +94,12 @@ async function openTopic(config: SnsConfig, context: SinkContext): Promise<PushS
       const { topic_arn: TopicArn } = config;
       if (TopicArn === undefined) return;
       try {
-        await client.send(new GetTopicAttributesCommand({ TopicArn }), { abortSignal: signal });
+        await client.send(new GetTopicAttributesCommand({ TopicArn }), until(signal));
       } catch (error) {
         throw awsFailure(error, nameOf(TopicArn));
       }
     },
 
-    async close() {
-      client.destroy();
-    },
+    close,
   };
 }

@@ -1,7 +1,7 @@
 /** Amazon SQS: a message on a queue for each change; FIFO queues keep the order of each row and drop duplicates. */
 import { MillraceError } from '@millrace/core/error';
 import * as z from 'zod';
-import { AWS_FIELDS, checkAwsFields } from './aws/aws-fields.ts';
+import { AWS_FIELDS, checkAwsFields, regionOf, regionProblem } from './aws/aws-fields.ts';
 import type { OutMessage, PushSink } from './push-sink.ts';
 import type { SinkContext, SinkKind } from './sink-kind.ts';
 
@@ -32,14 +32,12 @@ const schema = z
       .default(262_144)
       .describe('The largest message that the queue takes (its MaximumMessageSize). Default 262144.'),
   })
-  .superRefine(checkAwsFields);
+  .superRefine((value, context) => checkAwsFields(value, context, value.queue_url));
 
 export type SqsConfig = z.output<typeof schema>;
 
 const routing = z.strictObject({ queue_url: queueUrl.exactOptional() });
 const CONCURRENCY = 32;
-/** An id and what stands around a body. */
-const ENTRY_OVERHEAD_BYTES = 0;
 
 export const sqsKind: SinkKind<SqsConfig, SqsRoute> = {
   type: 'sqs',
@@ -50,8 +48,10 @@ export const sqsKind: SinkKind<SqsConfig, SqsRoute> = {
   batchSize: { default: 10, max: 10 },
   batchTimeoutMs: 1,
   route: ({ queue_url }) => (queue_url === undefined ? {} : { queue_url }),
-  checkRoute: (_config, { queue_url }) =>
-    queue_url === undefined ? 'There is no queue: set queue_url, or have a routing function return it.' : { queue_url },
+  checkRoute(config, { queue_url }) {
+    if (queue_url === undefined) return 'There is no queue: set queue_url, or have a routing function return it.';
+    return regionProblem(config, config.queue_url, queue_url) ?? { queue_url };
+  },
   open: async (config, context) => await openQueue(config, context),
   example: {
     type: 'sqs',
@@ -61,24 +61,21 @@ export const sqsKind: SinkKind<SqsConfig, SqsRoute> = {
   },
 };
 
-function regionOf(url: string | undefined): string | undefined {
-  return /^https?:\/\/sqs\.([a-z0-9-]+)\./.exec(url ?? '')?.[1];
-}
-
 async function openQueue(config: SqsConfig, context: SinkContext): Promise<PushSink<SqsRoute>> {
   const { GetQueueAttributesCommand, SendMessageBatchCommand, SQSClient } = await import('@aws-sdk/client-sqs');
-  const { awsClientConfig, awsFailure } = await import('./aws/aws-client.ts');
+  const { awsClientConfig, awsFailure, closable } = await import('./aws/aws-client.ts');
   const { batchLimits, deliverBatch, isFifo } = await import('./aws/batch-queue.ts');
   const client = new SQSClient({
     ...(await awsClientConfig(config, regionOf(config.queue_url), context)),
     useQueueUrlAsEndpoint: !config.use_emulator,
   });
   const limits = batchLimits(CONCURRENCY, config.max_message_bytes);
+  const { until, close } = closable(client);
   const nameOf = (url: string) => `queue ${url.slice(url.lastIndexOf('/') + 1)}`;
   return {
     limits,
     batchKey: ({ route }) => route.queue_url,
-    sizeOf: ({ body }) => body.length + ENTRY_OVERHEAD_BYTES,
+    sizeOf: ({ body }) => body.length,
 
     async deliver(messages: readonly OutMessage<SqsRoute>[], signal) {
       const [{ route }] = messages as [OutMessage<SqsRoute>];
@@ -91,7 +88,7 @@ async function openQueue(config: SqsConfig, context: SinkContext): Promise<PushS
             QueueUrl: route.queue_url,
             Entries: entries.map(({ body, ...entry }) => ({ ...entry, MessageBody: body })),
           }),
-          { abortSignal: signal },
+          until(signal),
         ),
       );
     },
@@ -101,15 +98,13 @@ async function openQueue(config: SqsConfig, context: SinkContext): Promise<PushS
       if (QueueUrl === undefined) return;
       try {
         const command = new GetQueueAttributesCommand({ QueueUrl, AttributeNames: ['QueueArn'] });
-        await client.send(command, { abortSignal: signal });
+        await client.send(command, until(signal));
       } catch (error) {
         throw awsFailure(error, nameOf(QueueUrl));
       }
     },
 
-    async close() {
-      client.destroy();
-    },
+    close,
   };
 }
 

@@ -130,9 +130,9 @@ describe('a follower', () => {
     const served = await serve();
     const stream = await served.store.openStream(BASIN, 's', 'append');
     const reader = new SlowReader(served, 'seq_num=0');
-    await vi.waitFor(() => expect(reader.order).toContain('ping'));
+    await vi.waitFor(() => expect(reader.order).toContain('ping'), { timeout: 40_000 });
     await stream.append(input(BATCH));
-    await vi.waitFor(() => expect(reader.order).toContain('live'));
+    await vi.waitFor(() => expect(reader.order).toContain('live'), { timeout: 40_000 });
     reader.pause();
     // The kernel takes some megabytes for both ends of the connection; then the server must stop reading.
     let still = 0;
@@ -152,11 +152,11 @@ describe('a follower', () => {
     expect((tail / 8) * batchBytes - stoppedAt).toBeGreaterThan(TAIL_RING_BYTES_MAX + READ_SLICE_BYTES);
     const seen = reader.order.length;
     reader.resume();
-    await vi.waitFor(() => expect(reader.seqNums.length).toBe(tail), { timeout: 20_000 });
-    await vi.waitFor(() => expect(reader.order.at(-1)).toBe('ping'));
+    await vi.waitFor(() => expect(reader.seqNums.length).toBe(tail), { timeout: 40_000 });
+    await vi.waitFor(() => expect(reader.order.at(-1)).toBe('ping'), { timeout: 40_000 });
     await stream.append(input(['again']));
-    await vi.waitFor(() => expect(reader.order.at(-1)).not.toBe('behind'));
-    await vi.waitFor(() => expect(reader.seqNums.length).toBe(tail + 1));
+    await vi.waitFor(() => expect(reader.order.at(-1)).not.toBe('behind'), { timeout: 40_000 });
+    await vi.waitFor(() => expect(reader.seqNums.length).toBe(tail + 1), { timeout: 40_000 });
     expect(reader.seqNums).toEqual(Array.from({ length: tail + 1 }, (_, i) => i));
     // It lost its place at the tail, and was told when it was back there.
     const rejoined = reader.order.slice(seen);
@@ -181,7 +181,7 @@ describe('a follower', () => {
       return Number(/^millrace_http_read_memory_bytes (\d+)$/m.exec(text)![1]);
     };
     // Everybody has been given something and waits.
-    await vi.waitFor(() => expect(served.handedOut()).toBeGreaterThan(readers.length * 100_000), { timeout: 20_000 });
+    await vi.waitFor(() => expect(served.handedOut()).toBeGreaterThan(readers.length * 100_000), { timeout: 40_000 });
     for (let before = -1; before !== served.handedOut(); ) {
       before = served.handedOut();
       for (let turns = 0; turns < 200; turns++) await new Promise((resolve) => setImmediate(resolve));
@@ -233,10 +233,10 @@ describe('a follower', () => {
     const frames = readSession(served, BASIN, 's', 'seq_num=0', {});
     const events = new EventReader(served, 's', 'seq_num=0', HEADERS);
     await frames.until(() => frames.frames.length > 0);
-    await vi.waitFor(() => expect(events.events.length).toBeGreaterThan(0));
+    await vi.waitFor(() => expect(events.events.length).toBeGreaterThan(0), { timeout: 40_000 });
     await served.store.deleteStream(BASIN, 's');
     await frames.until(() => frames.ended);
-    await vi.waitFor(() => expect(events.ended).toBe(true));
+    await vi.waitFor(() => expect(events.ended).toBe(true), { timeout: 40_000 });
     expect(frames.terminal?.body).toMatchObject({ code: 'stream_deletion_pending' });
     expect(events.events.at(-1)).toMatchObject({ event: 'error' });
     expect(events.events.at(-1)!.data).toContain('stream_deletion_pending');
@@ -272,15 +272,15 @@ it.skipIf(!existsSync(DESCRIPTORS))(
     const descriptors = async () => (await readdir(DESCRIPTORS)).length;
     const before = await descriptors();
     const readers = Array.from({ length: 300 }, () => new SlowReader(served, 'tail_offset=0'));
-    await vi.waitFor(() => expect(readers.every(({ order }) => order.length > 0)).toBe(true), { timeout: 20_000 });
+    await vi.waitFor(() => expect(readers.every(({ order }) => order.length > 0)).toBe(true), { timeout: 40_000 });
     for (let i = 0; i < 5; i++) await stream.append(input([`record ${i}`]));
     const wanted = [1, 2, 3, 4, 5];
     await vi.waitFor(() => expect(readers.every(({ seqNums }) => seqNums.length === 5)).toBe(true), {
-      timeout: 20_000,
+      timeout: 40_000,
     });
     for (const reader of readers) expect(reader.seqNums).toEqual(wanted);
     expect(await descriptors()).toBeGreaterThan(before + 500);
     for (const reader of readers) reader.leave();
-    await vi.waitFor(async () => expect(await descriptors()).toBeLessThanOrEqual(before + 2), { timeout: 20_000 });
+    await vi.waitFor(async () => expect(await descriptors()).toBeLessThanOrEqual(before + 2), { timeout: 40_000 });
   },
 );

@@ -82,7 +82,7 @@ describe.skipIf(missing !== null)('a store over a real S3-compatible server', ()
     );
     const stream = await storedStream(store, 'a');
     await appendMore(stream, 3000, 100);
-    await expect.poll(() => store.objectStorage()?.pendingFiles, { timeout: 20_000 }).toBe(0);
+    await expect.poll(() => store.objectStorage()?.pendingFiles, { timeout: 40_000 }).toBe(0);
     await expect.poll(() => store.objectStorage()?.localBytes).toBe(0);
     await expectWhole(stream);
     expect(store.objectStorage()?.fetchedBytes).toBeGreaterThan(100_000);
@@ -106,7 +106,7 @@ describe.skipIf(missing !== null)('a store over a real S3-compatible server', ()
     // Segments that do not get full: everything from here on is only on the disk.
     const child = writer(dir, storage('tiered', bucket), 64 * 1_048_576);
     await expect
-      .poll(() => namedByHorizon(server, bucket), { timeout: 20_000, interval: 100 })
+      .poll(() => namedByHorizon(server, bucket), { timeout: 40_000, interval: 100 })
       .toEqual(['log', 'one', 'two']);
     await child.kill('SIGKILL');
     rmSync(dir, { recursive: true, force: true });
@@ -225,7 +225,7 @@ describe.skipIf(missing !== null)('a store over a real S3-compatible server', ()
       done = true;
     });
     const before = proxy.requests.length;
-    await expect.poll(() => proxy.requests.length, { timeout: 5_000 }).toBeGreaterThan(before + 2);
+    await expect.poll(() => proxy.requests.length, { timeout: 30_000 }).toBeGreaterThan(before + 2);
     // The first answer was lost, and the group is there: reading it back is what decides.
     proxy.decide = () => 'pass';
     await appending;

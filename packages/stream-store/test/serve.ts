@@ -51,7 +51,7 @@ export async function serveForFile(
 }
 
 /** A condition that comes true, on a busy machine later. */
-export const eventually = <T>(look: () => T) => expect.poll(look, { timeout: 20_000, interval: 10 });
+export const eventually = <T>(look: () => T) => expect.poll(look, { timeout: 40_000, interval: 10 });
 
 let basins = 0;
 

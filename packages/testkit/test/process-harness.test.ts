@@ -73,5 +73,5 @@ test('no child outlives its killed parent', async () => {
   );
   const pid = Number(parent.stdout.trim());
   expect(pid).toBeGreaterThan(0);
-  await expect.poll(() => processMark(pid), { timeout: 5_000, interval: 10 }).toBeNull();
+  await expect.poll(() => processMark(pid), { timeout: 30_000, interval: 10 }).toBeNull();
 });

@@ -39,11 +39,24 @@ export async function awsClientConfig(config: AwsFields, region: string | undefi
   };
 }
 
+/** Ends the requests of a client with it: `destroy` lets those under way wait for their answers. */
+export function closable(client: { destroy(): void }) {
+  const closed = new AbortController();
+  return {
+    until: (signal: AbortSignal) => ({ abortSignal: AbortSignal.any([signal, closed.signal]) }),
+    async close() {
+      closed.abort();
+      client.destroy();
+    },
+  };
+}
+
 const DENIED =
-  /^(AccessDenied\w*|AuthFailure|AuthorizationError\w*|InvalidClientTokenId|InvalidAccessKeyId|SignatureDoesNotMatch|UnrecognizedClient\w*|ExpiredToken\w*|MissingAuthenticationToken\w*|IncompleteSignature\w*|InvalidSecurity|OptInRequired|NotAuthorized|CredentialsProviderError|KMSAccessDenied\w*)$/;
+  /^(AccessDenied\w*|AuthFailure|AuthorizationError\w*|InvalidClientTokenId|InvalidAccessKeyId|SignatureDoesNotMatch|UnrecognizedClient\w*|ExpiredToken\w*|MissingAuthenticationToken\w*|IncompleteSignature\w*|InvalidSecurity|OptInRequired|NotAuthorized|CredentialsProviderError|TokenProviderError|KMS\.?(AccessDenied|Disabled|InvalidState|InvalidKeyUsage|NotFound|OptInRequired)\w*)$/i;
 const BUSY =
-  /^(Throttling\w*|Throttled\w*|RequestThrottled|TooManyRequests\w*|ProvisionedThroughputExceeded\w*|LimitExceeded\w*|OverLimit|KMSThrottling\w*|ServiceUnavailable\w*|InternalFailure\w*|InternalError\w*|SlowDown)$/;
-const MISSING = /^(QueueDoesNotExist|AWS\.SimpleQueueService\.NonExistentQueue|NotFound\w*|ResourceNotFound\w*)$/;
+  /^(Throttling\w*|Throttled\w*|RequestThrottled|TooManyRequests\w*|ProvisionedThroughputExceeded\w*|LimitExceeded\w*|OverLimit|ResourceInUse\w*|KMS\.?Thrott\w*|ServiceUnavailable\w*|InternalFailure\w*|InternalError\w*|SlowDown)$/i;
+const MISSING =
+  /^(QueueDoesNotExist|AWS\.SimpleQueueService\.NonExistentQueue|NotFound\w*|ResourceNotFound\w*|InvalidAddress)$/;
 const TOO_LARGE = /^(BatchRequestTooLong|AWS\.SimpleQueueService\.BatchRequestTooLong|MessageTooLong)$/;
 
 /**
@@ -71,22 +84,22 @@ export function awsVerdict(
   cause?: unknown,
 ): MillraceError {
   const kind = name.replace(/^.*#/, '').replace(/Exception$/, '');
-  const said = `${place}: ${/^[\w.]{1,80}$/.test(name) ? name : 'an error'}${status === undefined ? '' : ` (HTTP ${status})`}`;
+  const said = `${place}: ${whatWasSaid(name, status)}`;
   if (DENIED.test(kind) || DENIED.test(name) || status === 401 || status === 403) {
     return new MillraceError('sink_denied', {
       detail: `${said}.`,
-      hint: 'Check access_key_id and secret_access_key, or the role, and that its policy allows sending to this destination.',
+      hint: 'Check access_key_id and secret_access_key, or the role, and that its policy (and that of a KMS key) allows sending to this destination.',
       cause,
     });
   }
   if (MISSING.test(kind) || MISSING.test(name)) {
-    return new MillraceError('sink_refused', {
+    return new MillraceError('sink_place_missing', {
       detail: `${said}: there is no such destination in this account and region.`,
       hint: 'Make it, or correct its address in the destination block or the routing function.',
       cause,
     });
   }
-  if (TOO_LARGE.test(kind) || TOO_LARGE.test(name)) {
+  if (TOO_LARGE.test(kind) || TOO_LARGE.test(name) || status === 413) {
     return new MillraceError('sink_record_too_large', { detail: `${said}.`, cause });
   }
   // Without an answer it is the network; nothing of the request is known.
@@ -97,4 +110,13 @@ export function awsVerdict(
     });
   }
   return new MillraceError('sink_refused', { detail: `${said}.`, cause });
+}
+
+/** Errors of the language say nothing of the service: a proxy that answers with a page is a SyntaxError. */
+const OF_THE_LANGUAGE = /^(|\w*(Syntax|Type|Range|Reference|Aggregate))Error$/;
+
+function whatWasSaid(name: string, status: number | undefined): string {
+  const named = /^[\w.]{1,80}$/.test(name) && !OF_THE_LANGUAGE.test(name);
+  if (status === undefined) return named ? name : 'no answer';
+  return named ? `${name} (HTTP ${status})` : `HTTP ${status}`;
 }

@@ -31,8 +31,11 @@ export interface AwsFields {
   readonly emulator_base_url?: string | undefined;
 }
 
-/** For `superRefine`: a key and its secret, unless the process has a role; an address, if there is an emulator. */
-export function checkAwsFields(value: AwsFields, context: z.core.$RefinementCtx): void {
+/**
+ * For `superRefine`: a key and its secret, unless the process has a role; an address, if there is an emulator; a region,
+ * where the destination (`place`) does not name it.
+ */
+export function checkAwsFields(value: AwsFields, context: z.core.$RefinementCtx, place: string | undefined): void {
   const missing = (path: keyof AwsFields, message: string) =>
     context.addIssue({ code: 'custom', path: [path], message });
   if (!value.use_task_role) {
@@ -43,4 +46,20 @@ export function checkAwsFields(value: AwsFields, context: z.core.$RefinementCtx)
   if (value.use_emulator && value.emulator_base_url === undefined) {
     missing('emulator_base_url', 'is required when use_emulator is true');
   }
+  if (!value.use_emulator && value.region === undefined && regionOf(place) === undefined) {
+    missing('region', 'is required where the address of the destination does not name one');
+  }
+}
+
+/** The region that the ARN of a topic or stream names, or the address of a queue; undefined: it names none. */
+export function regionOf(place: string | undefined): string | undefined {
+  return /^(?:https?:\/\/(?:sqs|sqs-fips)\.|arn:[\w-]+:\w+:)([a-z0-9-]+)[.:]/.exec(place ?? '')?.[1];
+}
+
+/** A client signs for one region: what is wrong with sending to a place elsewhere, or null. */
+export function regionProblem(config: AwsFields, configured: string | undefined, place: string): string | null {
+  const [ours, its] = [config.region ?? regionOf(configured), regionOf(place)];
+  return ours === undefined || its === undefined || ours === its
+    ? null
+    : `The destination is in region ${its}, and the sink sends to ${ours}: use a sink of its own for each region.`;
 }

@@ -12,17 +12,19 @@ export interface BatchEntry {
 }
 
 export interface BatchResult {
+  readonly Successful?: readonly { Id?: string | undefined }[] | undefined;
   readonly Failed?:
     | readonly { Id?: string | undefined; SenderFault?: boolean | undefined; Code?: string | undefined }[]
     | undefined;
 }
 
 const ENTRIES_MAX = 10;
-/** Of a request and of a message alike. */
-export const BATCH_BYTES_MAX = 262_144;
 
-/** Entries fail one by one: two of a group in one request could change places. */
-export function batchLimits(concurrency: number, bytesMax = BATCH_BYTES_MAX): PushLimits {
+/**
+ * The bytes are those of a request and of a message alike. Entries fail one by one: two of a group in one request could
+ * change places.
+ */
+export function batchLimits(concurrency: number, bytesMax: number): PushLimits {
   return { messagesMax: ENTRIES_MAX, bytesMax, messageBytesMax: bytesMax, concurrency, groupsShareRequests: false };
 }
 
@@ -33,8 +35,9 @@ export function isFifo(address: string): boolean {
 
 const md5 = (text: string) => createHash('md5').update(text).digest('hex');
 
-export function entryOf({ body, group, idempotencyKey }: OutMessage, index: number, fifo: boolean): BatchEntry {
-  const entry = { Id: String(index), body: body.toString('utf8') };
+export function entryOf(message: OutMessage, index: number, fifo: boolean): BatchEntry {
+  const { group, idempotencyKey } = message;
+  const entry = { Id: String(index), body: textOf(message) };
   if (!fifo) return entry;
   // Without a group there is no order to keep: a group of its own.
   return {
@@ -42,6 +45,12 @@ export function entryOf({ body, group, idempotencyKey }: OutMessage, index: numb
     MessageGroupId: md5(group ?? idempotencyKey),
     MessageDeduplicationId: md5(idempotencyKey),
   };
+}
+
+/** JSON leaves two characters as they are that neither service takes; they can be written otherwise. */
+function textOf({ body, json }: OutMessage): string {
+  const text = body.toString('utf8');
+  return json ? text.replaceAll('\ufffe', '\\ufffe').replaceAll('\uffff', '\\uffff') : text;
 }
 
 /** Characters that neither service takes, whatever they mean to us. JSON escapes them; a transform's text may not. */
@@ -59,6 +68,8 @@ export async function deliverBatch(
     body === '' || NOT_TAKEN.test(body) ? refused(place) : null,
   );
   const good = entries.filter((_, i) => outcome[i] === null);
+  // One that the answer does not mention may be there, or not.
+  for (const { Id } of good) outcome[Number(Id)] = { error: awsVerdict('', undefined, place) };
   if (good.length > 0) {
     let result: BatchResult;
     try {
@@ -66,6 +77,7 @@ export async function deliverBatch(
     } catch (error) {
       throw awsFailure(error, place);
     }
+    for (const { Id } of result.Successful ?? []) outcome[Number(Id)] = null;
     for (const { Id, SenderFault, Code } of result.Failed ?? []) {
       outcome[Number(Id)] = { error: awsVerdict(Code ?? '', SenderFault === true ? 400 : 500, place) };
     }

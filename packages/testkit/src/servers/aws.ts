@@ -1,10 +1,11 @@
 /**
- * SQS, SNS and Kinesis of a test's own: Moto, which keeps everything in memory, checks keys and policies of users, and
- * answers as AWS does. The real ones cannot be had in a test.
+ * SQS, SNS and Kinesis of a test's own: Moto, which keeps everything in memory and answers as AWS does; it checks keys
+ * and policies of users when told to. The real ones cannot be had in a test.
  */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { processHarness } from '../process-harness.ts';
 import { cached, freePorts, missing, onPath, run } from './provision.ts';
 
@@ -18,6 +19,7 @@ const PACKAGES = [
 const CACHE = 'moto-5.2.5';
 const START_TIMEOUT_MS = 60_000;
 const START_ATTEMPTS = 5;
+const SERVER = fileURLToPath(new URL('aws-server.py', import.meta.url));
 const POLICY = '{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*"}]}';
 
 export interface AwsKey {
@@ -29,14 +31,26 @@ export interface AwsServer {
   readonly host: '127.0.0.1';
   readonly port: number;
   readonly url: string;
-  /** Of a user who may do everything; the same after restart(). */
-  readonly key: AwsKey;
+  /** What is in the SQS queue of that name, in order of arrival. Takes nothing out: a FIFO queue of Moto forgets the ids with it. */
+  queued(name: string): Promise<readonly QueuedMessage[]>;
+  /** From now on only users are served: the one whose key it returns may do everything. */
+  checkKeys(): Promise<AwsKey>;
+  /** Every key is as good as another again: as after the start. */
+  trustKeys(): Promise<void>;
   kill(): Promise<void>;
-  /** On the same port, with nothing in it. */
-  restart(): Promise<void>;
+  /** On the same port. There is nothing in it: `prepare` makes what is needed before others than the bench are served. */
+  restart(prepare: () => Promise<void>): Promise<void>;
   suspend(): void;
   resume(): void;
   stop(): Promise<void>;
+}
+
+/** Part of `user-agent` of clients that are served while things are prepared. */
+export const BENCH_AGENT = 'millrace-bench';
+
+export interface QueuedMessage {
+  readonly body: string;
+  readonly group: string | null;
 }
 
 /** Why there is no Moto for tests here, or null. */
@@ -57,32 +71,40 @@ export async function startAws(): Promise<AwsServer> {
   const directory = mkdtempSync(join(tmpdir(), `millrace-test-${process.pid}-aws-`));
   for (let attempt = 1; ; attempt++) {
     const [port] = (await freePorts(1)) as [number];
-    const child = processHarness({
+    const program = {
       command: onPath('python3')!,
-      args: ['-m', 'moto.server', '-H', '127.0.0.1', '-p', String(port)],
-      env: { PYTHONPATH: site, PYTHONUNBUFFERED: '1' },
+      env: { PYTHONPATH: site, PYTHONUNBUFFERED: '1', PYTHONDONTWRITEBYTECODE: '1' },
       cwd: directory,
-    });
+    };
+    const args = [SERVER, '127.0.0.1', String(port)];
+    let child = processHarness({ ...program, args });
     const url = `http://127.0.0.1:${port}`;
-    const start = async (): Promise<AwsKey> => {
+    const start = async () => {
       child.start();
       await child.waitForLine(/Running on/, { timeoutMs: START_TIMEOUT_MS });
-      return await makeUser(url);
     };
     try {
-      let key = await start();
+      await start();
       return {
         host: '127.0.0.1',
         port,
         url,
-        get key() {
+        queued: async (name) =>
+          JSON.parse(await answerOf(`${url}/millrace-test/queue/${name}`)) as readonly QueuedMessage[],
+        async checkKeys() {
+          const key = await makeUser(url);
+          await serveWithoutKeys(url, '0');
           return key;
         },
+        trustKeys: () => serveWithoutKeys(url, 'inf'),
         async kill() {
           await child.kill('SIGKILL');
         },
-        async restart() {
-          key = await start();
+        async restart(prepare) {
+          child = processHarness({ ...program, args: [...args, 'closed'] });
+          await start();
+          await prepare();
+          await answerOf(`${url}/millrace-test/open`);
         },
         suspend: () => void process.kill(child.pid, 'SIGSTOP'),
         resume: () => void process.kill(child.pid, 'SIGCONT'),
@@ -100,20 +122,21 @@ export async function startAws(): Promise<AwsServer> {
 
 async function makeUser(url: string): Promise<AwsKey> {
   const UserName = 'millrace';
-  // The same key after each start: what is open keeps using it.
-  await fetch(`${url}/moto-api/seed?a=1`, { method: 'POST' });
   await iam(url, { Action: 'CreateUser', UserName });
   await iam(url, { Action: 'PutUserPolicy', UserName, PolicyName: 'all', PolicyDocument: POLICY });
   const answer = await iam(url, { Action: 'CreateAccessKey', UserName });
-  // From here on everything needs a key.
-  await fetch(`${url}/moto-api/reset-auth`, { method: 'POST', body: '0' });
   const text = (tag: string) => new RegExp(`<${tag}>([^<]+)</${tag}>`).exec(answer)?.[1] ?? '';
   return { accessKeyId: text('AccessKeyId'), secretAccessKey: text('SecretAccessKey') };
 }
 
+/** So many requests need no key. */
+async function serveWithoutKeys(url: string, count: '0' | 'inf'): Promise<void> {
+  await answerOf(`${url}/moto-api/reset-auth`, { method: 'POST', body: count });
+}
+
 /** Nothing is signed yet: the header says which service is meant. */
 async function iam(url: string, parameters: Readonly<Record<string, string>>): Promise<string> {
-  const answer = await fetch(url, {
+  return await answerOf(url, {
     method: 'POST',
     headers: {
       authorization:
@@ -121,7 +144,11 @@ async function iam(url: string, parameters: Readonly<Record<string, string>>): P
     },
     body: new URLSearchParams({ ...parameters, Version: '2010-05-08' }),
   });
+}
+
+async function answerOf(url: string, init: RequestInit = {}): Promise<string> {
+  const answer = await fetch(url, init);
   const text = await answer.text();
-  if (!answer.ok) throw new Error(`${parameters['Action']} was answered ${answer.status}`);
+  if (!answer.ok) throw new Error(`${new URL(url).pathname} was answered ${answer.status}`);
   return text;
 }
