@@ -37,7 +37,9 @@ const schema = z
 
 export type KinesisConfig = z.output<typeof schema>;
 
-const routing = z.strictObject({ stream_arn: streamArn.exactOptional() });
+const routing = z.strictObject({
+  stream_arn: streamArn.exactOptional().describe('Stream of this message, in the region of the sink.'),
+});
 const RECORDS_MAX = 500;
 /** Partition keys included. Kinesis takes 10 MiB by now, emulators 5; only a larger record needs more. */
 const REQUEST_BYTES_MAX = 5 * 1024 * 1024;

@@ -35,7 +35,9 @@ const schema = z
 
 export type SnsConfig = z.output<typeof schema>;
 
-const routing = z.strictObject({ topic_arn: topicArn.exactOptional() });
+const routing = z.strictObject({
+  topic_arn: topicArn.exactOptional().describe('Topic of this message, in the region of the sink.'),
+});
 const CONCURRENCY = 32;
 
 export const snsKind: SinkKind<SnsConfig, SnsRoute> = {

@@ -36,7 +36,9 @@ const schema = z
 
 export type SqsConfig = z.output<typeof schema>;
 
-const routing = z.strictObject({ queue_url: queueUrl.exactOptional() });
+const routing = z.strictObject({
+  queue_url: queueUrl.exactOptional().describe('Queue of this message, in the region of the sink.'),
+});
 const CONCURRENCY = 32;
 
 export const sqsKind: SinkKind<SqsConfig, SqsRoute> = {

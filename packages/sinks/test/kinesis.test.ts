@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
+import { promisify } from 'node:util';
 import {
   CreateStreamCommand,
   GetRecordsCommand,
@@ -10,7 +11,7 @@ import {
 } from '@aws-sdk/client-kinesis';
 import { kinesisKind, partitionKey } from '@millrace/sinks/kinesis';
 import { awsMissing } from '@millrace/testkit/servers/aws';
-import { afterAll, describe, expect, onTestFinished, test } from 'vitest';
+import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { ACCOUNT, type AwsBench, awsBench, expectDenied, KEY, REGION } from './aws-target.ts';
 import { deliver, messageTo, openSink, refusalOf, routeOf } from './broker-message.ts';
 import { registerPushSinkContract } from './push-sink-contract.ts';
@@ -92,6 +93,10 @@ describe('kinesis: where a message goes', () => {
  * `verdicts`: for each record of a request an error code, or null.
  */
 async function fakeKinesis(verdicts: readonly (string | null)[], status = 200, body?: object): Promise<string> {
+  return (await listeningKinesis(verdicts, status, body)).url;
+}
+
+async function listeningKinesis(verdicts: readonly (string | null)[], status = 200, body?: object) {
   const server = createServer(async (request, response) => {
     await text(request);
     const Records = verdicts.map((ErrorCode, n) =>
@@ -103,13 +108,18 @@ async function fakeKinesis(verdicts: readonly (string | null)[], status = 200, b
     response.writeHead(status, { 'content-type': 'application/x-amz-json-1.1' });
     response.end(JSON.stringify(body ?? { FailedRecordCount, Records }));
   });
+  // Never from its side.
+  server.keepAliveTimeout = 0;
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   onTestFinished(() => {
     server.close();
     server.closeAllConnections();
   });
-  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  return {
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    connections: promisify(server.getConnections.bind(server)),
+  };
 }
 
 describe('kinesis: what its answers mean', () => {
@@ -137,6 +147,16 @@ describe('kinesis: what its answers mean', () => {
     expect(errors.map((error) => error?.code ?? null)).toEqual([null, busy, busy, busy, null]);
     expect(errors[1]?.detail).toContain('ProvisionedThroughputExceededException');
     expect(errors.map((error) => error?.message ?? '').join()).not.toContain('a-value-of-a-row');
+  });
+
+  test('a connection is used again, and ends with the sink (Moto keeps none)', async () => {
+    const server = await listeningKinesis([null]);
+    const destination = at(server.url);
+    const sink = await openSink(kinesisKind, destination);
+    for (let n = 0; n < 3; n++) expect(await deliver(sink, messageTo(kinesisKind, destination))).toEqual([null]);
+    expect(await server.connections()).toBe(1);
+    await sink.close();
+    await vi.waitUntil(async () => (await server.connections()) === 0, { timeout: 30_000 });
   });
 
   test('an answer with fewer records than were sent fails those it does not mention', async () => {

@@ -263,7 +263,7 @@ async function startCluster(parts: ClusterParts): Promise<KafkaServer> {
     .map((own, index) => brokerProcess(provided, join(root, `node-${index + 1}`), index + 1, [...shared, ...own]));
   const client = processHarness({
     command: provided.java,
-    args: ['-Xmx128m', ...JVM.slice(1), '-cp', provided.classpath, JAVA_CLIENT, at(plain)],
+    args: ['-Xmx512m', ...JVM.slice(1), '-cp', provided.classpath, JAVA_CLIENT, at(plain)],
   });
   const everything = [...processes, client];
   try {
