@@ -1,8 +1,11 @@
 // Making a slot waits for the transactions that are open. That wait has to end, and must leave no slot behind that
 // nobody reads, also when whoever asked for it is killed meanwhile.
+import { parseLsn } from '@millrace/core/lsn';
+import { SourceState } from '@millrace/engine/capture/source-state';
 import { PgConnection } from '@millrace/postgres/connection';
-import { createSlot, readSlot } from '@millrace/postgres/slot';
-import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
+import { createSlot, identifySystem, readSlot } from '@millrace/postgres/slot';
+import { openLocalStore } from '@millrace/stream-store/local-store';
+import { createDatabase, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import pg from 'pg';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { eventually, type Millrace, startMillrace } from '../end-to-end/millrace.ts';
@@ -79,12 +82,10 @@ test('a slot that a start made and then died is recognised by the next one, from
   const { dataDir } = millrace;
   await millrace.stop();
   // What is on disk when the process dies right after the server has made the slot: the intent, no identity, no log.
-  const { openLocalStore } = await import('@millrace/stream-store/local-store');
-  const { SourceState } = await import('@millrace/engine/capture/source-state');
   const store = await openLocalStore({ dir: dataDir, log: () => {} });
   const state = new SourceState(store.state, 'source/shop/identity');
   const { systemId, slot } = state.identity!;
-  await state.saveIntent({ systemId, slot, after: 0n });
+  await state.saveIntent({ systemId, slot, after: 0n, settled: true });
   await store.state.delete('source/shop/identity');
   await store.close();
   await db.sql(`INSERT INTO t VALUES (1)`);
@@ -99,4 +100,28 @@ test('a slot that a start made and then died is recognised by the next one, from
   const connection = await connect();
   expect(await readSlot(connection, db.name)).not.toBeNull();
   await connection.close();
+});
+
+test('one that died before its slot stood where it may be read from has the next one move it there', async () => {
+  await writer.query('ROLLBACK');
+  const connection = await connect();
+  await db.sql(`CREATE PUBLICATION millrace FOR TABLE t`);
+  const { consistentPoint } = await createSlot(connection, db.name);
+  const { systemId } = await identifySystem(connection);
+  await connection.close();
+  const dataDir = testDirectory('data');
+  const store = await openLocalStore({ dir: dataDir, log: () => {} });
+  await new SourceState(store.state, 'source/shop/identity').saveIntent({ systemId, slot: db.name, after: 0n });
+  await store.close();
+  const millrace = await startMillrace(db, { dataDir });
+  try {
+    const [slot] = await db.sql(
+      `SELECT confirmed_flush_lsn::text AS lsn FROM pg_replication_slots WHERE slot_name = '${db.name}'`,
+    );
+    expect(parseLsn(slot!.lsn as string)!).toBeGreaterThan(consistentPoint);
+    await db.sql(`INSERT INTO t VALUES (1)`);
+    expect((await millrace.atLeast(1)).map(({ record }) => record['id'])).toEqual([1]);
+  } finally {
+    await millrace.remove();
+  }
 });

@@ -25,6 +25,8 @@ export interface SlotIntent {
   readonly slot: string;
   /** End of the WAL then; the slot can only begin after it. */
   readonly after: Lsn;
+  /** It stands where it may be read from (slot-settling.ts): what comes after is not to be skipped. */
+  readonly settled?: boolean | undefined;
 }
 
 export interface RepairRecord {

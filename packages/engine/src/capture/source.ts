@@ -90,8 +90,8 @@ export async function openSource(
       admission = admit(facts);
     }
     if (facts.slot !== null) facts = { ...facts, slot: await freeSlot(connection, facts.slot, signal, notify) };
-    if (isAdopted(facts)) {
-      await settleBeginning(connection, config, facts.server.inRecovery, signal, notify);
+    if (isUnsettled(facts)) {
+      await settleBeginning(connection, config, state, facts.server.inRecovery, signal, notify);
       facts = await gather(connection, config, state, log);
     }
     // Whoever held the slot may have moved it until he ended.
@@ -122,9 +122,10 @@ export async function openSource(
   }
 }
 
-/** Made by a start of ours that did not get as far as taking anything from it. */
-function isAdopted({ identity, intent, slot, server, logEnd }: AdmissionFacts): boolean {
-  return identity === null && logEnd === 0n && slot?.name === intent?.slot && server.systemId === intent?.systemId;
+/** Made by a start of ours that died before it stood where it may be read from. */
+function isUnsettled({ identity, intent, slot, server, logEnd }: AdmissionFacts): boolean {
+  if (identity !== null || logEnd !== 0n || intent === null || intent.settled === true) return false;
+  return slot?.name === intent.slot && server.systemId === intent.systemId;
 }
 
 function isAnotherServer(loss: Loss | null): boolean {
@@ -184,13 +185,18 @@ async function create(
   const slot = { name, systemId, after: walEnd, inRecovery, failover };
   const { consistentPoint } = await makeSlot(connection, slot, config, state);
   notify({ kind: 'slot_created', text: describeCreation(name, consistentPoint) });
-  await settleBeginning(connection, config, inRecovery, signal, notify);
+  await settleBeginning(connection, config, state, inRecovery, signal, notify);
+}
+
+async function keepSettled(state: SourceState): Promise<void> {
+  if (state.intent !== null) await state.saveIntent({ ...state.intent, settled: true });
 }
 
 /** Of a slot that nothing was taken from yet. One that cannot be given a sound beginning is not left behind. */
 async function settleBeginning(
   connection: PgConnection,
   config: SourceConfig,
+  state: SourceState,
   inRecovery: boolean,
   signal: AbortSignal,
   notify: (notice: SourceNotice) => void,
@@ -199,6 +205,7 @@ async function settleBeginning(
   const writable = inRecovery ? config.primary : config.connection;
   try {
     const from = writable === undefined ? null : await settleSlot({ connection, slot, writable, signal });
+    await keepSettled(state);
     if (from === null) notify({ kind: 'slot_unsettled', text: describeUnsettled(slot) });
   } catch (error) {
     await dropSlot(connection, slot).catch(() => {});
