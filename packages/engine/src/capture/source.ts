@@ -208,7 +208,8 @@ async function settleBeginning(
     await keepSettled(state);
     if (from === null) notify({ kind: 'slot_unsettled', text: describeUnsettled(slot) });
   } catch (error) {
-    await dropSlot(connection, slot).catch(() => {});
+    // One that somebody makes under this name later is not ours.
+    if (await dropSlot(connection, slot).catch(() => false)) await state.forgetIntent();
     throw error;
   }
 }

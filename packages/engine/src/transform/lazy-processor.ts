@@ -1,4 +1,5 @@
 /** A processor that is made when the first batch comes, and anew when making it failed: what it needs may be away. */
+import { MillraceError } from '@millrace/core/error';
 import type { Processor } from './processor.ts';
 
 export function lazyProcessor(make: () => Promise<Processor>): Processor {
@@ -13,9 +14,8 @@ export function lazyProcessor(make: () => Promise<Processor>): Processor {
   };
   return {
     async process(batch, from, signal) {
+      if (closed) throw new MillraceError('storage_closed');
       const processor = await get();
-      // Whoever closed it meanwhile does not wait for this batch.
-      if (closed) await processor.close();
       return await processor.process(batch, from, signal);
     },
     async close() {
