@@ -125,3 +125,18 @@ test('one that died before its slot stood where it may be read from has the next
     await millrace.remove();
   }
 });
+
+test('a slot that somebody makes after ours was refused is read from where he made it', async () => {
+  const dataDir = testDirectory('data');
+  const refused = await startMillrace(db, { dataDir }).catch((error: unknown) => error);
+  expect(refused).toMatchObject({ code: 'pg_slot_creation_timeout' });
+  await writer.query('ROLLBACK');
+  await db.sql(`SELECT pg_create_logical_replication_slot('${db.name}', 'pgoutput')`);
+  await db.sql(`INSERT INTO t VALUES (1)`);
+  const millrace = await startMillrace(db, { dataDir });
+  try {
+    expect((await millrace.atLeast(1)).map(({ record }) => record['id'])).toEqual([1]);
+  } finally {
+    await millrace.remove();
+  }
+}, 90_000);

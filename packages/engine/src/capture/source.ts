@@ -183,7 +183,11 @@ async function create(
   if (failover) requireFailover(connection);
   const { systemId, walEnd, inRecovery } = server;
   const slot = { name, systemId, after: walEnd, inRecovery, failover };
-  const { consistentPoint } = await makeSlot(connection, slot, config, state);
+  const { consistentPoint } = await makeSlot(connection, slot, config, state).catch(async (error: unknown) => {
+    // The server has refused: a slot of this name that is there later was made by somebody else, and is not to be moved.
+    if (error instanceof MillraceError && error.retry !== 'reconnect') await state.forgetIntent();
+    throw error;
+  });
   notify({ kind: 'slot_created', text: describeCreation(name, consistentPoint) });
   await settleBeginning(connection, config, state, inRecovery, signal, notify);
 }
