@@ -3,6 +3,7 @@
  * starts it; clients/client.ts is the other.
  */
 import { type ChildProcess, fork } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 export interface Client<Result> {
@@ -23,6 +24,11 @@ export type FromClient =
   | { readonly kind: 'failed'; readonly text: string };
 
 const END_GRACE_MS = 3_000;
+/** What `millrace` gives Node when it starts, as its first line says. */
+const MILLRACE_FLAGS = readFileSync(new URL('../packages/cli/bin/millrace.js', import.meta.url), 'utf8')
+  .split('\n', 1)[0]!
+  .split(' ')
+  .filter((word) => word.startsWith('--'));
 const STDERR_KEPT_BYTES = 16 * 1024;
 
 /** Starts bench/clients/<name>.ts. The abort signal ends it. */
@@ -34,7 +40,7 @@ export function startClient<Result>(
   signal.throwIfAborted();
   const file = fileURLToPath(new URL(`clients/${name}.ts`, import.meta.url));
   const child = fork(file, [JSON.stringify(input)], {
-    execArgv: [],
+    execArgv: MILLRACE_FLAGS,
     env: { ...process.env, ...env },
     // A session of its own: Ctrl-C reaches it through us, in the order in which we clean up.
     detached: true,
