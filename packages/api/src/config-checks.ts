@@ -2,7 +2,7 @@ import type { Path } from './config-document.ts';
 import { checkFunctions, checkSinkFunctions, type FunctionNames, functionNames } from './function-checks.ts';
 import { nearest } from './nearest.ts';
 import { type Block, block, given, list, meant, type Report } from './raw-block.ts';
-import { checkConditions, checkDelivery, checkTables } from './rule-checks.ts';
+import { checkConditions, checkDelivery, checkOlderRules, checkTables } from './rule-checks.ts';
 import { ACTIONS } from './sink-schema.ts';
 
 /**
@@ -136,6 +136,7 @@ function checkSink(sink: Block, { databases, functions, endpoints }: Names, path
   checkSinkFunctions(sink, functions, path, report);
   checkTables(sink, path, report);
   checkConditions(sink, path, report);
+  checkOlderRules(sink, path, report);
   checkDelivery(sink, path, report);
   const endpoint = block(sink.destination)?.http_endpoint;
   const known = endpoints.map(({ name }) => name).filter((name) => typeof name === 'string');

@@ -100,6 +100,15 @@ export interface SinkFunctions {
   readonly enrichment: FunctionConfig | null;
 }
 
+/** Of filter, transform and routing together. */
+export interface FunctionLimits {
+  /** Processor time of one message. */
+  readonly callMs: number;
+  /** One turn of the sink. */
+  readonly batchMs: number;
+  readonly memoryMb: number;
+}
+
 export interface SinkDelivery {
   /** Absent: the default of the kind. Never above what the kind takes. */
   readonly batchSize?: number;
@@ -131,6 +140,7 @@ export interface SinkConfig {
   readonly initialBackfill: boolean | readonly InitialTableConfig[];
   readonly annotations: Readonly<Record<string, unknown>>;
   readonly functions: SinkFunctions;
+  readonly functionLimits: FunctionLimits;
   readonly rules: SinkRules;
   readonly delivery: SinkDelivery;
   readonly destination: DestinationConfig;
@@ -190,6 +200,7 @@ export function resolveSink(
       routing: named(sink.routing),
       enrichment: named(sink.enrichment),
     },
+    functionLimits: resolveFunctionLimits(sink.function_limits),
     rules: resolveRules(sink),
     delivery: resolveDelivery(sink),
     destination: resolveDestination(sink.destination),
@@ -217,13 +228,22 @@ function isS2File(destination: SinkFile['destination']): destination is S2Destin
   return destination.type === 's2';
 }
 
+/** Those of a sink that says nothing are in force elsewhere, too: where a function is tried without one. */
+export function resolveFunctionLimits(limits: SinkFile['function_limits']): FunctionLimits {
+  return {
+    callMs: limits?.call_ms ?? 1000,
+    batchMs: limits?.batch_ms ?? 100,
+    memoryMb: limits?.memory_mb ?? 64,
+  };
+}
+
 function resolveRules(sink: SinkFile): SinkRules {
   return {
-    where: resolveWhere(sink.where),
+    where: [...resolveWhere(sink.where), ...resolveFilters(sink.filters)],
     columns: resolveColumns(sink.columns),
     timestampFormat: sink.timestamp_format ?? 'iso8601',
     messageGrouping: sink.message_grouping ?? true,
-    tables: (sink.tables ?? []).map((table) => ({
+    tables: tablesOf(sink).map((table) => ({
       ...parseTableName(table.name),
       groupColumns: table.group_column_names ?? null,
       where: resolveWhere(table.where),
@@ -238,6 +258,21 @@ function resolveWhere(where: SinkFile['where']): RowCondition[] {
   return (where ?? []).map(({ column, operator, value, changed }) =>
     changed == null ? { column: column ?? '', operator: operator ?? '=', value: value ?? null } : { changed },
   );
+}
+
+/** An older file groups its one table at the sink. */
+function tablesOf({ tables, table, source, group_column_names }: SinkFile): NonNullable<SinkFile['tables']> {
+  const only = table ?? source?.include_tables?.[0];
+  if (group_column_names == null || only == null) return tables ?? [];
+  return [{ name: only, group_column_names }];
+}
+
+function resolveFilters(filters: SinkFile['filters']): RowCondition[] {
+  return (filters ?? []).map(({ column_name, operator, comparison_value }) => ({
+    column: column_name,
+    operator,
+    value: comparison_value ?? null,
+  }));
 }
 
 function resolveColumns(columns: SinkFile['columns']): ColumnRules {

@@ -22,6 +22,27 @@ export function checkTables(sink: Block, path: Path, report: Report): void {
   });
 }
 
+/** What an older file of Sequin has in place of `where` and `tables`. */
+export function checkOlderRules(sink: Block, path: Path, report: Report): void {
+  list(sink.filters).forEach((filter, index) => {
+    const at = [...path, 'filters', index];
+    if (given(filter.field_path)) {
+      report([...at, 'field_path'], 'is not looked into without code; write a function of type filter');
+    }
+    const { operator, comparison_value: value } = filter;
+    checkValue(operator, value, 'comparison_value', at, report);
+  });
+  if (!given(sink.group_column_names)) return;
+  const at = [...path, 'group_column_names'];
+  const tables = block(sink.source)?.include_tables;
+  if (given(sink.tables)) report(at, 'is the older form of tables[].group_column_names; give one or the other');
+  else if (!given(sink.table) && !(Array.isArray(tables) && tables.length === 1)) {
+    report(at, 'is for a sink of one table; give tables: [{ name, group_column_names }]');
+  } else if (sink.message_grouping === false || sink.message_grouping === 'false') {
+    report(at, 'cannot stand next to message_grouping: false');
+  }
+}
+
 /** `where` and `columns`, of a sink or of one of its tables. */
 export function checkConditions(owner: Block, path: Path, report: Report): void {
   list(owner.where).forEach((condition, index) => {
@@ -54,15 +75,18 @@ function checkCondition(condition: Block, path: Path, report: Report): void {
     report(path, 'column is required (or changed)');
     return;
   }
-  const operator = condition.operator ?? '=';
+  checkValue(condition.operator ?? '=', condition.value, 'value', path, report);
+}
+
+function checkValue(operator: unknown, value: unknown, key: string, path: Path, report: Report): void {
   const several = operator === 'in' || operator === 'not in';
   const none = operator === 'is null' || operator === 'is not null';
-  if (none && given(condition.value)) report([...path, 'value'], 'is not taken with this operator');
-  else if (!none && !given(condition.value)) report(path, 'value is required with this operator');
-  else if (several && !Array.isArray(condition.value)) report([...path, 'value'], 'must be a list with this operator');
-  else if (several && (condition.value as unknown[]).length === 0) report([...path, 'value'], 'must not be empty');
-  else if (!several && Array.isArray(condition.value)) {
-    report([...path, 'value'], 'is a list only with in and not in');
+  if (none && given(value)) report([...path, key], 'is not taken with this operator');
+  else if (!none && !given(value)) report(path, `${key} is required with this operator`);
+  else if (several && !Array.isArray(value)) report([...path, key], 'must be a list with this operator');
+  else if (several && (value as unknown[]).length === 0) report([...path, key], 'must not be empty');
+  else if (!several && Array.isArray(value)) {
+    report([...path, key], 'is a list only with in and not in');
   }
 }
 

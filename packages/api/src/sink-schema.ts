@@ -138,6 +138,15 @@ const where = z
   .nullish()
   .describe('Rows have to meet all of these conditions.');
 
+/** As `where` was written before Sequin had functions. */
+const olderFilter = z.strictObject({
+  column_name: identifier,
+  operator: oneOf(COMPARISONS),
+  comparison_value: z.union([single, z.array(single)], { error: `${SINGLE}, or a list of these` }).nullish(),
+  field_path: text.nullish(),
+  field_type: text.nullish(),
+});
+
 const columns = z
   .strictObject({
     include: columnNames('must name at least one column').nullish().describe('Only these columns.'),
@@ -184,6 +193,10 @@ export const sinkSchema = z.strictObject({
     .nullish()
     .describe('What goes for a single table.'),
   table: tableName.nullish().describe('Older form of source.include_tables with one table.'),
+  group_column_names: columnNames('must name at least one column')
+    .nullish()
+    .describe('Older form of tables[].group_column_names, for the one table of the sink.'),
+  filters: z.array(olderFilter, { error: 'must be a list of filters' }).nullish().describe('Older form of where.'),
   schema: identifier.nullish().describe('Older form of source.include_schemas with one schema.'),
   actions: z
     .array(oneOf(ACTIONS), {
@@ -224,6 +237,20 @@ export const sinkSchema = z.strictObject({
   transform: functionName.describe('Name of a function: what is delivered in place of the message.'),
   routing: functionName.describe('Name of a function: where each message goes.'),
   enrichment: functionName.describe('Name of a function: SQL whose row is metadata.enrichment.'),
+  function_limits: z
+    .strictObject({
+      call_ms: numberIn(1, 60_000)
+        .nullish()
+        .describe('Processor time of one message through all functions of the sink. Default 1000.'),
+      batch_ms: numberIn(10, 10_000)
+        .nullish()
+        .describe('Time of one turn; the messages left over have the next one, other sinks theirs first. Default 100.'),
+      memory_mb: numberIn(16, 1024)
+        .nullish()
+        .describe('Memory of all functions of the sink, 8 MiB for what runs them included. Default 64.'),
+    })
+    .nullish()
+    .describe('What filter, transform and routing may take.'),
   message_grouping: flag.nullish().describe('false: messages are delivered in any order. Default true.'),
   timestamp_format: oneOf(TIMESTAMP_FORMATS).nullish().describe('Of timestamps in rows. Default iso8601.'),
   batch_size: numberIn(1, 1000).nullish().describe('Messages of one request, at most. The default is of the type.'),

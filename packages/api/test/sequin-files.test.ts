@@ -69,6 +69,7 @@ test('the files have every key that Sequin has, of databases, sinks, functions a
   ]);
   expect(lacking('sinks')).toEqual([
     ...['logical_messages', 'schema_changes', 'unchanged_toast', 'fill_unchanged', 'where', 'columns', 'push_down'],
+    'function_limits',
     ...['batch_timeout_ms', 'ack_wait_ms', 'max_ack_pending', 'retry', 'dead_letter', 'oversize', 'start'],
   ]);
   expect([...given.get('http_endpoints')!].sort()).toEqual(['encrypted_headers', 'headers', 'name', 'url']);
@@ -116,13 +117,42 @@ test('older names and forms are the present ones', () => {
     { name: 'only-record', type: 'path', code: 'record' },
     { name: 'nested-code', type: 'transform' },
   ]);
-  expect(sinks.map(({ destination }) => destination.type)).toEqual(['webhook', 'redis_stream', 'sequin_stream']);
+  expect(sinks.map(({ destination }) => destination.type)).toEqual([
+    'webhook',
+    'redis_stream',
+    'sequin_stream',
+    'sequin_stream',
+  ]);
   expect(sinks[1]!.destination).toMatchObject({ config: { port: 6379, database: 0, tls: false } });
   expect(sinks.map(({ source }) => source)).toEqual([
     { includeTables: [{ schema: 'public', name: 'products' }] },
     { includeTables: [{ schema: 'public', name: 'products' }] },
     { includeSchemas: ['sales'] },
+    { includeTables: [{ schema: 'sales', name: 'messages' }] },
   ]);
+  expect(sinks[3]!.rules).toMatchObject({
+    where: [
+      { column: 'state', operator: 'in', value: ['sent', 'read'] },
+      { column: 'deleted_at', operator: 'is null', value: null },
+    ],
+    tables: [{ schema: 'sales', name: 'messages', groupColumns: ['id', 'message_date'] }],
+  });
+});
+
+test.each([
+  [
+    'table: t, filters: [{ column_name: a, operator: =, comparison_value: 1, field_path: b }]',
+    'write a function of type',
+  ],
+  ['table: t, filters: [{ column_name: a, operator: in, comparison_value: 1 }]', 'comparison_value: must be a list'],
+  ['table: t, filters: [{ column_name: a, operator: "=" }]', 'comparison_value is required with this operator'],
+  ['group_column_names: [a]', 'is for a sink of one table; give tables: [{ name, group_column_names }]'],
+  ['table: t, group_column_names: [a], tables: [{ name: t }]', 'give one or the other'],
+  ['table: t, group_column_names: [a], message_grouping: false', 'cannot stand next to message_grouping: false'],
+])('an older form that is not clear is refused: %s', (keys, problem) => {
+  const database = 'databases: [{ name: d, hostname: h, database: d, slot_name: s, publication_name: p }]';
+  const sink = `sinks: [{ name: s, database: d, ${keys}, destination: { type: sequin_stream } }]`;
+  expect(() => load('f.yaml', `${database}\n${sink}`)).toThrow(problem);
 });
 
 describe('what is not here is refused by name, with what to do', () => {
