@@ -4,8 +4,8 @@
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { startCapturing } from '../../packages/engine/test/captured-log.ts';
+import { gatedDisk } from '../../packages/engine/test/gated-disk.ts';
 import { eventually } from '../end-to-end/millrace.ts';
-import { gatedDisk } from './gated-disk.ts';
 
 let db: TestDatabase;
 beforeEach(async () => {
@@ -53,7 +53,9 @@ test.each([
       captured.capture.poke();
       return passed(after);
     });
-    expect((await captured.transactions()).at(-1)!.changes.length).toBe(rows);
+    // Before version 15, transactions without a published change are sent, too.
+    const written = (await captured.transactions()).filter(({ changes }) => changes.length > 0);
+    expect(written.at(-1)!.changes.length).toBe(rows);
   } finally {
     disk.open();
     await captured.remove();

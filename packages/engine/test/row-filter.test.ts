@@ -209,7 +209,9 @@ test(`of every type a filter says what Postgres says, null and edges included (s
     const printed = (
       await rowsOf(`SELECT v::text FROM (VALUES ${values.map((v) => `(${v})`).join(', ')}) AS t (v)`)
     ).flat();
-    const literals = [...new Set([...drawn, ...printed.filter((text) => text !== null)])].slice(0, 40);
+    // Before version 16, "char" prints bytes that are no text by themselves, and cannot be written down.
+    const texts = printed.filter((text) => text !== null && !text.includes('\u{fffd}'));
+    const literals = [...new Set([...drawn, ...texts])].slice(0, 40);
     const conditions = literals.flatMap((literal) => [
       ...kind.operators.map((operator) => ({ column: 'v', operator, value: literal })),
       { column: 'v', operator: 'in' as const, value: [literal, pick(random, literals), pick(random, literals)] },
