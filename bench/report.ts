@@ -5,6 +5,7 @@ import { BACKFILL_READERS, type BackfillNumbers } from './backfill.ts';
 import { mib, spread, thousands } from './cells.ts';
 import { DRAIN_CLIENTS, type DrainClient, type DrainNumbers } from './drains.ts';
 import type { GrowthNumbers, GrowthProgram } from './growth.ts';
+import { isolationTables } from './isolation-report.ts';
 import type { LargeNumbers, LargeSection } from './large.ts';
 import type { LatencyNumbers } from './latency.ts';
 import type { Measured, Results } from './results.ts';
@@ -28,13 +29,25 @@ export function tablesOf(results: Results): Table[] {
     const drains = results[name];
     if (drains !== undefined) tables.push(drainTable(name, drains.numbers, about(drains)));
   }
-  const { latency, store, writers, growth, sinks, 'sinks-push': sinksPush, source, backfill, large } = results;
+  const {
+    latency,
+    store,
+    writers,
+    growth,
+    sinks,
+    'sinks-push': sinksPush,
+    isolation,
+    source,
+    backfill,
+    large,
+  } = results;
   if (latency !== undefined) tables.push(latencyTable(latency.numbers, about(latency)));
   if (store !== undefined) tables.push(storeTable(store.numbers, about(store)));
   if (writers !== undefined) tables.push(writersTable(writers.numbers, about(writers)));
   if (growth !== undefined) tables.push(growthTable(growth.numbers, about(growth)));
   if (sinks !== undefined) tables.push(sinksTable(sinks.numbers, about(sinks)));
   if (sinksPush !== undefined) tables.push(...sinksPushTables(sinksPush.numbers, about(sinksPush)));
+  if (isolation !== undefined) tables.push(...isolationTables(isolation.numbers, about(isolation)));
   if (source !== undefined) tables.push(sourceTable(source.numbers, about(source)));
   if (backfill !== undefined) tables.push(backfillTable(backfill.numbers, about(backfill)));
   if (large !== undefined) tables.push(largeTable(large.numbers, about(large)));

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type { BackfillNumbers } from './backfill.ts';
 import type { DrainNumbers } from './drains.ts';
 import type { GrowthNumbers } from './growth.ts';
+import type { IsolationNumbers } from './isolation.ts';
 import type { LargeSection } from './large.ts';
 import type { LatencyNumbers } from './latency.ts';
 import type { Machine } from './machine.ts';
@@ -24,6 +25,7 @@ export const SECTIONS = [
   'growth',
   'sinks',
   'sinks-push',
+  'isolation',
   'source',
   'backfill',
   'large',
@@ -49,6 +51,7 @@ export interface Results {
   readonly growth?: Measured<GrowthNumbers>;
   readonly sinks?: Measured<SinksNumbers>;
   readonly 'sinks-push'?: Measured<SinksPushNumbers>;
+  readonly isolation?: Measured<IsolationNumbers>;
   readonly source?: Measured<SourceNumbers>;
   readonly backfill?: Measured<BackfillNumbers>;
   readonly large?: Measured<LargeSection>;

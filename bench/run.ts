@@ -2,7 +2,7 @@
  * Measures what the project claims about its speed: `npm run bench -- [options]`. Progress goes to stderr, tables to
  * stdout (in Markdown when that is no terminal), and after a run at full scale the numbers to bench/results/latest.json and bench/README.md.
  *
- *   --only a,b    of small, one, big, latency, store, writers, growth, sinks, sinks-push, source, backfill,
+ *   --only a,b    of small, one, big, latency, store, writers, growth, sinks, sinks-push, isolation, source, backfill,
  *                 large (all but large)
  *   --large       the long outage too: 10 M rows, some 20 GB of disk, many minutes
  *   --runs N      interleaved repetitions (5)
@@ -15,6 +15,7 @@ import { measureBackfill } from './backfill.ts';
 import { POSTGRES_SETTINGS } from './backlog.ts';
 import { measureDrains } from './drains.ts';
 import { measureGrowth } from './growth.ts';
+import { measureIsolation } from './isolation.ts';
 import { measureLarge } from './large.ts';
 import { measureLatency } from './latency.ts';
 import { runSession } from './life.ts';
@@ -88,6 +89,8 @@ async function measureSection(session: Session, name: SectionName, before: Resul
       return { sinks: await measured(await measureSinks(session)) };
     case 'sinks-push':
       return { 'sinks-push': await measured(await measureSinksPush(session)) };
+    case 'isolation':
+      return { isolation: await measured(await measureIsolation(session)) };
     case 'backfill':
       return { backfill: await measured(await measureBackfill(session)) };
     case 'source':
@@ -137,7 +140,7 @@ function positive(option: string, text: string, least: number): number {
 
 function usage(code: number): never {
   const text =
-    'usage: npm run bench -- [--only small,one,big,latency,store,writers,growth,sinks,sinks-push,source,backfill,large] [--large] [--runs N] [--scale S]\n' +
+    'usage: npm run bench -- [--only small,one,big,latency,store,writers,growth,sinks,sinks-push,isolation,source,backfill,large] [--large] [--runs N] [--scale S]\n' +
     '                        [--quick] [--json FILE]\n';
   (code === 0 ? process.stdout : process.stderr).write(text);
   process.exit(code);

@@ -6,7 +6,7 @@
 import net from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { ByteWriter } from '@millrace/core/byte-writer';
-import { writeAppendRecord } from '@millrace/stream-store/record-codec';
+import { writeAppendRecord } from '@millrace/stream-store/record-writer';
 import type { Usage } from './clients/client.ts';
 import type { WritersServerInput, WritersServerResult } from './clients/writers-server.ts';
 import { ExternalServer, findS2Cli } from './external-server.ts';

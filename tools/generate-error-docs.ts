@@ -61,6 +61,9 @@ export function errorsPage(): string {
     'meets the failure says why on stderr and in its health, and tries again every 2 to 30 s; all else goes on. `storage_full`',
     'and `storage_failed` end the process wherever they are met, because nothing can be promised after a failed write.',
     '',
+    '`internal` names what caused it by class, code and place, as `ReplyError (ERR_X), at node_modules/...`: enough to search for, and to',
+    'report. Its text is not told, here or in a log, because a library may quote in it what it was given: a row, or a password.',
+    '',
   ];
   for (const section of sections()) {
     lines.push(`## ${section.title}`, '', '| code | class | meaning |', '|---|---|---|');

@@ -25,6 +25,8 @@ export interface BenchServerInput {
   readonly backfillConnections?: number;
   /** Of the HTTP endpoint `bench`. */
   readonly endpointUrl?: string;
+  /** What else stands in the configuration, such as `functions`. */
+  readonly more?: Readonly<Record<string, unknown>>;
 }
 
 export interface BenchServer {
@@ -36,6 +38,8 @@ export interface BenchServer {
   readonly streams: readonly Stream[];
   /** What it said last. */
   readonly lines: readonly string[];
+  /** How many lines it has said. */
+  readonly linesSaid: () => number;
 }
 
 export const BASIN = 'bench-basin';
@@ -48,6 +52,7 @@ export async function startBenchServer(input: BenchServerInput): Promise<BenchSe
   const { connection, slot, publication, dataDir } = input;
   let used: (() => Usage) | null = null;
   const lines: string[] = [];
+  let linesSaid = 0;
   const config: ServerOptions['config'] = async (store) => {
     await store.ensureBasin(BASIN, { ...DEFAULT_BASIN_CONFIG, createStreamOnAppend: true });
     for (const { name, push } of input.sinks) if (push === undefined) await store.ensureStream(BASIN, name, {});
@@ -80,6 +85,7 @@ export async function startBenchServer(input: BenchServerInput): Promise<BenchSe
         },
         ...push,
       })),
+      ...input.more,
     };
     return loadConfig(JSON.stringify(file), { file: 'bench', env: {} });
   };
@@ -92,13 +98,21 @@ export async function startBenchServer(input: BenchServerInput): Promise<BenchSe
     log(line) {
       // The first thing it says is that it is streaming.
       used ??= startMeter();
+      linesSaid++;
       lines.push(line);
       if (lines.length > LINES_MAX) lines.shift();
     },
   });
   const local = input.sinks.filter(({ endpoint, push }) => endpoint === undefined && push === undefined);
   const streams = await Promise.all(local.map(({ name }) => server.store.openStream(BASIN, name, 'read')));
-  return { server, token: server.firstRootToken ?? '', streams, lines, used: used ?? startMeter() };
+  return {
+    server,
+    token: server.firstRootToken ?? '',
+    streams,
+    lines,
+    linesSaid: () => linesSaid,
+    used: used ?? startMeter(),
+  };
 }
 
 /**

@@ -1,5 +1,5 @@
 /** Ours, whole: durable JSON messages in a stream of the store in the same process. */
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import type { Stream } from '@millrace/stream-store/store';
 import { startBenchServer, untilDurable } from './bench-server.ts';
 import { runClient } from './client.ts';

@@ -4,9 +4,11 @@
  * stopped or restarted now and then, and once or more failed over to a standby.
  * At the end the stream has to hold every committed change exactly once and in commit order, and the tables rebuilt from
  * it have to equal Postgres. After each kill the slot must not stand beyond what the log on disk holds (I3).
+ * The same is asked of the streams of two more sinks: one into another Millrace over the wire, which is killed and cut off
+ * as well, and one that fills in the large values that updates leave alone.
  *
  *   npm run test:crash -- [--kills 200] [--seed N] [--writers 4] [--postgres-every 10] [--backfill | --no-backfill]
- *                         [--no-ddl] [--no-truncates] [--no-large] [--no-failover]
+ *                         [--no-ddl] [--no-truncates] [--no-large] [--no-failover] [--no-remote] [--no-filled]
  */
 import { rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -17,7 +19,7 @@ import { backfillStore } from '@millrace/engine/backfill/backfill-store';
 import { SourceState } from '@millrace/engine/capture/source-state';
 import { ChangeLog } from '@millrace/engine/change-log/change-log';
 import { openLocalStore } from '@millrace/stream-store/local-store';
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { createOracle } from '@millrace/testkit/oracle';
 import { startOwnPostgres, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { type ProcessHarness, processHarness } from '@millrace/testkit/process-harness';
@@ -40,6 +42,8 @@ import {
   WORKLOAD_TABLES,
 } from '@millrace/testkit/workload-tables';
 import { stringify } from 'yaml';
+import { FilledValues } from './filled-values.ts';
+import { type SecondServer, startSecondServer } from './second-server.ts';
 
 export interface CampaignOptions {
   readonly kills: number;
@@ -56,6 +60,10 @@ export interface CampaignOptions {
   readonly large?: boolean;
   /** Half way through, the primary is killed for good and a standby promoted. Postgres 17 and later. */
   readonly failover?: boolean;
+  /** A second sink, into another Millrace that is killed at random moments as well. */
+  readonly remote?: boolean;
+  /** A third one, with fill_unchanged. */
+  readonly filled?: boolean;
   readonly report?: (line: string) => void;
 }
 
@@ -67,6 +75,10 @@ export interface CampaignResult {
   readonly messages: number;
   readonly reads: number;
   readonly failovers: number;
+  /** Of the other Millrace. */
+  readonly remoteKills: number;
+  /** Updates whose large values were filled in, and compared. */
+  readonly filled: number;
   readonly workload: WorkloadCounts;
   readonly beside: DisturbanceCounts;
 }
@@ -75,13 +87,17 @@ const CLI = fileURLToPath(new URL('../../packages/cli/bin/millrace.js', import.m
 const BASIN = 'crash-basin';
 const SLOT = 'crash';
 const SINK = 'everything';
+const REMOTE = 'away';
+const FILLED = 'filled';
 /** A kill comes this long after the start at most: into start-up, catch-up, steady state or an idle moment. */
 const LIFE_MS_MAX = 900;
 /** Lives that a backfill gets to come to its end once nothing kills it any more. */
 const BACKFILL_LIVES = 30;
 /** Transactions of the workload before a backfill. */
 const ROWS_BEFORE = 500;
-const CATCH_UP_MS = 120_000;
+const CATCH_UP_MS = 240_000;
+/** Of a process, on a machine that has much else to do. */
+const STARTED_MS = 120_000;
 /** Small enough for the large transactions to be streamed, or spilled, before they commit. */
 const SETTINGS = { logical_decoding_work_mem: '64kB' };
 const FAILOVER_SETTINGS = { max_wal_senders: '10', max_replication_slots: '10' };
@@ -99,6 +115,7 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
   let failovers = 0;
   let child: ProcessHarness | null = null;
   let server = own.server;
+  let second: SecondServer | null = null;
   try {
     let db = await own.createDatabase();
     const standby = options.failover === true ? await startStandby(own, { settings: STANDBY_SETTINGS }) : null;
@@ -115,7 +132,12 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
       () => proxy.close(),
       () => entrance.close(),
     );
-    writeFileSync(join(dir, 'millrace.yaml'), configuration(db, proxy.port, options));
+    if (options.remote === true) {
+      const started = await startSecondServer(dir, BASIN, seededRandom(seed + 1));
+      second = started;
+      closing.push(() => started.stop());
+    }
+    writeFileSync(join(dir, 'millrace.yaml'), configuration(db, proxy.port, options, second));
     child = processHarness({
       args: [CLI, 'start', '--config', join(dir, 'millrace.yaml'), '--data', dataDir, '--port', '0'],
     });
@@ -129,9 +151,9 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
     const early = options.backfill ? await begin() : null;
     await early?.reached(ROWS_BEFORE);
     child.start();
-    await child.waitForLine(/listening/, { timeoutMs: 30_000 });
+    await child.waitForLine(/listening/, { timeoutMs: STARTED_MS });
     const token = /mr_[\w-]+/.exec(child.transcript())![0];
-    await child.waitForLine(/streaming/, { timeoutMs: 30_000 });
+    await child.waitForLine(/streaming/, { timeoutMs: STARTED_MS });
     const workload = early ?? (await begin());
     const { ddl = false, truncates = false, large = false } = options;
     const beside = startDisturbance({ config, seed, ddl, truncates, large, pauseMs: 60 });
@@ -139,6 +161,9 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
       // Half of the lives lose their connections to Postgres on the way.
       const cutAt = random.chance(0.5) ? random.next() : 1;
       const lifeMs = random.next() * LIFE_MS_MAX;
+      // It takes its time to come back, and needs no company for that.
+      const beyond = second?.disturb(lifeMs) ?? Promise.resolve();
+      beyond.catch(() => {});
       await delay(lifeMs * cutAt);
       if (cutAt < 1) proxy.cut();
       await delay(lifeMs * (1 - cutAt));
@@ -168,29 +193,50 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
         postgresCrashes++;
       }
       if (child.running) await child.kill('SIGKILL');
+      await beyond;
       problems.push(...(await judgeAcknowledgement(db, server.version, dataDir, kill)));
       child.start();
       if (kill % 10 === 0) report(`${kill} kills, ${workload.counts.committed} transactions committed`);
     }
     const besideCounts = await beside.stop();
     const counts = await workload.stop();
-    let line = await child.waitForLine(/listening/, { timeoutMs: 30_000 });
+    let line = await child.waitForLine(/listening/, { timeoutMs: STARTED_MS });
     // What ends the campaign comes after the last row of the backfill.
     for (let rest = BACKFILL_LIVES; options.backfill && rest > 0; rest--) {
       await child.kill('SIGTERM');
-      if (await backfilled(dataDir)) rest = 0;
+      if (await backfilled(dataDir, options)) rest = 0;
       child.start();
-      line = await child.waitForLine(/listening/, { timeoutMs: 30_000 });
+      line = await child.waitForLine(/listening/, { timeoutMs: STARTED_MS });
       // Longer every time: what writers left behind comes first.
       if (rest > 0) await delay(LIFE_MS_MAX * (2 + BACKFILL_LIVES - rest));
     }
     const url = /http:\S+/.exec(line)![0];
     await db.sql(`CREATE TABLE campaign_end (id int PRIMARY KEY); INSERT INTO campaign_end VALUES (1)`);
-    await caughtUp(db, child, url, token);
+    const places = [{ url, token, stream: SINK }];
+    if (options.filled === true) places.push({ url, token, stream: FILLED });
+    if (second !== null) places.push({ url: second.endpoint, token: second.rootToken, stream: REMOTE });
+    await caughtUp(db, child, places);
     await child.kill('SIGTERM');
-    const { problems: wrong, messages, reads } = await judgeStream(db, dataDir, options);
-    problems.push(...wrong);
-    return { problems, kills, postgresCrashes, failovers, messages, reads, workload: counts, beside: besideCounts };
+    await second?.stop();
+    const leftOut = new FilledValues(WORKLOAD_TABLES.documents.name);
+    const { messages, reads, ...main } = await judgeStream(db, dataDir, SINK, options, (text) =>
+      leftOut.takeLeftOut(text),
+    );
+    problems.push(...main.problems);
+    if (second !== null) {
+      const away = await judgeStream(db, second.dataDir, REMOTE, options);
+      problems.push(...away.problems.map((text) => `over the wire: ${text}`));
+    }
+    let filled = 0;
+    if (options.filled === true) {
+      const judged = await judgeStream(db, dataDir, FILLED, options, (text) => leftOut.takeFilled(text));
+      const values = leftOut.end();
+      filled = values.filled;
+      problems.push(...judged.problems.map((text) => `filled in: ${text}`), ...values.problems);
+    }
+    const remoteKills = second?.kills ?? 0;
+    const counted = { kills, postgresCrashes, failovers, remoteKills, messages, reads, filled };
+    return { problems, ...counted, workload: counts, beside: besideCounts };
   } finally {
     await child?.kill('SIGKILL');
     for (const close of closing) await close();
@@ -212,7 +258,21 @@ async function synced(standby: TestDatabase): Promise<void> {
   }
 }
 
-function configuration(db: TestDatabase, port: number, { backfill, truncates, failover }: CampaignOptions): string {
+function configuration(
+  db: TestDatabase,
+  port: number,
+  { backfill, truncates, failover, filled }: CampaignOptions,
+  second: SecondServer | null,
+): string {
+  const sink = (name: string, options: object, destination?: object) => ({
+    name,
+    database: 'campaign',
+    ...(truncates === true && { actions: ['insert', 'update', 'delete', 'truncate'] }),
+    initial_backfill: backfill,
+    ...options,
+    destination: { type: 's2', basin: BASIN, stream: name, ...destination },
+  });
+  const away = second && { endpoint: second.endpoint, access_token: second.token };
   return stringify({
     databases: [
       {
@@ -223,13 +283,9 @@ function configuration(db: TestDatabase, port: number, { backfill, truncates, fa
       },
     ],
     sinks: [
-      {
-        name: SINK,
-        database: 'campaign',
-        ...(truncates === true && { actions: ['insert', 'update', 'delete', 'truncate'] }),
-        initial_backfill: backfill,
-        destination: { type: 's2', basin: BASIN, stream: SINK },
-      },
+      sink(SINK, {}),
+      ...(away === null ? [] : [sink(REMOTE, {}, away)]),
+      ...(filled === true ? [sink(FILLED, { fill_unchanged: true })] : []),
     ],
   });
 }
@@ -259,36 +315,59 @@ async function judgeAcknowledgement(
   }
 }
 
-async function backfilled(dataDir: string): Promise<boolean> {
+async function backfilled(dataDir: string, { remote, filled }: CampaignOptions): Promise<boolean> {
+  const sinks = [SINK, ...(remote === true ? [REMOTE] : []), ...(filled === true ? [FILLED] : [])];
   const store = await openLocalStore({ dir: dataDir });
   try {
-    const jobs = backfillStore(store.state, `sink/${SINK}/backfills`).load();
-    return jobs.length >= WORKLOAD_TABLE_NAMES.length && jobs.every(({ state }) => state !== 'active');
+    return sinks.every((sink) => {
+      const jobs = backfillStore(store.state, `sink/${sink}/backfills`).load();
+      return jobs.length >= WORKLOAD_TABLE_NAMES.length && jobs.every(({ state }) => state !== 'active');
+    });
   } finally {
     await store.close();
   }
 }
 
-/** The last record of the stream is the end marker's, and the slot has passed it too. */
-async function caughtUp(db: TestDatabase, child: ProcessHarness, url: string, token: string): Promise<void> {
+interface Place {
+  readonly url: string;
+  readonly token: string;
+  readonly stream: string;
+}
+
+/** The last record of each stream is the end marker's, and the slot has passed it too. */
+async function caughtUp(db: TestDatabase, child: ProcessHarness, places: readonly Place[]): Promise<void> {
   const [{ lsn }] = await db.sql(`SELECT pg_current_wal_flush_lsn() AS lsn`);
   const deadline = performance.now() + CATCH_UP_MS;
-  const headers = { authorization: `Bearer ${token}`, 's2-basin': BASIN };
+  const hasEnd = async ({ url, token, stream }: Place) => {
+    const headers = { authorization: `Bearer ${token}`, 's2-basin': BASIN };
+    const tail = await fetch(`${url}/v1/streams/${stream}/records?tail_offset=20`, { headers }).then((r) => r.text());
+    return tail.includes('campaign_end');
+  };
+  const waiting = new Set(places);
   for (;;) {
     const [slot] = await db.sql(
       `SELECT confirmed_flush_lsn >= '${lsn}'::pg_lsn AS done FROM pg_replication_slots WHERE slot_name = '${SLOT}'`,
     );
-    const tail = await fetch(`${url}/v1/streams/${SINK}/records?tail_offset=20`, { headers }).then((r) => r.text());
-    if (slot?.done && tail.includes('campaign_end')) return;
-    if (performance.now() > deadline) throw new Error(`Millrace does not catch up:\n${child.transcript()}`);
+    for (const place of waiting) if (await hasEnd(place)) waiting.delete(place);
+    if (slot?.done && waiting.size === 0) return;
+    if (performance.now() > deadline) {
+      const names = [...waiting].map(({ stream }) => stream).join(', ');
+      throw new Error(`Millrace does not catch up (${names}):\n${child.transcript()}`);
+    }
     await delay(50);
   }
 }
 
-async function judgeStream(db: TestDatabase, dataDir: string, { backfill, ddl, truncates }: CampaignOptions) {
+async function judgeStream(
+  db: TestDatabase,
+  dataDir: string,
+  name: string,
+  { backfill, ddl, truncates }: CampaignOptions,
+  beside: (text: string) => void = () => {},
+) {
   const store = await openLocalStore({ dir: dataDir });
   try {
-    const stream = await store.openStream(BASIN, SINK, 'read');
+    const stream = await store.openStream(BASIN, name, 'read');
     const oracle = createOracle({
       tables: [
         ...Object.values(WORKLOAD_TABLES),
@@ -312,6 +391,7 @@ async function judgeStream(db: TestDatabase, dataDir: string, { backfill, ddl, t
         const text = Buffer.from(slice.records.subarray(cursor.bodyStart, cursor.bodyEnd)).toString();
         if (text.includes('"table_name":"campaign_end"')) ended = true;
         oracle.take(text);
+        beside(text);
       }
       seq = slice.firstSeqNum + slice.count;
     }
@@ -339,10 +419,12 @@ if (import.meta.main) {
       truncates: { type: 'boolean', default: true },
       large: { type: 'boolean', default: true },
       failover: { type: 'boolean', default: true },
+      remote: { type: 'boolean', default: true },
+      filled: { type: 'boolean', default: true },
     },
     allowNegative: true,
   });
-  const { backfill, ddl, truncates, large, failover } = values;
+  const { backfill, ddl, truncates, large, failover, remote, filled } = values;
   const seed = Number(values.seed);
   process.stderr.write(`crash campaign: ${values.kills} kills, seed ${seed}\n`);
   const result = await runCampaign({
@@ -350,13 +432,13 @@ if (import.meta.main) {
     seed,
     writers: Number(values.writers),
     postgresEvery: Number(values['postgres-every']),
-    ...{ backfill, ddl, truncates, large, failover },
+    ...{ backfill, ddl, truncates, large, failover, remote, filled },
     report: (line) => process.stderr.write(`${line}\n`),
   });
   for (const problem of result.problems) process.stdout.write(`${problem}\n`);
   const { committed, rolledBack, changes, lostAnswers } = result.workload;
   process.stdout.write(
-    `${result.kills} kills, ${result.postgresCrashes} crashes of Postgres, ${result.failovers} failovers, ` +
+    `${result.kills} kills, ${result.postgresCrashes} crashes of Postgres, ${result.failovers} failovers, ${result.remoteKills} kills of the other Millrace, ${result.filled} updates filled in, ` +
       `${result.beside.schemaChanges} changes of the schema, ${result.beside.truncates} truncates, ${result.beside.large} large transactions, ${committed} transactions committed ` +
       `(${lostAnswers} answers lost), ${rolledBack} rolled back, ${changes} changes, ${result.messages} messages: ` +
       `${result.problems.length === 0 ? 'every change exactly once, in order' : `${result.problems.length} problems (seed ${seed})`}\n`,

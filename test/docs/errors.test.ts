@@ -19,7 +19,7 @@ test('every error code named in the documentation is one', () => {
     .flatMap((file) => inlineCode(file).map((code) => ({ path: file.path, code })))
     .filter(({ code }) => /^[a-z]+(?:_[a-z]+)+$/.test(code) && prefixes.has(code.split('_')[0]!));
   expect(named.length).toBeGreaterThan(10);
-  // Names of Postgres' own, and fields of messages and of the management API.
+  // Names of Postgres' own, and fields of messages, of the configuration and of the management API.
   const POSTGRES = new Set([
     'pg_lsn',
     'pg_snapshot',
@@ -34,6 +34,7 @@ test('every error code named in the documentation is one', () => {
     'object_type',
     'sink_consumer',
     'sink_type',
+    'function_limits',
     'pg_logical_emit_message',
     'pg_replication_slot_advance',
   ]);

@@ -2,11 +2,10 @@
 import { rmSync } from 'node:fs';
 import { createServer, type Server as HttpEndpoint } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { loadConfig } from '@millrace/api/config';
-import { type Server, startServer } from '@millrace/server/main';
+import type { Server } from '@millrace/server/main';
 import { createDatabase, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { stringify } from 'yaml';
+import { ALL_ADDRESSES, startHookServer } from './hook-server.ts';
 
 const WAIT = { timeout: 30_000, interval: 20 };
 let db: TestDatabase;
@@ -28,34 +27,11 @@ beforeAll(async () => {
   await new Promise<void>((resolve) => endpoint.listen(0, '127.0.0.1', resolve));
   db = await createDatabase();
   await db.sql('CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 50)');
-  const url = `http://127.0.0.1:${(endpoint.address() as AddressInfo).port}`;
-  const text = stringify({
-    databases: [
-      {
-        name: 'shop',
-        url: db.url,
-        slot: { name: db.name, create_if_not_exists: true },
-        publication: { name: 'millrace', create_if_not_exists: true },
-      },
-    ],
-    http_endpoints: [{ name: 'local', url }],
-    sinks: [
-      {
-        name: 'hook',
-        database: 'shop',
-        initial_backfill: true,
-        destination: { type: 'webhook', http_endpoint: 'local', batch: false },
-        retry: { min_ms: 50, max_ms: 50 },
-      },
-    ],
-  });
-  server = await startServer({
-    config: loadConfig(text, { file: 'millrace.yaml', env: {} }),
+  server = await startHookServer(db, {
     dataDir,
-    host: '127.0.0.1',
-    port: 0,
-    log: () => {},
-    network: { brokers: { allowPrivate: true, allow: [] }, webhooks: { allowPrivate: true, allow: [] } },
+    endpoint: { url: `http://127.0.0.1:${(endpoint.address() as AddressInfo).port}` },
+    sinks: [{ name: 'hook', initial_backfill: true, destination: { batch: false }, retry: { min_ms: 50, max_ms: 50 } }],
+    network: ALL_ADDRESSES,
   });
 }, 60_000);
 

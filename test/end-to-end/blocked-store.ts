@@ -1,12 +1,8 @@
-/** Another store, behind a network that a test can block. */
-import { rmSync } from 'node:fs';
-import { startHttpServer } from '@millrace/stream-store/http/server';
-import { openLocalStore } from '@millrace/stream-store/local-store';
-import { testDirectory } from '@millrace/testkit/postgres';
+/** A remote store behind a network that a test can block. */
 import { startProxy } from '@millrace/testkit/proxy';
-import { BASIN } from './millrace.ts';
+import { REMOTE_BASIN, startRemoteStore } from './remote-store.ts';
 
-export interface RemoteStore {
+export interface BlockableStore {
   readonly url: string;
   readonly basin: string;
   readonly token: string;
@@ -17,29 +13,19 @@ export interface RemoteStore {
   remove(): Promise<void>;
 }
 
-export async function startRemoteStore(): Promise<RemoteStore> {
-  const dir = testDirectory('remote');
-  const store = await openLocalStore({ dir });
-  const http = await startHttpServer({ store, port: 0 });
-  const proxy = await startProxy({ port: http.port });
-  await store.ensureBasin(BASIN, {
-    defaultStreamConfig: {},
-    streamCipher: null,
-    createStreamOnAppend: true,
-    createStreamOnRead: true,
-  });
+export async function startBlockableStore(): Promise<BlockableStore> {
+  const { store, url, stop } = await startRemoteStore();
+  const proxy = await startProxy({ port: Number(new URL(url).port) });
   return {
     url: `http://${proxy.host}:${proxy.port}`,
-    basin: BASIN,
+    basin: REMOTE_BASIN,
     token: store.firstRootToken!,
-    count: async (stream) => (await store.openStream(BASIN, stream, 'read')).tail.seqNum,
+    count: async (stream) => (await store.openStream(REMOTE_BASIN, stream, 'append')).tail.seqNum,
     block: () => proxy.blackHole(),
     unblock: () => proxy.pass(),
     async remove() {
       await proxy.close();
-      await http.close({ graceMs: 0 });
-      await store.close();
-      rmSync(dir, { recursive: true, force: true });
+      await stop();
     },
   };
 }

@@ -5,7 +5,7 @@ import { readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Plan } from '@millrace/api/applied/plan';
 import { type Server, startServer } from '@millrace/server/main';
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { createDatabase, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { stringify } from 'yaml';
@@ -212,6 +212,18 @@ test('a plan that is no longer true is not applied, and neither is what a source
   const missing = sink('m', { source: { include_tables: ['missing'] } });
   const refused = await ask('POST', '/config/apply', file({ sinks: [missing, sink('d')] }));
   expect(refused).toMatchObject({ status: 422, body: { code: 'pg_table_missing' } });
+  // Only the database knows that id is the key that an enrichment would look up by.
+  const loud = { name: 'loud', type: 'enrichment', code: 'SELECT id, upper(v) AS v FROM t WHERE id = ANY($1)' };
+  const masked = sink('d', { enrichment: 'loud', columns: { mask: ['v', 'id'] } });
+  expect(await ask('POST', '/config/apply', file({ functions: [loud], sinks: [masked] }))).toMatchObject({
+    status: 422,
+    body: {
+      code: 'enrichment_failed',
+      summary: expect.stringContaining(
+        'column "id" of the primary key of "public"."t" is kept from messages by columns.mask',
+      ),
+    },
+  });
   const broken = await ask('POST', '/config/apply', file({ sinks: [sink('d'), { name: 'e', databse: 'shop' }] }));
   expect(broken).toMatchObject({
     status: 422,

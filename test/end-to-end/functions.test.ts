@@ -18,6 +18,11 @@ const functions = [
     code: '(action, record, changes, metadata) => ({ stream: `${metadata.table_name}-${action}` })',
   },
   { name: 'short', type: 'transform', code: 'export default (action, record) => ({ id: record.id })' },
+  {
+    name: 'loud',
+    type: 'enrichment',
+    code: 'SELECT id, upper(name) AS name FROM products WHERE id = ANY($1)',
+  },
 ];
 const SCHEMA = `
   CREATE TYPE size AS ENUM ('small', 'large');
@@ -34,8 +39,14 @@ beforeAll(async () => {
   db = await createDatabase();
   await db.sql(SCHEMA);
   const sinks = [
-    { name: 'drops', source: { include_tables: ['products'] }, filter: 'price-drops', routing: 'by-kind' },
-    { name: 'all', transform: 'short' },
+    {
+      name: 'drops',
+      source: { include_tables: ['products'] },
+      filter: 'price-drops',
+      routing: 'by-kind',
+      enrichment: 'loud',
+    },
+    { name: 'all', transform: 'short', function_limits: { call_ms: 150 } },
   ];
   const options = { sinks, functions };
   dir = testDirectory('functions');
@@ -126,6 +137,63 @@ describe('POST /api/functions/{name}/test', () => {
       error: { code: 'function_failed', text: 'Error: Avocado', line: 2 },
     });
     expect(thrown.body.results[0].error.summary).not.toContain('Avocado');
+    const endless = await ask('short', { code: '() => { for (;;); }', count: 1 });
+    expect(endless.body.results).toMatchObject([
+      { error: { code: 'function_timeout', summary: expect.stringContaining('longer than 150 ms') } },
+    ]);
+  });
+
+  test("asks the source for the sink's enrichment, in front of the function", async () => {
+    const enriched = { metadata: { table_name: 'products', enrichment: { name: 'AVOCADO' } } };
+    const filter = await ask('price-drops', { count: 1 });
+    expect(filter.body.results).toMatchObject([{ input: enriched, outcome: 'passed' }]);
+    expect(filter.body.results[0].enrichment_micros).toBeGreaterThan(0);
+    const without = await ask('price-drops', { count: 1, enrichment: false });
+    expect(without.body.results).toMatchObject([{ input: { metadata: { enrichment: null } } }]);
+  });
+
+  test('tries an enrichment by itself, and shows what Postgres says of its SQL', async () => {
+    const { body } = await ask('loud', { count: 2 });
+    const metadata = { enrichment: { name: 'AVOCADO' } };
+    expect(body).toMatchObject({ type: 'enrichment', messages: 'captured', sink: 'drops' });
+    expect(body.results).toMatchObject([
+      { outcome: 'enriched', output: [{ body: { action: 'insert', metadata }, json: true }] },
+      { outcome: 'enriched', output: [{ body: { action: 'update', metadata }, json: true }] },
+    ]);
+    expect(body.results[0].micros).toBeGreaterThan(0);
+    const missing = await ask('loud', { count: 2, code: 'SELECT id FROM nowhere' });
+    expect(missing.body.results).toMatchObject([
+      { outcome: 'failed', error: { code: 'enrichment_failed', summary: expect.stringContaining('nowhere') } },
+      { outcome: 'failed', error: { code: 'enrichment_failed' } },
+    ]);
+    const twice = 'SELECT id FROM products, generate_series(1, 2) WHERE id = ANY($1)';
+    const several = await ask('new', { type: 'enrichment', code: twice, sink: 'drops', count: 1 });
+    expect(several.body.results[0].error.summary).toContain('2 rows for one message');
+  });
+
+  test('counts what the functions of a sink do where they run, not where they are tried', async () => {
+    let text = '';
+    const of = (name: string) =>
+      Object.fromEntries(
+        [...text.matchAll(new RegExp(`^${name}\\{database="[^"]+",sink="(\\w+)",([^}]+)\\} (.+)$`, 'gm'))].map(
+          ([, sink, labels, value]) => [`${sink} ${labels!.replaceAll('"', '')}`, Number(value)],
+        ),
+      );
+    const calls = async () => {
+      text = await (await fetch(`${millrace.server.url}/metrics`)).text();
+      return of('millrace_sink_function_calls_total');
+    };
+    await expect.poll(calls, { timeout: 30_000 }).toEqual({
+      'drops function=price-drops,type=filter': 2,
+      'drops function=by-kind,type=routing': 1,
+      'drops function=loud,type=enrichment': expect.any(Number),
+      'all function=short,type=transform': 3,
+    });
+    expect(of('millrace_sink_function_errors_total')).toEqual({});
+    expect(of('millrace_sink_function_killed_total')['drops function=price-drops,type=filter,limit=time']).toBe(0);
+    const seconds = of('millrace_sink_function_seconds_total');
+    expect(Object.keys(seconds).sort()).toEqual(['all stage=code', 'drops stage=code', 'drops stage=enrichment']);
+    for (const value of Object.values(seconds)) expect(value).toBeGreaterThan(0);
   });
 
   test('refuses what cannot be tried', async () => {
@@ -139,7 +207,7 @@ describe('POST /api/functions/{name}/test', () => {
 describe('millrace function', () => {
   test('lists the functions of a file', async () => {
     const { stdout } = await run('function', 'list', '--config', configFile);
-    expect(stdout).toBe('price-drops  filter\nby-kind      routing\nshort        transform\n');
+    expect(stdout).toBe('price-drops  filter\nby-kind      routing\nshort        transform\nloud         enrichment\n');
   }, 60_000);
 
   test('tries the code of a file on captured messages', async () => {
@@ -162,6 +230,16 @@ describe('millrace function', () => {
     expect(stdout).toContain('short (transform) on 1 captured message of sink all');
     expect(stdout).toContain('out:   9007199254740993');
     expect(stdout).toContain('out:   update');
+  }, 60_000);
+
+  test("asks a file's own database for the enrichment, without a server", async () => {
+    const { body } = await ask('price-drops', { count: 1, enrichment: false });
+    const messages = join(dir, 'messages.jsonl');
+    writeFileSync(messages, JSON.stringify([body.results[0].input]));
+    const { code, stdout } = await run('function', 'test', 'loud', '--config', configFile, '--messages', messages);
+    expect(stdout).toContain('loud (enrichment) on 1 given message');
+    expect(stdout).toContain('"name":"AVOCADO"');
+    expect(code).toBe(0);
   }, 60_000);
 });
 
@@ -199,17 +277,31 @@ describe('millrace types', () => {
     expect(await problemsOf(() => {})).toEqual([]);
   }, 60_000);
 
-  test("finds a column that is not there, by the user's line and column", async () => {
-    const problems = await problemsOf((all) => {
-      all[0]!.code = FILTER.replace('Number(record.price)', 'Number(record.prize)');
-      all[1]!.code = '(action, record, changes, metadata) => ({\n  strem: metadata.table_name })';
-      all[2]!.code = 'export default (action, record) => ({ id: record.idd })';
-    });
-    expect(problems).toMatchObject([
-      { name: 'price-drops', line: 2, column: 47, text: expect.stringContaining("'prize' does not exist") },
-      { name: 'by-kind', line: 1, column: 1, text: expect.stringContaining('strem') },
-      { name: 'short', line: 1, column: 50, text: expect.stringContaining("'idd' does not exist") },
-    ]);
+  test("finds a column that is not there, by the user's line and column, in a file and in the configuration", async () => {
+    const config = parse(readFileSync(configFile, 'utf8'));
+    const [drops, kind, short] = config.functions;
+    writeFileSync(
+      join(dir, 'drops.ts'),
+      `// Of products.\n${FILTER.replace('Number(record.price)', 'Number(record.prize)')}`,
+    );
+    delete drops.code;
+    drops.file = 'drops.ts';
+    kind.code = '(action, record, changes, metadata) => ({\n  strem: metadata.table_name })\n';
+    short.code = 'function transform(action, record) {\n  const { id } = record;\n  return [id, record.idd];\n}\n';
+    const file = join(dir, 'checked.yaml');
+    const text = stringify(config);
+    writeFileSync(file, text);
+    const { stdout, code } = await run('types', '--check', '--config', file);
+    const lineOf = (part: string) => text.split('\n').findIndex((line) => line.includes(part)) + 1;
+    const lines = stdout.trimEnd().split('\n');
+    expect(code).toBe(1);
+    expect(lines[0]).toContain("price-drops: drops.ts:3:47: TS2551: Property 'prize' does not exist");
+    const route = `${lineOf('=> ({')}:${text.split('\n')[lineOf('=> ({') - 1]!.indexOf('(action') + 1}`;
+    expect(lines.find((line) => line.includes('by-kind'))).toContain(`by-kind: ${file}:${route}: TS`);
+    const id = text.split('\n')[lineOf('record.idd') - 1]!.indexOf('idd') + 1;
+    expect(lines.find((line) => line.includes("'idd' does not exist"))).toContain(
+      `short: ${file}:${lineOf('record.idd')}:${id}: TS2339`,
+    );
   }, 60_000);
 
   test('knows what an action means for a record and its changes', async () => {

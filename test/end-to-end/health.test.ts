@@ -2,7 +2,7 @@
 import { createDatabase, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
 import { startProxy } from '@millrace/testkit/proxy';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { startRemoteStore } from './blocked-store.ts';
+import { startBlockableStore } from './blocked-store.ts';
 import { eventually } from './millrace.ts';
 import { QUICK, startWatched, type Watched } from './several-databases.ts';
 
@@ -89,7 +89,7 @@ describe('/ready', { timeout: 60_000 }, () => {
   });
 
   test('turns red when a sink is blocked while its log grows, names the sink, and green when it moves', async () => {
-    const store = await startRemoteStore();
+    const store = await startBlockableStore();
     try {
       const destination = {
         type: 's2',
@@ -102,6 +102,11 @@ describe('/ready', { timeout: 60_000 }, () => {
       await watched.untilGreen();
       await db.sql(`INSERT INTO items VALUES (1)`);
       await eventually('the first arrives', async () => (await store.count('far')) === 1);
+      // Its answer, too: what is under way when the network goes would count as behind.
+      await eventually(
+        'the sink has caught up',
+        async () => (await watched!.api('/sinks/shop')).lag.transactions === 0,
+      );
       await store.block();
       await db.sql(`INSERT INTO items SELECT generate_series(2, 100)`);
       // The connection stands, and the write neither succeeds nor fails.
@@ -128,7 +133,7 @@ describe('/ready', { timeout: 60_000 }, () => {
   });
 
   test('a sink that is blocked does not keep the process from ending', async () => {
-    const store = await startRemoteStore();
+    const store = await startBlockableStore();
     try {
       const destination = {
         type: 's2',

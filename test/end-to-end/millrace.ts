@@ -1,8 +1,8 @@
 /** Millrace whole, in the process of a test: a database in, streams out, and what they hold. */
 import { rmSync } from 'node:fs';
 import { type Config, loadConfig } from '@millrace/api/config';
-import { type Server, startServer } from '@millrace/server/main';
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { type Server, type ServerOptions, startServer } from '@millrace/server/main';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import type { StreamStore } from '@millrace/stream-store/store';
 import { type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { stringify } from 'yaml';
@@ -37,9 +37,11 @@ export interface SinkOptions {
   readonly schema_changes?: boolean;
   readonly unchanged_toast?: 'omit' | 'marker';
   readonly fill_unchanged?: boolean;
+  /** Over the keys of a stream's; one with another type stands alone. */
   readonly destination?: object;
   readonly where?: readonly object[];
   readonly columns?: object;
+  readonly push_down?: boolean;
   readonly tables?: readonly object[];
   readonly timestamp_format?: string;
   /** Names of functions. */
@@ -49,11 +51,15 @@ export interface SinkOptions {
   readonly enrichment?: string;
   readonly max_retry_count?: number;
   readonly retry?: object;
+  readonly oversize?: object;
+  readonly start?: 'now' | 'beginning' | object;
 }
 
 export interface MillraceOptions {
   readonly sinks?: readonly SinkOptions[];
   readonly functions?: readonly object[];
+  readonly httpEndpoints?: readonly object[];
+  readonly network?: ServerOptions['network'];
   readonly slot?: object;
   readonly publication?: object;
   /** Other keys of the database. */
@@ -90,10 +96,14 @@ export function configText(db: TestDatabase, options: MillraceOptions): string {
       },
     ],
     ...(options.functions && { functions: options.functions }),
+    ...(options.httpEndpoints && { http_endpoints: options.httpEndpoints }),
     sinks: sinks.map(({ name = 'sink', stream = name, destination, ...rest }) => ({
       name,
       database: 'shop',
-      destination: { type: 's2', basin: BASIN, stream, ...destination },
+      destination:
+        destination !== undefined && 'type' in destination
+          ? destination
+          : { type: 's2', basin: BASIN, stream, ...destination },
       ...rest,
     })),
   });
@@ -118,6 +128,7 @@ export async function startMillrace(db: TestDatabase, options: MillraceOptions =
     port: 0,
     log: (line) => void lines.push(line),
     changeLogBytesMax: options.changeLogBytesMax,
+    network: options.network,
   });
   const defaultStream = options.sinks?.[0]?.stream ?? options.sinks?.[0]?.name ?? 'sink';
 

@@ -1,23 +1,19 @@
 /** The S2 sink over the wire, with the official SDK, into another Millrace. */
-import { rmSync } from 'node:fs';
 import { remoteS2Sink } from '@millrace/sinks/s2-remote';
-import { type HttpServer, startHttpServer } from '@millrace/stream-store/http/server';
-import { type LocalStore, openLocalStore } from '@millrace/stream-store/local-store';
+import { openLocalStore } from '@millrace/stream-store/local-store';
 import type { AccessTokenScope } from '@millrace/stream-store/model';
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { holdDeadPort } from '@millrace/testkit/dead-port';
 import { createDatabase, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { startProxy } from '@millrace/testkit/proxy';
 import { AppendInput, AppendRecord, S2 } from '@s2-dev/streamstore';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { eventually, type Millrace, startMillrace } from './millrace.ts';
-
-const REMOTE_BASIN = 'remote-basin';
-const NONE = { read: false, write: false };
+import { REMOTE_BASIN, type RemoteStore, startRemoteStore } from './remote-store.ts';
 
 let db: TestDatabase;
 let millrace: Millrace | undefined;
-let remote: Remote | undefined;
+let remote: RemoteStore | undefined;
 beforeEach(async () => {
   db = await createDatabase();
 });
@@ -29,60 +25,21 @@ afterEach(async () => {
   await db.drop();
 });
 
-interface Remote {
-  readonly store: LocalStore;
-  readonly url: string;
-  token(ops: AccessTokenScope['ops']): Promise<string>;
-  ids(): Promise<unknown[]>;
-  stop(): Promise<void>;
-}
-
-async function startRemote(port = 0, dir = testDirectory('remote')): Promise<Remote> {
-  const store = await openLocalStore({ dir });
-  const http: HttpServer = await startHttpServer({ store, port });
-  await store.ensureBasin(REMOTE_BASIN, {
-    defaultStreamConfig: {},
-    streamCipher: null,
-    createStreamOnAppend: true,
-    createStreamOnRead: false,
-  });
-  return {
-    store,
-    url: http.url,
-    token: (ops) =>
-      store.issueAccessToken({
-        id: `sink-${ops.join('-')}`,
-        expiresAt: null,
-        autoPrefixStreams: false,
-        scope: {
-          basins: { exact: REMOTE_BASIN },
-          streams: { prefix: '' },
-          accessTokens: null,
-          opGroups: { account: NONE, basin: NONE, stream: NONE },
-          ops,
-        },
-      }),
-    async ids() {
-      const stream = await store.openStream(REMOTE_BASIN, 's', 'append');
-      const found: unknown[] = [];
-      for (let seq = 0; seq < stream.tail.seqNum; ) {
-        const slice = (await stream.read(seq, { countMax: 1000, meteredBytesMax: 1 << 21 }))!;
-        const cursor = new RecordCursor(slice.records);
-        while (cursor.next()) {
-          found.push(
-            JSON.parse(Buffer.from(slice.records.subarray(cursor.bodyStart, cursor.bodyEnd)).toString()).record.id,
-          );
-        }
-        seq = slice.firstSeqNum + slice.count;
-      }
-      return found;
-    },
-    async stop() {
-      await http.close({ graceMs: 0 });
-      await store.close();
-      rmSync(dir, { recursive: true, force: true });
-    },
-  };
+/** What the stream of the remote store holds, as ids of rows. */
+async function idsIn({ store }: RemoteStore): Promise<unknown[]> {
+  const stream = await store.openStream(REMOTE_BASIN, 's', 'append');
+  const found: unknown[] = [];
+  for (let seq = 0; seq < stream.tail.seqNum; ) {
+    const slice = (await stream.read(seq, { countMax: 1000, meteredBytesMax: 1 << 21 }))!;
+    const cursor = new RecordCursor(slice.records);
+    while (cursor.next()) {
+      found.push(
+        JSON.parse(Buffer.from(slice.records.subarray(cursor.bodyStart, cursor.bodyEnd)).toString()).record.id,
+      );
+    }
+    seq = slice.firstSeqNum + slice.count;
+  }
+  return found;
 }
 
 const sinkTo = (endpoint: string, access_token: string) => [
@@ -96,7 +53,7 @@ test.each([
 ])(
   'with $rights every change arrives once, through cut connections and restarts',
   async ({ ops }) => {
-    remote = await startRemote();
+    remote = await startRemoteStore();
     const token = await remote.token(ops);
     const proxy = await startProxy({ port: Number(new URL(remote.url).port) });
     try {
@@ -113,8 +70,8 @@ test.each([
           millrace = await startMillrace(db, { dataDir, sinks });
         }
       }
-      await eventually('everything arrives', async () => (await remote!.ids()).length >= 3000);
-      expect(await remote.ids()).toEqual(upTo(3000));
+      await eventually('everything arrives', async () => (await idsIn(remote!)).length >= 3000);
+      expect(await idsIn(remote)).toEqual(upTo(3000));
     } finally {
       await proxy.close();
     }
@@ -123,7 +80,7 @@ test.each([
 );
 
 test("shapes of a table arrive once as well, each before its rows, by what the sink's own record proves", async () => {
-  remote = await startRemote();
+  remote = await startRemoteStore();
   const token = await remote.token(['append']);
   const proxy = await startProxy({ port: Number(new URL(remote.url).port) });
   try {
@@ -145,8 +102,8 @@ test("shapes of a table arrive once as well, each before its rows, by what the s
         millrace = await startMillrace(db, { dataDir, sinks });
       }
     }
-    await eventually('everything arrives', async () => (await remote!.ids()).length >= expected.length);
-    expect((await remote.ids()).map((id) => id ?? 'schema')).toEqual(expected);
+    await eventually('everything arrives', async () => (await idsIn(remote!)).length >= expected.length);
+    expect((await idsIn(remote)).map((id) => id ?? 'schema')).toEqual(expected);
   } finally {
     await proxy.close();
   }
@@ -181,13 +138,13 @@ test('while the target refuses connections the slot advances, and everything arr
     error: { code: 'sink_unavailable' },
   });
   await dead.release();
-  remote = await startRemote(dead.port, dir);
-  await eventually('everything arrives', async () => (await remote!.ids()).length >= 16_000, 30_000);
-  expect(await remote.ids()).toEqual(upTo(16_000));
+  remote = await startRemoteStore(dead.port, dir);
+  await eventually('everything arrives', async () => (await idsIn(remote!)).length >= 16_000, 30_000);
+  expect(await idsIn(remote)).toEqual(upTo(16_000));
 }, 90_000);
 
 test('a token without the right to append is named with what it needs', async () => {
-  remote = await startRemote();
+  remote = await startRemoteStore();
   const token = await remote.token(['read']);
   await db.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
   millrace = await startMillrace(db, { sinks: sinkTo(remote.url, token) });
@@ -200,7 +157,7 @@ test('a token without the right to append is named with what it needs', async ()
 
 test('what was delivered over the wire is verified by reading it back, if the token may read', async () => {
   await db.sql('CREATE TABLE t (id int PRIMARY KEY, v text)');
-  remote = await startRemote();
+  remote = await startRemoteStore();
   const start = async (ops: AccessTokenScope['ops'], dataDir?: string) => {
     const destination = {
       basin: REMOTE_BASIN,
@@ -215,7 +172,7 @@ test('what was delivered over the wire is verified by reading it back, if the to
   };
   await db.sql(`INSERT INTO t SELECT i, 'v' FROM generate_series(1, 1500) i`);
   millrace = await start(['append']);
-  await eventually('all rows are there', async () => (await remote!.ids()).length === 1500);
+  await eventually('all rows are there', async () => (await idsIn(remote!)).length === 1500);
   const request = () => ({ rowsPerSecond: 0, signal: AbortSignal.timeout(20_000) });
   await expect(millrace.server.pipelines[0]!.verifier.sink('sink', request())).rejects.toMatchObject({
     code: 'sink_denied',
@@ -236,7 +193,7 @@ test('what was delivered over the wire is verified by reading it back, if the to
 });
 
 test('as many records of another writer as a batch had are not taken for the batch, where the token may read', async () => {
-  remote = await startRemote();
+  remote = await startRemoteStore();
   const s2 = new S2({
     accessToken: await remote.token(['append', 'read', 'check-tail']),
     endpoints: { account: remote.url, basin: remote.url },

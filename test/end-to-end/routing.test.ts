@@ -1,14 +1,11 @@
 /** One sink, a stream for everything that may change: the shop, in one life and in many that end with SIGKILL. */
-import { rmSync } from 'node:fs';
-import { startHttpServer } from '@millrace/stream-store/http/server';
-import { openLocalStore } from '@millrace/stream-store/local-store';
-import { DEFAULT_BASIN_CONFIG } from '@millrace/stream-store/model';
-import { createDatabase, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
+import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { seededRandom } from '@millrace/testkit/random';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { streamsOf } from '../../packages/engine/test/routed-run.ts';
 import { type EngineProcess, engineProcess } from '../loss-classes/engine-process.ts';
 import { eventually, type Message, type Millrace, startMillrace } from './millrace.ts';
+import { REMOTE_BASIN, startRemoteStore } from './remote-store.ts';
 import { createShop, expectedOf, REST, SHOP_FUNCTIONS, SHOP_STREAMS, transactionOf } from './shop.ts';
 
 const SEED = Number(process.env['MILLRACE_CRASH_SEED'] ?? 20_261_123);
@@ -22,7 +19,6 @@ const SINKS = [
   },
 ];
 
-const REMOTE_BASIN = 'remote-basin';
 const closing: (() => Promise<void>)[] = [];
 let db: TestDatabase;
 let millrace: Millrace | undefined;
@@ -112,8 +108,10 @@ test('seven streams come out of three tables, each message in that of what chang
 test('killed with SIGKILL again and again, every stream has its messages once and in order, here and over the wire', async () => {
   await createShop(db);
   const ids = await idsNow();
-  const remote = await startRemote();
-  const away = { name: 'away', destination: { basin: REMOTE_BASIN, endpoint: remote.url, access_token: remote.token } };
+  const remote = await startRemoteStore();
+  closing.push(remote.stop);
+  const access_token = await remote.token(['append']);
+  const away = { name: 'away', destination: { basin: REMOTE_BASIN, endpoint: remote.url, access_token } };
   const sinks = [...SINKS, { ...SINKS[1]!, ...away }];
   engine = await engineProcess(db, { sinks, functions: SHOP_FUNCTIONS });
   const random = seededRandom(SEED + 1);
@@ -141,30 +139,3 @@ test('killed with SIGKILL again and again, every stream has its messages once an
   const there = PLACES.map((place) => [place, found[place]?.map((body) => JSON.parse(body) as Short) ?? []] as const);
   judge(everything, Object.fromEntries(there), ids);
 }, 120_000);
-
-/** Another Millrace's store, for a token that may only append. */
-async function startRemote() {
-  const dir = testDirectory('remote');
-  const store = await openLocalStore({ dir, log: () => {} });
-  await store.createBasin(REMOTE_BASIN, { ...DEFAULT_BASIN_CONFIG, createStreamOnAppend: true });
-  const none = { read: false, write: false };
-  const token = await store.issueAccessToken({
-    id: 'away',
-    expiresAt: null,
-    autoPrefixStreams: false,
-    scope: {
-      basins: { exact: REMOTE_BASIN },
-      streams: { prefix: '' },
-      accessTokens: null,
-      opGroups: { account: none, basin: none, stream: none },
-      ops: ['append'],
-    },
-  });
-  const http = await startHttpServer({ store, port: 0 });
-  closing.push(async () => {
-    await http.close({ graceMs: 0 });
-    await store.close();
-    rmSync(dir, { recursive: true, force: true });
-  });
-  return { store, url: http.url, token };
-}

@@ -2,11 +2,10 @@
 import { rmSync } from 'node:fs';
 import { createServer, type Server as HttpEndpoint } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { loadConfig } from '@millrace/api/config';
-import { type Server, startServer } from '@millrace/server/main';
+import type { Server } from '@millrace/server/main';
 import { createDatabase, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { stringify } from 'yaml';
+import { ALL_ADDRESSES, startHookServer } from './hook-server.ts';
 
 const WAIT = { timeout: 60_000, interval: 50 };
 const ROWS = 150;
@@ -41,31 +40,16 @@ beforeAll(async () => {
   await new Promise<void>((resolve) => endpoint.listen(0, '127.0.0.1', resolve));
   db = await createDatabase();
   await db.sql('CREATE TABLE t (k int PRIMARY KEY, v int)');
-  const text = stringify({
-    databases: [
-      {
-        name: 'shop',
-        url: db.url,
-        slot: { name: db.name, create_if_not_exists: true },
-        publication: { name: 'millrace', create_if_not_exists: true },
-      },
-    ],
-    http_endpoints: [{ name: 'local', url: `http://127.0.0.1:${(endpoint.address() as AddressInfo).port}` }],
+  server = await startHookServer(db, {
+    dataDir,
+    endpoint: { url: `http://127.0.0.1:${(endpoint.address() as AddressInfo).port}` },
     sinks: [...GOOD, ...BAD].map((name) => ({
       name,
-      database: 'shop',
-      destination: { type: 'webhook', http_endpoint: 'local', http_endpoint_path: `/${name}`, batch: false },
+      destination: { http_endpoint_path: `/${name}`, batch: false },
       max_ack_pending: WINDOW,
       retry: { min_ms: 20, max_ms: 200 },
     })),
-  });
-  server = await startServer({
-    config: loadConfig(text, { file: 'millrace.yaml', env: {} }),
-    dataDir,
-    host: '127.0.0.1',
-    port: 0,
-    log: () => {},
-    network: { brokers: { allowPrivate: true, allow: [] }, webhooks: { allowPrivate: true, allow: [] } },
+    network: ALL_ADDRESSES,
   });
 }, 60_000);
 

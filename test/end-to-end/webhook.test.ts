@@ -1,12 +1,11 @@
 /** A webhook from end to end: refused where its address is private, until the process is told otherwise; then in order. */
 import { rmSync } from 'node:fs';
-import { loadConfig } from '@millrace/api/config';
-import { type Server, type ServerOptions, startServer } from '@millrace/server/main';
+import type { Server, ServerOptions } from '@millrace/server/main';
 import { createDatabase, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { Webhook } from 'standardwebhooks';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { stringify } from 'yaml';
 import { startEndpoint, type WebhookEndpoint } from '../../packages/sinks/test/webhook-endpoint.ts';
+import { startHookServer } from './hook-server.ts';
 import { eventually, type Message } from './millrace.ts';
 
 const SECRET = `whsec_${Buffer.from('a secret of the end-to-end test').toString('base64')}`;
@@ -31,37 +30,11 @@ afterEach(async () => {
 });
 
 async function start(network?: ServerOptions['network']): Promise<void> {
-  const config = stringify({
-    databases: [
-      {
-        name: 'shop',
-        url: db.url,
-        slot: { name: db.name, create_if_not_exists: true },
-        publication: { name: 'millrace', create_if_not_exists: true },
-      },
-    ],
-    http_endpoints: [{ name: 'backend', url: endpoint.url, encrypted_headers: { authorization: 'Bearer x' } }],
-    sinks: [
-      {
-        name: 'hook',
-        database: 'shop',
-        batch_size: 10,
-        destination: {
-          type: 'webhook',
-          http_endpoint: 'backend',
-          http_endpoint_path: '/p',
-          signing: { secret: SECRET },
-        },
-      },
-    ],
-  });
-  server = await startServer({
-    config: loadConfig(config, { file: 'millrace.yaml', env: {} }),
+  server = await startHookServer(db, {
     dataDir,
-    host: '127.0.0.1',
-    port: 0,
+    endpoint: { url: endpoint.url, encrypted_headers: { authorization: 'Bearer x' } },
+    sinks: [{ name: 'hook', batch_size: 10, destination: { http_endpoint_path: '/p', signing: { secret: SECRET } } }],
     network,
-    log: () => {},
   });
 }
 

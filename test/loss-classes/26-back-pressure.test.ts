@@ -3,9 +3,9 @@
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { startCapturing } from '../../packages/engine/test/captured-log.ts';
-import { startRemoteStore } from '../end-to-end/blocked-store.ts';
+import { gatedDisk } from '../../packages/engine/test/gated-disk.ts';
+import { startBlockableStore } from '../end-to-end/blocked-store.ts';
 import { eventually, startMillrace } from '../end-to-end/millrace.ts';
-import { gatedDisk } from './gated-disk.ts';
 
 const TIMEOUT_MS = 1_500;
 const BLOCKED_MS = 3 * TIMEOUT_MS;
@@ -61,7 +61,7 @@ test('a disk that hangs for three timeouts costs no connection', async () => {
 });
 
 test('a destination that takes nothing for three timeouts costs no connection', async () => {
-  const remote = await startRemoteStore();
+  const remote = await startBlockableStore();
   const destination = { basin: remote.basin, stream: 's', endpoint: remote.url, access_token: remote.token };
   const millrace = await startMillrace(db, { sinks: [{ destination }] });
   try {

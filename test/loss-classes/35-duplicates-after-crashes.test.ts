@@ -2,7 +2,7 @@
 import { localS2Sink } from '@millrace/sinks/s2-local';
 import type { Sink } from '@millrace/sinks/sink';
 import { openLocalStore } from '@millrace/stream-store/local-store';
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { seededRandom } from '@millrace/testkit/random';
 import { afterEach, beforeEach, expect, test } from 'vitest';

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ChangeLog } from '@millrace/engine/change-log/change-log';
 import { openLocalStore } from '@millrace/stream-store/local-store';
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { type ProcessHarness, processHarness } from '@millrace/testkit/process-harness';
 import { BASIN, configText, eventually, type Message, type MillraceOptions } from '../end-to-end/millrace.ts';

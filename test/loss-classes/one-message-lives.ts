@@ -8,7 +8,7 @@ import type { SinkSpec } from '@millrace/engine/sink-spec';
 import { localS2Sink } from '@millrace/sinks/s2-local';
 import type { Sink } from '@millrace/sinks/sink';
 import type { LocalStore } from '@millrace/stream-store/local-store';
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import type { TestDatabase } from '@millrace/testkit/postgres';
 import { BASIN, eventually, type Message } from '../end-to-end/millrace.ts';
 import { inDirectory, startOwnPipeline, untilAborted } from './own-sink.ts';

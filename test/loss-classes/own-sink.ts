@@ -138,7 +138,14 @@ function specOf(name: string, sink: Sink): SinkSpec {
     name,
     fingerprint: name,
     status: 'active',
-    target: { kind: 'stream', sink },
+    target: {
+      kind: 'stream',
+      sink,
+      policy: {
+        ...{ sink: 'own', maxRetryCount: null, retry: { minMs: 100, maxMs: 1_000 } },
+        ...{ oversize: { policy: 'fail', columns: [] }, messageBytesMax: Infinity },
+      },
+    },
     origin: {
       database: { id: 'db', name: 'shop', annotations: {}, database: 'shop', hostname: 'localhost' },
       consumer: { id: name, name, annotations: {} },

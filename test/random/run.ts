@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { openLocalStore } from '@millrace/stream-store/local-store';
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { type OwnPostgres, startOwnPostgres, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { type ProcessHarness, processHarness } from '@millrace/testkit/process-harness';
 import { type Random, seededRandom } from '@millrace/testkit/random';
@@ -51,7 +51,9 @@ const PUBLICATION = 'everything';
 const SLOT = 'random';
 const SINK = 'all';
 const BASIN = 'random-basin';
-const CATCH_UP_MS = 60_000;
+const CATCH_UP_MS = 240_000;
+/** Of a process, on a machine that has much else to do. */
+const STARTED_MS = 120_000;
 /** A backfill that is still under way when the last change has arrived gets so many times so long. */
 const BACKFILL_LIVES = 10;
 const BACKFILL_LIFE_MS = 2_000;
@@ -145,12 +147,12 @@ export async function runRandom(options: RunOptions): Promise<RunResult> {
     }
     report(`written: ${counts.committed} transactions`);
     await db.sql(`CREATE TABLE r.the_end (id int PRIMARY KEY); INSERT INTO r.the_end VALUES (1)`);
-    await child.waitForLine(/listening/, { timeoutMs: 30_000 });
+    await child.waitForLine(/listening/, { timeoutMs: STARTED_MS });
     await caughtUp(db, child, dataDir);
     let judged = await judgeStream(db, dataDir, truth, kind);
     for (let lives = BACKFILL_LIVES; lives > 0 && isBackfilling(kind, judged.problems); lives--) {
       child.start();
-      await child.waitForLine(/listening/, { timeoutMs: 30_000 });
+      await child.waitForLine(/listening/, { timeoutMs: STARTED_MS });
       await delay(BACKFILL_LIFE_MS);
       await child.kill('SIGTERM');
       judged = await judgeStream(db, dataDir, truth, kind);
@@ -172,8 +174,8 @@ function describeKind({ script, ...sink }: Kind): string {
 /** Returns the token that is shown at the first start. */
 async function startMillrace(child: ProcessHarness): Promise<string> {
   child.start();
-  await child.waitForLine(/listening/, { timeoutMs: 30_000 });
-  await child.waitForLine(/streaming/, { timeoutMs: 30_000 });
+  await child.waitForLine(/listening/, { timeoutMs: STARTED_MS });
+  await child.waitForLine(/streaming/, { timeoutMs: STARTED_MS });
   return /mr_[\w-]+/.exec(child.transcript())![0];
 }
 
@@ -273,7 +275,7 @@ async function caughtUp(db: TestDatabase, child: ProcessHarness, dataDir: string
       if (await isComplete(dataDir)) return;
       starts++;
       child.start();
-      await child.waitForLine(/listening/, { timeoutMs: 30_000 });
+      await child.waitForLine(/listening/, { timeoutMs: STARTED_MS });
     }
     if (!child.running) throw new Error(`Millrace ended by itself:\n${child.transcript()}`);
     if (performance.now() > deadline)

@@ -17,7 +17,7 @@ import {
   ReceiveMessageCommand,
 } from '@aws-sdk/client-sqs';
 import { openLocalStore } from '@millrace/stream-store/local-store';
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { startProxy, type TcpProxy } from '@millrace/testkit/proxy';
 import { awsMissing } from '@millrace/testkit/servers/aws';
 import { kafkaMissing, startKafka } from '@millrace/testkit/servers/kafka';

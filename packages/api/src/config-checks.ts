@@ -26,6 +26,7 @@ export function checkConfig(root: unknown, lineOf: (path: Path) => number, repor
     checkDatabase(database, ['databases', index], report);
   });
   checkSlots(databases, lineOf, report);
+  checkPublications(databases, sinks, report);
   const names = databases.map((database) => database.name).filter((name) => typeof name === 'string');
   sinks.forEach((sink, index) => {
     checkSink(sink, { databases: names, functions, endpoints }, ['sinks', index], report);
@@ -117,6 +118,23 @@ function checkSlots(databases: readonly Block[], lineOf: (path: Path) => number,
         `reads the same slot of the same server as databases[${earlier}] (line ${lineOf(['databases', earlier])})`,
       );
     }
+  });
+}
+
+/** Column lists are made for the sinks of one database; another one that reads the publication would lack columns. */
+function checkPublications(databases: readonly Block[], sinks: readonly Block[], report: Report): void {
+  const keyOf = (database: Block) => {
+    const url = typeof database.url === 'string' ? URL.parse(database.url) : null;
+    const name = given(database.url) ? url?.pathname.slice(1) : database.database;
+    const server = given(database.url) ? serverOf(database.url) : [database.hostname, database.port ?? 5432];
+    return JSON.stringify([server, name, block(database.publication)?.name ?? database.publication_name]);
+  };
+  sinks.forEach((sink, index) => {
+    if (!isTrue(sink.push_down)) return;
+    const own = databases.find(({ name }) => name === sink.database);
+    const other = databases.find((one) => own !== undefined && one !== own && keyOf(one) === keyOf(own));
+    if (other === undefined) return;
+    report(['sinks', index, 'push_down'], `cannot be: database "${other.name}" reads the same publication`);
   });
 }
 

@@ -67,6 +67,7 @@ const RULES = {
   tables: [],
   pushDown: false,
 };
+const FUNCTION_LIMITS = { callMs: 1000, batchMs: 100, memoryMb: 64 };
 const DELIVERY = {
   ackWaitMs: 30_000,
   maxAckPending: 10_000,
@@ -112,6 +113,7 @@ test('the shop example gets every default', () => {
         initialBackfill: false,
         annotations: {},
         functions: { filter: null, transform: null, routing: null, enrichment: null },
+        functionLimits: FUNCTION_LIMITS,
         rules: { ...RULES, hashKey: 'products' },
         delivery: DELIVERY,
         destination: { type: 's2', basin: 'shop-streams', stream: 'products' },
@@ -199,6 +201,7 @@ sinks:
     initialBackfill: true,
     annotations: { a: 1 },
     functions: { filter: null, transform: null, routing: null, enrichment: null },
+    functionLimits: FUNCTION_LIMITS,
     rules: { ...RULES, hashKey: 'all' },
     delivery: { ...DELIVERY, batchSize: 50, deadLetter: { basin: 'dead-letters', stream: 'all' } },
     destination: {
@@ -389,6 +392,15 @@ describe('a wrong value is refused with what is allowed', () => {
   test('two databases on one slot', () => {
     const two = `databases:\n${['a', 'b'].map((name) => `  - { name: ${name}, hostname: h, database: d, slot_name: s, publication_name: p }\n`).join('')}`;
     expect(problems(two)).toEqual(['3: databases[1]: reads the same slot of the same server as databases[0] (line 2)']);
+  });
+
+  test('column lists in a publication that two databases read', () => {
+    const two = (other: string) =>
+      `databases:\n  - { name: a, url: "postgres://u@h/d", slot_name: s, publication_name: p }
+  - { name: b, hostname: h, database: d, slot_name: t, publication_name: ${other} }
+sinks:\n  - { name: out, database: a, push_down: true, destination: { type: s2, basin: basin-of-test, stream: s } }\n`;
+    expect(problems(two('p'))).toEqual(['5: sinks[0].push_down: cannot be: database "b" reads the same publication']);
+    expect(problems(two('q'))).toEqual([]);
   });
 
   test.each([
@@ -681,4 +693,17 @@ test('a sink into streams needs a basin and a stream, unless a routing function 
   expect(() => load(file({}))).toThrow(/destination\.basin.*required without a routing function/s);
   expect(() => load(file({ basin: 'shop-streams' }))).toThrow(/destination\.stream.*required/s);
   expect(load(file({}, { routing: 'r' })).sinks[0]!.destination).toMatchObject({ basin: null, stream: null });
+});
+
+test('limits of functions are those of the sink, within bounds', () => {
+  const limits = (text: string) => {
+    const sink = `{name: a, database: shop, function_limits: ${text}, destination: {type: s2, basin: shop-streams, stream: a}}`;
+    return load(`${SHOP.split(/^sinks:/m)[0]}sinks:\n  - ${sink}\n`).sinks[0]!.functionLimits;
+  };
+  expect(limits('{call_ms: 50, memory_mb: 16}')).toEqual({ callMs: 50, batchMs: 100, memoryMb: 16 });
+  expect(limits('{batch_ms: 10000}')).toEqual({ callMs: 1000, batchMs: 10_000, memoryMb: 64 });
+  expect(() => limits('{call_ms: 0}')).toThrow('function_limits.call_ms: must be a whole number from 1 to 60000');
+  expect(() => limits('{batch_ms: 9}')).toThrow('function_limits.batch_ms: must be a whole number from 10 to 10000');
+  expect(() => limits('{memory_mb: 2048}')).toThrow('memory_mb: must be a whole number from 16 to 1024');
+  expect(() => limits('{cpu_ms: 5}')).toThrow('function_limits.cpu_ms');
 });

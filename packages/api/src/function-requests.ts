@@ -25,6 +25,10 @@ export const testFunctionBody = z.strictObject({
     .boolean({ error: 'must be true or false' })
     .nullish()
     .describe('Made-up messages instead, of `table` where it is known.'),
+  enrichment: z
+    .boolean({ error: 'must be true or false' })
+    .nullish()
+    .describe("false: the sink's enrichment is not asked for, and stays null. Default true."),
   type: z.enum(FUNCTION_TYPES, { error: `must be one of: ${FUNCTION_TYPES.join(', ')}` }).nullish(),
   code: z
     .string({ error: 'must be text' })

@@ -232,7 +232,9 @@ export const sinkSchema = z.strictObject({
   columns,
   push_down: flag
     .nullish()
-    .describe('Show in millrace check the SQL by which Postgres applies these rules itself, where that is the same.'),
+    .describe(
+      'Have Postgres leave out what no sink takes (column lists of the publication), where every message stays the same.',
+    ),
   filter: functionName.describe('Name of a function: which messages are delivered. none: no function.'),
   transform: functionName.describe('Name of a function: what is delivered in place of the message.'),
   routing: functionName.describe('Name of a function: where each message goes.'),
@@ -282,7 +284,7 @@ export const sinkSchema = z.strictObject({
     .strictObject({
       policy: oneOf(OVERSIZE_POLICIES)
         .nullish()
-        .describe('fail: the message and its group wait for somebody. dead_letter. truncate: shorten columns.'),
+        .describe('fail: the message and its group wait for somebody. dead_letter. truncate: columns become null.'),
       columns: columnNames('must name at least one column').nullish().describe('Of truncate: in this order.'),
     })
     .nullish()

@@ -8,6 +8,7 @@ import { addBench } from './commands/bench.ts';
 import { addCheck } from './commands/check.ts';
 import { addCheckTail } from './commands/check-tail.ts';
 import { addConfig } from './commands/config.ts';
+import { addConsumeToken } from './commands/consume-token.ts';
 import { addCreateBasin } from './commands/create-basin.ts';
 import { addCreateStream } from './commands/create-stream.ts';
 import { addDdlTrigger } from './commands/ddl-trigger.ts';
@@ -96,7 +97,7 @@ function buildProgram(): Command {
   program.commandsGroup('Metrics:');
   for (const add of [addGetAccountMetrics, addGetBasinMetrics, addGetStreamMetrics]) add(program);
   program.commandsGroup('Access tokens:');
-  for (const add of [addIssueAccessToken, addListAccessTokens, addRevokeAccessToken]) add(program);
+  for (const add of [addIssueAccessToken, addListAccessTokens, addRevokeAccessToken, addConsumeToken]) add(program);
   return program;
 }
 

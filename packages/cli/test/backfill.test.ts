@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { launch, type Running, run } from './cli-process.ts';
+import { clientOf, launch, type Running, run } from './cli-process.ts';
 
 let db: TestDatabase;
 let dir: string;
@@ -31,9 +31,7 @@ sinks:
 `,
   );
   running = launch(['start', '--config', config, '--data', join(dir, 'data'), '--port', '0']);
-  const line = await running.stdoutUntil((text) => text.includes('\n'));
-  const token = /S2_ACCESS_TOKEN=(\S+)/.exec(await running.stderrUntil((text) => text.includes('ENDPOINT=')))![1]!;
-  env = { MILLRACE_ENDPOINT: /listening on (\S+) /.exec(line)![1]!, S2_ACCESS_TOKEN: token };
+  env = await clientOf(running);
   await running.stderrUntil((text) => text.includes('items: running'));
 }, 60_000);
 

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { launch, type Running, run } from './cli-process.ts';
+import { clientOf, launch, type Running, run } from './cli-process.ts';
 
 let db: TestDatabase;
 let dir: string;
@@ -58,10 +58,8 @@ test('status shows what runs, aligned, and its exit code is whether all flows', 
   const running: Running = launch(['start', '--config', config, '--data', join(dir, 'data'), '--port', '0']);
   let url = '';
   try {
-    const line = await running.stdoutUntil((text) => text.includes('\n'));
-    url = /listening on (\S+) /.exec(line)![1]!;
-    const token = /S2_ACCESS_TOKEN=(\S+)/.exec(await running.stderrUntil((text) => text.includes('ENDPOINT=')))![1]!;
-    const env = { MILLRACE_ENDPOINT: url, S2_ACCESS_TOKEN: token };
+    const env = await clientOf(running);
+    url = env.MILLRACE_ENDPOINT;
     await db.sql(`INSERT INTO items VALUES (1)`);
     let json = await run(['status', '--json'], env);
     for (let tries = 0; tries < 40 && json.code !== 0; tries++) json = await run(['status', '--json'], env);

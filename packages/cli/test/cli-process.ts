@@ -90,6 +90,15 @@ export function run(args: readonly string[], env: Record<string, string> = {}, i
   return launch(args, env, input).finished;
 }
 
+/** Environment of a client of a process that serves for the first time, and so says its root token. */
+export async function clientOf(running: Running): Promise<{ MILLRACE_ENDPOINT: string; S2_ACCESS_TOKEN: string }> {
+  const line = await running.stdoutUntil((text) => text.includes('\n'));
+  const url = /listening on (https?:\S+) /.exec(line)?.[1];
+  if (url === undefined) throw new Error(`no URL in: ${line}`);
+  const said = await running.stderrUntil((text) => /S2_ACCESS_TOKEN=.*\n/.test(text));
+  return { MILLRACE_ENDPOINT: url, S2_ACCESS_TOKEN: /S2_ACCESS_TOKEN=(\S+)/.exec(said)![1]! };
+}
+
 export interface StoreProcess extends AsyncDisposable {
   readonly url: string;
   readonly rootToken: string;
@@ -106,17 +115,13 @@ export async function startStore(
 ): Promise<StoreProcess> {
   const dir = mkdtempSync(join(tmpdir(), 'millrace-cli-'));
   const running = launch(['store', '--port', '0', '--data', dir, ...flags], env);
-  const line = await running.stdoutUntil((text) => text.includes('\n'));
-  const url = /listening on (https?:\S+) /.exec(line)?.[1];
-  if (url === undefined) throw new Error(`no URL in: ${line}`);
-  const stderr = await running.stderrUntil((text) => text.includes('S2_ACCESS_TOKEN='));
-  const rootToken = /S2_ACCESS_TOKEN=(\S+)/.exec(stderr)![1]!;
+  const client = await clientOf(running);
   return {
-    url,
-    rootToken,
+    url: client.MILLRACE_ENDPOINT,
+    rootToken: client.S2_ACCESS_TOKEN,
     dir,
     running,
-    env: { MILLRACE_ENDPOINT: url, S2_ACCESS_TOKEN: rootToken },
+    env: client,
     async [Symbol.asyncDispose]() {
       running.child.kill('SIGKILL');
       await running.finished;

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { launch, type Running, run } from './cli-process.ts';
+import { clientOf, launch, type Running, run } from './cli-process.ts';
 
 const WAIT = { timeout: 30_000, interval: 50 };
 let db: TestDatabase;
@@ -59,9 +59,7 @@ sinks:
   );
   const flags = ['--port', '0', '--webhooks-allow-private'];
   running = launch(['start', '--config', config, '--data', join(dir, 'data'), ...flags]);
-  const line = await running.stdoutUntil((text) => text.includes('\n'));
-  const token = /S2_ACCESS_TOKEN=(\S+)/.exec(await running.stderrUntil((text) => text.includes('ENDPOINT=')))![1]!;
-  env = { MILLRACE_ENDPOINT: /listening on (\S+) /.exec(line)![1]!, S2_ACCESS_TOKEN: token };
+  env = await clientOf(running);
   await running.stderrUntil((text) => text.includes('gives-up: running'));
 }, 60_000);
 
@@ -164,3 +162,25 @@ test('a sink is paused, resumed and rewound while it runs; one into a stream is 
   expect(stream.code).toBe(1);
   expect(stream.stderr).toContain('A sink into a stream');
 }, 60_000);
+
+test('a token for workers is made, listed and revoked', async () => {
+  const cli = (...args: string[]) => run(['consume-token', ...args], env);
+  const issued = await cli(
+    'issue',
+    'worker',
+    '--sink',
+    'keeps',
+    '--sink',
+    'stream',
+    '--sink-prefix',
+    'gives',
+    '--expires-in',
+    '1h',
+  );
+  expect(issued).toEqual({ code: 0, stderr: '', stdout: expect.stringMatching(/^mr_\S{43}\n$/) });
+  const other = await run(['sink', 'list', '--token', issued.stdout.trim()], env);
+  expect(other).toMatchObject({ code: 1, stderr: expect.stringMatching(/^permission_denied: /) });
+  expect((await cli('list')).stdout).toMatch(/^worker {2}keeps, stream, "gives"\* {2}expires \S+Z\n$/);
+  expect(await cli('revoke', 'worker')).toEqual({ code: 0, stdout: '', stderr: "✓ Consume token 'worker' revoked\n" });
+  expect((await cli('list')).stdout).toBe('');
+});

@@ -78,6 +78,11 @@ export const codes = {
   decode_malformed: { retry: 'operator', text: 'A message of the replication stream cannot be decoded.' },
   decode_unknown_relation: { retry: 'operator', text: 'A change names a relation that was never announced.' },
   decode_stale_relation: { retry: 'operator', text: 'A row does not have the shape its relation announced.' },
+  push_down_refused: { retry: 'operator', text: 'The column lists of the publication cannot be changed.' },
+  columns_left_out: {
+    retry: 'operator',
+    text: 'Changes were captured without columns that a sink needs now.',
+  },
   rule_invalid: { retry: 'operator', text: 'A filter or column rule of a sink does not fit a table.' },
   // Storage
   storage_full: { retry: 'operator', text: 'The disk under the data directory is full.' },
@@ -103,6 +108,7 @@ export const codes = {
   sink_unavailable: { retry: 'backoff', text: 'The destination did not answer in time, or says it is busy.' },
   sink_refused: { retry: 'operator', text: 'The destination refused a batch and would refuse it again.' },
   sink_denied: { retry: 'operator', text: 'The destination refused the credentials.' },
+  sink_credentials_missing: { retry: 'operator', text: 'There are no credentials to be had for the destination.' },
   sink_place_missing: { retry: 'operator', text: 'The topic, stream or queue does not exist at the destination.' },
   sink_unverified: { retry: 'operator', text: 'The certificate of the destination could not be verified.' },
   sink_address_refused: { retry: 'operator', text: 'Sinks may not connect to this address.' },

@@ -7,7 +7,6 @@
  * `records`: messages into the journaled form of a stream (the local S2 sink).
  */
 import { ByteWriter } from '@millrace/core/byte-writer';
-import { builtinType } from '@millrace/postgres/value-json';
 import { MessageBatch } from '@millrace/sinks/message-batch';
 import { localS2Sink } from '@millrace/sinks/s2-local';
 import type { AppendAck } from '@millrace/stream-store/model';
@@ -18,32 +17,11 @@ import { LogWriter } from '../src/change-log/log-writer.ts';
 import { ChangeScanner } from '../src/decode/change-scanner.ts';
 import { MessageEncoder } from '../src/decode/message-encoder.ts';
 import type { SchemaHistory } from '../src/decode/schema-history.ts';
-import type { TableSchema } from '../src/table-schema.ts';
+import { SMALL_COLUMNS, SMALL_TABLE, writeSmallInsert } from './small-row.ts';
 
 const ROWS = 100_000;
 const ROWS_PER_TRANSACTION = 100;
 const rounds = Number(process.argv[2] ?? 7);
-
-const COLUMNS: [name: string, oid: number, value: string][] = [
-  ['id', 20, '1234567'],
-  ['n', 23, '42'],
-  ['a', 25, 'some text of a row'],
-  ['b', 25, 'a second text'],
-  ['c', 25, 'third "quoted" text'],
-  ['price', 1700, '1234.5600'],
-  ['flag', 16, 't'],
-  ['at', 1184, '2026-01-02 03:04:05.123456+00'],
-  ['u', 2950, '6ba7b810-9dad-11d1-80b4-00c04fd430c8'],
-  ['j', 3802, '{"a": 1, "b": [1, 2]}'],
-];
-
-const schema: TableSchema = {
-  oid: 16_400,
-  schema: 'public',
-  name: 'small',
-  columns: COLUMNS.map(([name, oid]) => ({ name, type: builtinType(oid)! })),
-  primaryKey: ['id'],
-};
 
 /** Every message of the backlog, back to back, and where each ends. */
 function backlog(): { bytes: Buffer; ends: number[] } {
@@ -64,12 +42,12 @@ function backlog(): { bytes: Buffer; ends: number[] } {
       end();
       if (row === 0) {
         out.u8(0x52);
-        out.u32(schema.oid);
+        out.u32(SMALL_TABLE.oid);
         text('public');
         text('small');
         out.ascii('d');
-        out.bytes(Buffer.from([0, COLUMNS.length]));
-        for (const [name, oid] of COLUMNS) {
+        out.bytes(Buffer.from([0, SMALL_COLUMNS.length]));
+        for (const [name, oid] of SMALL_COLUMNS) {
           out.u8(name === 'id' ? 1 : 0);
           text(name);
           out.u32(oid);
@@ -78,15 +56,7 @@ function backlog(): { bytes: Buffer; ends: number[] } {
         end();
       }
     }
-    out.u8(0x49);
-    out.u32(schema.oid);
-    out.ascii('N');
-    out.bytes(Buffer.from([0, COLUMNS.length]));
-    for (const [, , value] of COLUMNS) {
-      out.ascii('t');
-      out.u32(value.length);
-      out.ascii(value);
-    }
+    writeSmallInsert(out);
     end();
     if (row % ROWS_PER_TRANSACTION === ROWS_PER_TRANSACTION - 1) {
       const first = BigInt(row + 2 - ROWS_PER_TRANSACTION) << 8n;
@@ -144,7 +114,7 @@ async function writeLog(): Promise<void> {
   writer.burst();
 }
 
-const schemas = { lookup: () => schema } as unknown as SchemaHistory;
+const schemas = { lookup: () => SMALL_TABLE } as unknown as SchemaHistory;
 const origin = {
   database: {
     id: '1081845e-4d26-85f2-a7b8-a552cb5241fd',

@@ -16,6 +16,7 @@ import { RowEncoder } from '../src/rows/row-encoder.ts';
 import { rowIndexSink } from '../src/rows/row-index-sink.ts';
 import { RowStore } from '../src/rows/row-store.ts';
 import type { TableSchema } from '../src/table-schema.ts';
+import { SMALL_COLUMNS } from './small-row.ts';
 
 const rows = Number(process.argv[2] ?? 1_000_000);
 
@@ -37,18 +38,7 @@ const SHAPES: readonly Shape[] = [
   },
   {
     name: '160 B (10 columns)',
-    columns: [
-      ['id', 20, ''],
-      ['n', 23, '42'],
-      ['a', 25, 'some text of a row'],
-      ['b', 25, 'a second text'],
-      ['c', 25, 'third "quoted" text'],
-      ['price', 1700, '1234.5600'],
-      ['flag', 16, 't'],
-      ['at', 1184, '2026-01-02 03:04:05.123456+00'],
-      ['u', 2950, '6ba7b810-9dad-11d1-80b4-00c04fd430c8'],
-      ['j', 3802, '{"a": 1, "b": [1, 2]}'],
-    ],
+    columns: SMALL_COLUMNS,
     values: false,
   },
   {

@@ -7,38 +7,14 @@
  * filters as JavaScript on JSON.parse of the message, which is what a pipeline does that filters behind the decoder.
  */
 import { ByteWriter } from '@millrace/core/byte-writer';
-import { builtinType } from '@millrace/postgres/value-json';
 import { MessageBatch } from '@millrace/sinks/message-batch';
 import { MessageEncoder } from '../src/decode/message-encoder.ts';
 import { NO_COLUMN_RULES, NO_RULES, type RowCondition, type RowRulesConfig } from '../src/decode/row-rules-config.ts';
 import type { SchemaHistory } from '../src/decode/schema-history.ts';
-import type { TableSchema } from '../src/table-schema.ts';
+import { SMALL_TABLE, writeSmallInsert } from './small-row.ts';
 
 const ROWS = 50_000;
 const rounds = Number(process.argv[2] ?? 7);
-
-const COLUMNS: readonly (readonly [name: string, oid: number, value: string])[] = [
-  ['id', 20, '1234567'],
-  ['n', 23, '42'],
-  ['a', 25, 'some text of a row'],
-  ['b', 25, 'a second text'],
-  ['c', 25, 'third "quoted" text'],
-  ['price', 1700, '1234.5600'],
-  ['flag', 16, 't'],
-  ['at', 1184, '2026-01-02 03:04:05.123456+00'],
-  ['u', 2950, '6ba7b810-9dad-11d1-80b4-00c04fd430c8'],
-  ['j', 3802, '{"a": 1, "b": [1, 2]}'],
-];
-
-const schema: TableSchema = {
-  oid: 16_400,
-  schema: 'public',
-  name: 'small',
-  columns: COLUMNS.map(([name, oid]) => ({ name, type: builtinType(oid)! })),
-  primaryKey: ['id'],
-  replicaIdentity: 'd',
-  identity: ['id'],
-};
 
 /** All true of the row; the numbers differ so that nothing is the same comparison twice. */
 function conditions(count: number): {
@@ -61,22 +37,14 @@ function conditions(count: number): {
 
 function insertMessage(): Buffer {
   const out = new ByteWriter(1024);
-  out.ascii('I');
-  out.u32(schema.oid);
-  out.ascii('N');
-  out.bytes(Buffer.from([0, COLUMNS.length]));
-  for (const [, , value] of COLUMNS) {
-    out.ascii('t');
-    out.u32(value.length);
-    out.ascii(value);
-  }
+  writeSmallInsert(out);
   return Buffer.from(out.view());
 }
 
 function relationMessage(): Buffer {
   const out = new ByteWriter(64);
   out.ascii('R');
-  out.u32(schema.oid);
+  out.u32(SMALL_TABLE.oid);
   return Buffer.from(out.view());
 }
 
@@ -99,7 +67,7 @@ function run(
   parsed: readonly ((record: Record<string, unknown>) => boolean)[],
 ): number {
   const encoder = new MessageEncoder({
-    schemas: { lookup: () => schema, version: () => undefined } as unknown as SchemaHistory,
+    schemas: { lookup: () => SMALL_TABLE, version: () => undefined } as unknown as SchemaHistory,
     origin,
     takes: () => true,
     actions: { insert: true, update: true, delete: true },

@@ -25,7 +25,9 @@ export interface TailOptions {
 
 export interface TailMessage {
   readonly position: Position;
-  /** Of the messages that a function made of one change, the last one: from here on one may go on after it. */
+  /** Which of the messages that a function made of one change, from 0 on. */
+  readonly sub: number;
+  /** The last one of them: from here on one may go on after the change. */
   readonly last: boolean;
   readonly body: Buffer;
   readonly json: boolean;
@@ -95,7 +97,7 @@ async function messagesOf(batch: MessageBatch, { target }: SinkSpec, signal: Abo
   if (processor === null) {
     for (let i = 0; i < batch.count; i++) {
       const body = Buffer.from(batch.body.buffer.subarray(batch.start(i), batch.ends[i]!));
-      messages.push({ position: positionAt(i), last: true, body, json: true, error: null });
+      messages.push({ position: positionAt(i), sub: 0, last: true, body, json: true, error: null });
     }
     return messages;
   }
@@ -104,10 +106,12 @@ async function messagesOf(batch: MessageBatch, { target }: SinkSpec, signal: Abo
     assert(processed.length > 0, 'a processor goes on');
     for (const [i, one] of processed.entries()) {
       const position = positionAt(from + i);
-      if (one.kind === 'failed') messages.push({ position, last: true, body: EMPTY, json: false, error: one.error });
+      if (one.kind === 'failed') {
+        messages.push({ position, sub: 0, last: true, body: EMPTY, json: false, error: one.error });
+      }
       if (one.kind !== 'messages') continue;
       for (const [sub, { body, json }] of one.messages.entries()) {
-        messages.push({ position, last: sub === one.messages.length - 1, body, json, error: null });
+        messages.push({ position, sub, last: sub === one.messages.length - 1, body, json, error: null });
       }
     }
     from += processed.length;

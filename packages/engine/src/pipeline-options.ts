@@ -16,6 +16,7 @@ import type { ContentNotice } from './decode/message-contents.ts';
 import type { SchemaHistory } from './decode/schema-history.ts';
 import type { Delivery, DeliveryState } from './deliver/delivery.ts';
 import type { DeliveryNotice } from './deliver/push-options.ts';
+import type { Finding } from './health/finding.ts';
 import type { RowIndex } from './row-index.ts';
 import type { TableReport } from './rows/table-check.ts';
 import type { SinkSpec } from './sink-spec.ts';
@@ -47,6 +48,8 @@ export interface PipelineOptions {
   readonly backfillLimits?: BackfillLimits | undefined;
   /** What is free of the disk under the log; absent: not known. */
   readonly diskLeft?: (() => Promise<Left | null>) | undefined;
+  /** Column lists of the publication could not be set (push_down); null: they are as they should be. */
+  readonly onPushDown?: ((finding: Finding | null) => void) | undefined;
   /** A backfill has come to be, or is in another state. */
   readonly onBackfill?: ((sink: string, backfill: BackfillView) => void) | undefined;
 }

@@ -23,7 +23,8 @@ import { ChangeLog } from './change-log/change-log.ts';
 import { SchemaHistory } from './decode/schema-history.ts';
 import { startTrimming } from './health/trimming.ts';
 import type { Pipeline, PipelineOptions } from './pipeline-options.ts';
-import { openRowIndex } from './row-index-need.ts';
+import { PushDown } from './publication-push-down.ts';
+import { needsRowIndex, openRowIndex } from './row-index-need.ts';
 import { settingsPin } from './settings-pin.ts';
 import { SinkSet } from './sink-set.ts';
 import { SourceCatalog } from './source-catalog.ts';
@@ -39,7 +40,11 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
   const poke = () => capture.poke();
 
   const log = await ChangeLog.open(logStream, state, key);
-  const catalog = new SourceCatalog(connection);
+  const pushDown = new PushDown({
+    ...{ connection, publication, state, key, onFinding: options.onPushDown, signal: options.signal },
+    keepsRows: (specs) => needsRowIndex(options, source, specs),
+  });
+  const catalog = new SourceCatalog(connection, pushDown.withheld);
   const schemas = new SchemaHistory(state, `${key}/schema`, (relation, xid) => catalog.describeRelation(relation, xid));
   const backfillSource = new BackfillSource({
     connection,
@@ -49,10 +54,11 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
     logLeft: async () => ({ bytes: logBytesMax - (await neededByBackfills()), of: logBytesMax }),
     diskLeft: options.diskLeft ?? (async () => null),
   });
+  await pushDown.start(options.sinks);
   // Before capture begins: a new sink gets all that is captured from now on, whatever ends this process before it runs.
   const lastValues = () => rowIndex?.lastValues ?? null;
   const sinks = await SinkSet.open(
-    { options, publication, log, schemas, catalog, backfillSource, lastValues, poke },
+    { options, publication, log, schemas, catalog, pushDown, backfillSource, lastValues, poke },
     options.sinks,
   );
   // Before capture, which may need it for a repair.
@@ -82,6 +88,7 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
   };
   try {
     await started(capture, options.signal);
+    await pushDown.started();
     await sinks.start();
   } catch (error) {
     await capture.stop();

@@ -1,10 +1,14 @@
 /**
- * What of the sinks' rules Postgres could do by itself (`push_down`): a column list and a row filter for each table of the
- * publication, where no message of any sink would be another. Pure; the SQL is shown, never run by us.
+ * What of the sinks' rules Postgres does by itself (`push_down`): a column list and a row filter for each table of the
+ * publication, where no message of any sink would be another. Pure. Column lists are put there by us
+ * (publication-push-down.ts); row filters are only shown: what they leave out of the log nothing there tells of, so a sink
+ * that goes back, or that is changed, could not be told that it lacks rows.
  *
  * A column list is the same where every sink of the table lists the columns it includes (with `exclude`, a column that is
- * added later would be missing), and the replica identity is not FULL (Postgres refuses updates then). Kept are the
- * columns that any sink shows, filters or groups by, the primary key and the replica identity.
+ * added later would be missing), all of them are there (one that is made later would be missing), and the replica identity
+ * is not FULL (Postgres refuses updates then). Kept are the columns that any sink shows, filters or groups by, the primary
+ * key and the replica identity. Not of partitioned tables: each partition has an identity of its own. Not where a sink
+ * delivers shapes of tables, or the row index keeps whole rows.
  *
  * A row filter is the same only where the publication publishes inserts alone: of an update Postgres makes an insert or a
  * delete where the row comes into the filter or leaves it, which our filters do not.
@@ -19,23 +23,34 @@ export interface PlannedPublication {
   readonly name: string;
   readonly allTables: boolean;
   readonly publishes: { readonly insert: boolean; readonly update: boolean; readonly delete: boolean };
+  /** It has whole schemas, beside which Postgres takes no column lists. */
+  readonly schemas: boolean;
   /** As server_version_num says. */
   readonly serverVersion: number;
+  /** Changes are captured from a standby. */
+  readonly standby: boolean;
+  /** slot.on_loss: repair, audit or fill_unchanged: whole rows are kept, and compared with those of the tables. */
+  readonly keepsRows: boolean;
 }
 
 export interface PlannedTable {
   readonly schema: TableSchema;
   /** As SQL names it: a partition that is published by itself has another name than its messages. */
   readonly own: { readonly schema: string; readonly name: string };
+  /** Why its columns are to stay as they are, beside what the sinks want. null: they need not. */
+  readonly settled?: string | null;
 }
 
 export interface PlannedSink {
   readonly name: string;
   readonly rules: RowRulesConfig;
+  /** It delivers shapes of tables, and DDL. */
+  readonly schemaChanges: boolean;
   readonly takes: (schema: string, table: string) => boolean;
 }
 
 export interface TablePlan {
+  readonly oid: number;
   readonly schema: string;
   readonly name: string;
   /** null: all. */
@@ -50,8 +65,6 @@ export interface PublicationPlan {
   /** Of the publication as a whole; null: it may have lists and filters. */
   readonly refused: string | null;
   readonly tables: readonly TablePlan[];
-  /** Empty: there is nothing to gain. */
-  readonly sql: string;
 }
 
 /** Column lists and row filters came with it. */
@@ -63,27 +76,46 @@ export function planPublication(
   sinks: readonly PlannedSink[],
 ): PublicationPlan {
   const refused = refusal(publication, sinks);
-  if (refused !== null) return { refused, tables: [], sql: '' };
-  const plans = tables.map((table) => planTable(publication, table, sinks));
-  const changed = plans.filter(({ columns, where }) => columns !== null || where !== null);
-  if (changed.length === 0) return { refused: null, tables: plans, sql: '' };
-  // SET names every table of the publication: the others stay as they are.
-  const list = plans.map(({ schema, name, columns, where }) => {
-    const label = `${quoteIdentifier(schema)}.${quoteIdentifier(name)}`;
-    const shown = columns === null ? '' : ` (${columns.map(quoteIdentifier).join(', ')})`;
-    return `  ${label}${shown}${where === null ? '' : ` WHERE (${where})`}`;
-  });
-  const sql = `ALTER PUBLICATION ${quoteIdentifier(publication.name)} SET TABLE\n${list.join(',\n')};`;
-  return { refused: null, tables: plans, sql };
+  if (refused !== null) return { refused, tables: [] };
+  return { refused: null, tables: tables.map((table) => planTable(publication, table, sinks)) };
 }
 
-function refusal({ allTables, serverVersion }: PlannedPublication, sinks: readonly PlannedSink[]): string | null {
+/**
+ * The tables are taken out and put back in another form: unlike SET TABLE this leaves alone what somebody adds at the
+ * same time. In one transaction, or changes are lost between the two. Without descendants: they have entries of their own.
+ */
+export function alterPublicationSql(
+  publication: string,
+  tables: readonly Pick<TablePlan, 'schema' | 'name' | 'columns' | 'where'>[],
+): string {
+  const name = quoteIdentifier(publication);
+  const label = (table: { schema: string; name: string }) =>
+    `ONLY ${quoteIdentifier(table.schema)}.${quoteIdentifier(table.name)}`;
+  const list = tables.map((table) => {
+    const columns = table.columns === null ? '' : ` (${table.columns.map(quoteIdentifier).join(', ')})`;
+    return `${label(table)}${columns}${table.where === null ? '' : ` WHERE (${table.where})`}`;
+  });
+  return `ALTER PUBLICATION ${name} DROP TABLE ${tables.map(label).join(', ')};
+ALTER PUBLICATION ${name} ADD TABLE ${list.join(', ')};`;
+}
+
+function refusal(
+  { allTables, schemas, serverVersion, standby, keepsRows }: PlannedPublication,
+  sinks: readonly PlannedSink[],
+): string | null {
   if (serverVersion < VERSION_MIN) return 'Postgres has column lists and row filters from version 15 on.';
   if (allTables) return 'A publication FOR ALL TABLES takes neither column lists nor row filters.';
+  if (schemas) return 'A publication of whole schemas takes no column lists.';
+  if (standby) return 'Changes are captured from a standby.';
+  if (keepsRows)
+    return 'Whole rows are kept to compare them with the tables (slot.on_loss: repair, audit, fill_unchanged).';
   const unasked = sinks.find(({ rules }) => !rules.pushDown);
-  return unasked === undefined
+  if (unasked !== undefined)
+    return `Sink "${unasked.name}" does not ask for it (push_down), and reads the same publication.`;
+  const shown = sinks.find(({ schemaChanges }) => schemaChanges);
+  return shown === undefined
     ? null
-    : `Sink "${unasked.name}" does not ask for it (push_down), and reads the same publication.`;
+    : `Sink "${shown.name}" delivers changes of schemas, which a column list looks like.`;
 }
 
 function planTable(publication: PlannedPublication, table: PlannedTable, sinks: readonly PlannedSink[]): TablePlan {
@@ -92,19 +124,23 @@ function planTable(publication: PlannedPublication, table: PlannedTable, sinks: 
   const takers = sinks.filter(({ takes }) => takes(schema.schema, schema.name));
   if (takers.length === 0) {
     // Taking the table out would be more, and is for its owner to decide.
-    return { ...own, columns: null, where: null, reasons: ['no sink takes it'] };
+    return { oid: schema.oid, ...own, columns: null, where: null, reasons: ['no sink takes it'] };
   }
   const columns = columnList(publication, table, takers, reasons);
   const where = rowFilter(publication, schema, takers, reasons);
-  return { ...own, columns, where, reasons };
+  return { oid: schema.oid, ...own, columns, where, reasons };
 }
 
 function columnList(
   { publishes }: PlannedPublication,
-  { schema: table, own: { schema, name: ownName } }: PlannedTable,
+  { schema: table, own: { schema, name: ownName }, settled = null }: PlannedTable,
   sinks: readonly PlannedSink[],
   reasons: string[],
 ): readonly string[] | null {
+  if (settled !== null) {
+    reasons.push(`columns: ${settled}`);
+    return null;
+  }
   if (schema !== table.schema || ownName !== table.name) {
     reasons.push('columns: it is a partition that is published by itself');
     return null;
@@ -121,7 +157,13 @@ function columnList(
       reasons.push(`columns: sink "${name}" takes all columns, or those that come later (include names them)`);
       return null;
     }
-    for (const column of lists.reduce((a, b) => a.filter((one) => b.includes(one)))) kept.add(column);
+    for (const column of lists.reduce((a, b) => a.filter((one) => b.includes(one)))) {
+      if (!table.columns.some((one) => one.name === column)) {
+        reasons.push(`columns: sink "${name}" includes "${column}", which it has not yet`);
+        return null;
+      }
+      kept.add(column);
+    }
     for (const column of own?.groupColumns ?? []) kept.add(column);
     for (const condition of [...rules.where, ...(own?.where ?? [])]) {
       for (const column of 'changed' in condition ? condition.changed : [condition.column]) kept.add(column);

@@ -2,7 +2,7 @@
 import { MillraceError } from '@millrace/core/error';
 import { ORDINAL_END, type Position } from '@millrace/core/position';
 import { MessageBatch } from '@millrace/sinks/message-batch';
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import type { ChangeLog } from './change-log/change-log.ts';
 import { readChunkHeader } from './change-log/chunk.ts';
 import { MessageEncoder } from './decode/message-encoder.ts';

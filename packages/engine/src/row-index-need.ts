@@ -21,6 +21,17 @@ export interface RowIndexParts {
   readonly poke: () => void;
 }
 
+/** Whole rows are kept: of some table at least. */
+export function needsRowIndex(
+  { rows }: Pick<PipelineOptions, 'rows'>,
+  { slot }: SourceConfig,
+  sinks: readonly Pick<SinkSpec, 'fillUnchanged' | 'status'>[],
+): boolean {
+  if (rows === undefined) return false;
+  if (rows.audit !== null || slot.onLoss === 'repair') return true;
+  return sinks.some((spec) => spec.fillUnchanged && spec.status !== 'disabled');
+}
+
 /** Every table for a repair or the auditor; for sinks with fill_unchanged those that they take. null: not needed. */
 export async function openRowIndex(parts: RowIndexParts): Promise<RowIndex | null> {
   const { options, key, source, sinks, log, schemas, backfills, poke } = parts;

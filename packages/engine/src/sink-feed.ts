@@ -21,6 +21,8 @@ export interface SinkFeedOptions {
   readonly lastValues: LastValues | null;
   readonly seal: MarkSeal;
   readonly poke: () => void;
+  /** Rejects while the publication lacks what the sink needs. */
+  readonly published: () => Promise<void>;
   readonly onNotice: ((sink: string, notice: ContentNotice) => void) | undefined;
 }
 
@@ -32,10 +34,12 @@ export function openSinkFeed({
   lastValues,
   seal,
   poke,
+  published,
   onNotice,
 }: SinkFeedOptions): OpenFeed {
   return async (cursor, signal, progress) => {
     await seal.ready();
+    await published();
     const marks = seal.openAll(cursor.backfills);
     const encoder = new MessageEncoder({
       schemas,

@@ -3,7 +3,10 @@
  * one while the others go on. What a sink remembers (cursor, backfills) outlives its replacement, not its removal.
  */
 
-import type { Position } from '@millrace/core/position';
+import { MillraceError } from '@millrace/core/error';
+import type { Lsn } from '@millrace/core/lsn';
+import { pause } from '@millrace/core/pause';
+import { comparePositions, type Position } from '@millrace/core/position';
 import { sinkKey } from '@millrace/core/sink-key';
 import type { StateTable } from '@millrace/stream-store/store';
 import { BackfillManager } from './backfill/backfill-manager.ts';
@@ -13,14 +16,17 @@ import type { ChangeLog } from './change-log/change-log.ts';
 import { positionOf } from './change-log/log-places.ts';
 import { type ChangeTail, tailChanges } from './change-tail.ts';
 import type { SchemaHistory } from './decode/schema-history.ts';
-import { type CursorStore, newCursor, openCursors } from './deliver/cursor-store.ts';
+import { type CursorStore, cursorStore, newCursor, openCursors } from './deliver/cursor-store.ts';
 import { type Delivery, type DeliveryOptions, type DeliveryState, startDelivery } from './deliver/delivery.ts';
+import { openMeasuredFeed } from './deliver/measured-feed.ts';
 import { operatorMemory } from './deliver/operator-memory.ts';
 import { openProcessedFeed, processedBatch } from './deliver/processed-feed.ts';
 import { startPushDelivery } from './deliver/push-delivery.ts';
+import type { DeliveryNotice } from './deliver/push-options.ts';
 import type { LastValues } from './last-values.ts';
 import { MarkSeal } from './mark-seal.ts';
 import type { PipelineOptions } from './pipeline-options.ts';
+import type { PushDown } from './publication-push-down.ts';
 import { openSinkFeed } from './sink-feed.ts';
 import type { SinkSpec, StreamTarget } from './sink-spec.ts';
 import type { SourceCatalog } from './source-catalog.ts';
@@ -31,6 +37,7 @@ export interface SinkSetParts {
   readonly log: ChangeLog;
   readonly schemas: SchemaHistory;
   readonly catalog: SourceCatalog;
+  readonly pushDown: PushDown;
   readonly backfillSource: BackfillSource;
   readonly lastValues: () => LastValues | null;
   readonly poke: () => void;
@@ -42,6 +49,11 @@ interface RunningSink {
   readonly delivery: Delivery;
 }
 
+/** How long sinks that change are waited for; one that is further behind may stop with columns_left_out. */
+const PASSED_MS = 10_000;
+const PASSED_POLL_MS = 10;
+const POKE_EVERY_POLLS = 20;
+
 export class SinkSet {
   readonly #parts: SinkSetParts;
   #specs: readonly SinkSpec[];
@@ -51,6 +63,8 @@ export class SinkSet {
   /** One change at a time. */
   #changing: Promise<unknown> = Promise.resolve();
   #started = false;
+  /** Ends waits of a change that is under way. */
+  readonly #stopping = new AbortController();
 
   private constructor(parts: SinkSetParts, specs: readonly SinkSpec[]) {
     this.#parts = parts;
@@ -112,12 +126,43 @@ export class SinkSet {
     const touched = [...changed, ...changed.flatMap(({ name }) => now.get(name) ?? []), ...gone];
     if (touched.some((spec) => spec.fillUnchanged && spec.status !== 'disabled')) return false;
     for (const spec of changed) await this.#requireTables(spec);
+    const { pushDown } = this.#parts;
+    const wideFrom = await pushDown.widen(this.#specs, specs);
+    if (wideFrom !== null) await this.#passed(wideFrom, changed);
+    try {
+      await this.#beginNew(changed);
+    } catch (error) {
+      await pushDown.narrow(this.#specs);
+      throw error;
+    }
     await Promise.all([...changed, ...gone].map(({ name }) => this.#stopOne(name)));
     for (const { name } of gone) await forgetSink(this.#parts.options.state, name);
     await this.#openCursors(changed);
     this.#specs = specs.map((spec) => (changed.includes(spec) ? spec : now.get(spec.name)!));
     for (const spec of changed) this.#startOne(spec);
+    await pushDown.narrow(this.#specs);
     return true;
+  }
+
+  /** The log has come to `lsn`, and so have those that are going to change: else they would stop at what was left out. */
+  async #passed(lsn: Lsn, changed: readonly SinkSpec[]): Promise<void> {
+    const { log, poke } = this.#parts;
+    const deadline = performance.now() + PASSED_MS;
+    // What the log holds when it has come there is all that is to be passed: an idle source adds nothing.
+    let last: Lsn | null = null;
+    const passed = () => {
+      if (last === null && log.progress >= lsn) last = log.durableLsn < lsn ? log.durableLsn : lsn;
+      if (last === null) return false;
+      const behind = changed
+        .flatMap(({ name }) => this.#running.get(name) ?? [])
+        .filter(({ spec, delivery }) => spec.status === 'active' && delivery.state.kind === 'running');
+      return behind.every(({ delivery }) => delivery.cursor.position.lsn >= last!);
+    };
+    const { signal } = this.#stopping;
+    for (let polls = 0; !passed() && !signal.aborted && performance.now() < deadline; polls++) {
+      if (polls % POKE_EVERY_POLLS === 0) poke();
+      await pause(PASSED_POLL_MS, signal);
+    }
   }
 
   /** What this sink gets, read along; until the signal, or until the sink is stopped or changed. null: it does not run. */
@@ -139,6 +184,8 @@ export class SinkSet {
   }
 
   async stop(): Promise<void> {
+    this.#stopping.abort();
+    this.#parts.pushDown.stop();
     await this.#changing;
     await Promise.all([...this.#running.values()].map(({ delivery }) => delivery.stop()));
   }
@@ -147,9 +194,26 @@ export class SinkSet {
     await this.#parts.catalog.requireTables(this.#parts.publication, spec.tables);
   }
 
+  /** While nothing is stopped: the place where one is to begin may be gone. */
+  async #beginNew(specs: readonly SinkSpec[]): Promise<void> {
+    const { state } = this.#parts.options;
+    const isNew = (name: string) => cursorStore(state, sinkKey(name, 'cursor')).load() === null;
+    const begin = specs.filter(({ name, status }) => status !== 'disabled' && isNew(name));
+    try {
+      await this.#openCursors(begin);
+    } catch (error) {
+      for (const { name } of begin) await forgetSink(state, name);
+      throw error;
+    }
+  }
+
   async #openCursors(specs: readonly SinkSpec[]): Promise<void> {
     const { options, log } = this.#parts;
-    const begin = (spec: SinkSpec) => positionOf(log, spec.start ?? 'now');
+    const begin = async (spec: SinkSpec) => {
+      const position = await beginningOf(log, spec);
+      const wide = newCursor(this.#parts.pushDown.wideFrom).position;
+      return (spec.start ?? 'now') === 'now' && comparePositions(position, wide) < 0 ? wide : position;
+    };
     for (const [name, cursor] of await openCursors(specs, options.state, begin)) this.#cursors.set(name, cursor);
   }
 
@@ -174,7 +238,18 @@ export class SinkSet {
       onChange: (view) => onBackfill?.(spec.name, view),
     });
     const seal = new MarkSeal(state, spec);
-    const openFeed = openSinkFeed({ spec, log, schemas, manager, lastValues: lastValues(), seal, poke, onNotice });
+    const published = () => this.#parts.pushDown.ready(spec.name);
+    const openFeed = openSinkFeed({
+      spec,
+      log,
+      schemas,
+      manager,
+      lastValues: lastValues(),
+      seal,
+      poke,
+      published,
+      onNotice,
+    });
     const shared = {
       name: spec.name,
       paused: spec.status === 'paused',
@@ -185,6 +260,7 @@ export class SinkSet {
       onState: (event: DeliveryState) => onSink?.(spec.name, event),
     };
     const { target } = spec;
+    const noticed = (notice: DeliveryNotice) => onDelivery?.(spec.name, notice);
     const delivery =
       target.kind === 'push'
         ? startPushDelivery({
@@ -192,24 +268,45 @@ export class SinkSet {
             ...target,
             databaseName: spec.origin.database.name,
             log: { end: () => log.durableLsn, positionOf: (place) => positionOf(log, place) },
-            onNotice: (notice) => onDelivery?.(spec.name, notice),
+            onNotice: noticed,
           })
-        : startStreamDelivery(target, shared);
+        : startStreamDelivery(target, shared, noticed);
     delivery.done.catch((error: unknown) => this.#failed.reject(error));
     this.#running.set(spec.name, { spec, backfills: manager, delivery });
   }
 }
 
-function startStreamDelivery({ sink, processing }: StreamTarget, shared: Omit<DeliveryOptions, 'sink'>): Delivery {
-  if (processing === undefined) return startDelivery({ ...shared, sink });
+function startStreamDelivery(
+  { sink, policy, processing }: StreamTarget,
+  shared: Omit<DeliveryOptions, 'sink'>,
+  onNotice: (notice: DeliveryNotice) => void,
+): Delivery {
+  const options = { ...policy, onNotice };
+  if (processing === undefined) {
+    return startDelivery({ ...shared, sink, openFeed: openMeasuredFeed(shared.openFeed, options) });
+  }
   const delivery = startDelivery({
     ...shared,
     sink,
-    openFeed: openProcessedFeed(shared.openFeed, sink.limits.messageOverhead, processing),
+    openFeed: openProcessedFeed(shared.openFeed, sink.limits.messageOverhead, { ...options, ...processing }),
     newBatch: () => processedBatch(sink.limits),
   });
   void delivery.done.catch(() => {}).then(() => processing.processor.close());
   return delivery;
+}
+
+/** After this comes what the sink gets, when it is new. */
+async function beginningOf(log: ChangeLog, { name, start = 'now' }: SinkSpec): Promise<Position> {
+  try {
+    return await positionOf(log, start);
+  } catch (error) {
+    if (!(error instanceof MillraceError) || error.code !== 'log_overrun') throw error;
+    throw new MillraceError('log_overrun', {
+      detail: `The sink "${name}" is new, and a part of what comes after its start is forgotten.`,
+      hint: 'Set start: beginning for all that the log still has, and initial_backfill: true for the rows as they are.',
+      cause: error,
+    });
+  }
 }
 
 /** One that is put back later starts anew. */

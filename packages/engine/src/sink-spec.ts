@@ -7,6 +7,7 @@ import type { MessageOrigin } from './decode/message-plan.ts';
 import type { RowRulesConfig } from './decode/row-rules-config.ts';
 import type { ProcessingOptions } from './deliver/processed-feed.ts';
 import type { PushDeliveryOptions } from './deliver/push-options.ts';
+import type { StreamPolicy } from './deliver/stream-policy.ts';
 
 /** One configured sink, resolved: what it takes, what its messages say of themselves, and where they go. */
 export interface SinkSpec {
@@ -44,8 +45,10 @@ export interface SinkSpec {
 export interface StreamTarget {
   readonly kind: 'stream';
   readonly sink: Sink;
+  /** What becomes of messages that cannot be delivered. */
+  readonly policy: Omit<StreamPolicy, 'onNotice'>;
   /** Functions; absent: it has none. The processor is closed with the delivery. */
-  readonly processing?: ProcessingOptions | undefined;
+  readonly processing?: Pick<ProcessingOptions, 'processor' | 'place'> | undefined;
 }
 
 /** A destination that takes messages one by one; see push-options.ts. */

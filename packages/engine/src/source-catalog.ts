@@ -18,13 +18,18 @@ import type { TableSchema } from './table-schema.ts';
 const VISIBLE_PAUSE_MS = 5;
 const VISIBLE_TIMEOUT_MS = 10_000;
 
+/** Whether this column (by its number) is one that we keep, or kept, out of the publication. null: none of the table's. */
+export type WithheldColumns = (oid: number) => ((number: number) => boolean) | null;
+
 export class SourceCatalog {
   readonly #config: ConnectionConfig;
+  readonly #withheld: WithheldColumns;
   #connection: Promise<PgConnection> | null = null;
   readonly #closing = new AbortController();
 
-  constructor(config: ConnectionConfig) {
+  constructor(config: ConnectionConfig, withheld: WithheldColumns = () => null) {
     this.#config = config;
+    this.#withheld = withheld;
   }
 
   /** What decoding rows of this relation needs. A table that is gone by now is described from what was announced. */
@@ -38,7 +43,8 @@ export class SourceCatalog {
     const typeTexts = await formatTypes(connection, relation);
     const table = await describeTable(connection, relation.oid);
     const identity = relation.columns.filter((column) => column.isKey).map((column) => column.name);
-    const present = presentColumns(relation, table);
+    const isWithheld = this.#withheld(relation.oid);
+    const present = presentColumns(relation, table, isWithheld !== null);
     const partition =
       table !== null && table.root.oid !== table.oid ? { schema: table.schema, name: table.name } : null;
     const schema: TableSchema = {
@@ -59,6 +65,7 @@ export class SourceCatalog {
       replicaIdentity: relation.replicaIdentity,
       identity,
       ...(partition && { partition }),
+      ...(isWithheld !== null && withheldOf(table, present, isWithheld)),
     };
     return { schema, gone: table === null };
   }
@@ -139,14 +146,27 @@ async function coversPartition(connection: PgConnection, publication: string, ro
 function presentColumns(
   relation: Relation,
   table: TableDescription | null,
+  hasList: boolean,
 ): readonly (TableDescription['columns'][number] | undefined)[] {
   const now = table?.columns ?? [];
   const places = new Map(now.map(({ name }, i) => [name, i]));
-  const whole = now.every(({ number, generated }, i) => number === i + 1 && !generated);
+  const whole = !hasList && now.every(({ number, generated }, i) => number === i + 1 && !generated);
   // Neither a list of columns nor names that changed places.
   const inPlace = relation.columns.every(({ name }, i) => (places.get(name) ?? i) === i);
   if (whole && inPlace) return relation.columns.map((_, i) => now[i]);
   return relation.columns.map(({ name, typeOid }) => now.find((one) => one.name === name && one.type.oid === typeOid));
+}
+
+function withheldOf(
+  table: TableDescription | null,
+  present: ReturnType<typeof presentColumns>,
+  isWithheld: (number: number) => boolean,
+): { withheld?: readonly string[] } {
+  const announced = new Set(present.map((column) => column?.number));
+  const withheld = (table?.columns ?? [])
+    .filter(({ number, generated }) => !generated && !announced.has(number) && isWithheld(number))
+    .map(({ name }) => name);
+  return withheld.length === 0 ? {} : { withheld };
 }
 
 /** The announcement is of its position, the catalog of now: it is asked only for what was not announced. */

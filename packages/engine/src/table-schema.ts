@@ -28,6 +28,8 @@ export interface TableSchema {
   readonly replicaIdentity?: ReplicaIdentity;
   /** Columns announced as part of the replica identity, in table order. */
   readonly identity?: readonly string[];
+  /** Columns it has that we keep out of the publication (publication-push-down.ts). Absent: none. */
+  readonly withheld?: readonly string[];
   /** Of the partition itself, when changes are published by partition. */
   readonly partition?: { readonly schema: string; readonly name: string };
 }

@@ -1,55 +1,13 @@
 /** I3: what Postgres is told is durable, whatever keepalives ask for and however slow the disk is. */
 import { rmSync } from 'node:fs';
 import { startPipeline } from '@millrace/engine/pipeline';
-import { type File, type FileSystem, nodeFileSystem } from '@millrace/stream-store/journal/file-system';
 import { openLocalStore } from '@millrace/stream-store/local-store';
 import { createDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { expect, test } from 'vitest';
+import { gatedDisk } from './gated-disk.ts';
 
 /** Acknowledging an idle position waits this long; the test asks for longer. */
 const ASKED_FOR_MS = 1_500;
-
-/** A disk whose syncs of the change log's journal finish only while the gate is open. */
-function gatedDisk() {
-  let gate = Promise.resolve();
-  let release = () => {};
-  let waiting = 0;
-  const fileSystem: FileSystem = {
-    ...nodeFileSystem,
-    async open(path, mode) {
-      const file = await nodeFileSystem.open(path, mode);
-      if (!path.includes('/log/')) return file;
-      const gated: File = {
-        write: (parts, position) => file.write(parts, position),
-        read: (target, position) => file.read(target, position),
-        size: () => file.size(),
-        truncate: (size) => file.truncate(size),
-        close: () => file.close(),
-        async datasync() {
-          waiting++;
-          await gate;
-          waiting--;
-          await file.datasync();
-        },
-      };
-      return gated;
-    },
-  };
-  return {
-    fileSystem,
-    get waiting() {
-      return waiting;
-    },
-    shut() {
-      gate = new Promise((resolve) => {
-        release = resolve;
-      });
-    },
-    open() {
-      release();
-    },
-  };
-}
 
 async function until(holds: () => Promise<boolean> | boolean): Promise<void> {
   const deadline = performance.now() + 40_000;

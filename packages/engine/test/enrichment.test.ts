@@ -2,6 +2,7 @@
 import { planTail } from '@millrace/engine/decode/message-plan';
 import { partsOf, withEnrichment } from '@millrace/engine/transform/enrichment';
 import { EnrichmentSessions } from '@millrace/engine/transform/enrichment-sessions';
+import { FunctionMeters } from '@millrace/engine/transform/function-meter';
 import type { Processed, Processor } from '@millrace/engine/transform/processor';
 import { MessageBatch } from '@millrace/sinks/message-batch';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
@@ -256,4 +257,22 @@ test('names of tables and columns may need quotes', async () => {
   const sql = 'SELECT "The Id", v FROM "Odd Name" WHERE "The Id" = ANY($1)';
   const batch = batchOf([{ table: 'Odd Name', key: ['k'] }]);
   expect(enrichments(await enrichment(sql).process(batch, 0, signal))).toEqual([{ 'The Id': 'k', v: 1 }]);
+});
+
+test('a key that is kept from messages is refused by the name of its column, and nothing is asked', async () => {
+  const meters = new FunctionMeters();
+  const meter = meters.open('shop', 's', [{ name: 'add', type: 'enrichment' }]);
+  const concealed = withEnrichment(null, {
+    ...{ name: 'add', code: NAMES, sessions: counted, cache: null, meter },
+    concealedBy: (schema, table, column) => (`${schema}.${table}.${column}` === 'public.account.id' ? 'hash' : null),
+  });
+  const hashed = batchOf([{ key: ['6b86b273'] }]);
+  await expect(concealed.process(hashed, 0, signal)).rejects.toMatchObject({
+    code: 'enrichment_failed',
+    message: expect.stringContaining('column "id" of the primary key of "public"."account" is kept from messages by'),
+    hint: expect.stringContaining('columns.hash'),
+  });
+  expect(meters.read()).toMatchObject([{ calls: 1, errors: new Map([['enrichment_failed', 1]]) }]);
+  await concealed.close();
+  expect(meters.read()).toEqual([]);
 });

@@ -1,5 +1,6 @@
 /** Code that means harm, or does it by accident: it costs its own sink some time, and nobody anything else. */
 import { functionFailureOf } from '@millrace/engine/transform/function-failure';
+import { FunctionMeters } from '@millrace/engine/transform/function-meter';
 import { startFunctionPool } from '@millrace/engine/transform/function-pool';
 import { createFunctionProcessor } from '@millrace/engine/transform/functions';
 import type { Processed, Processor } from '@millrace/engine/transform/processor';
@@ -15,7 +16,7 @@ beforeAll(async () => {
 });
 afterAll(() => pool.close());
 
-const LIMITS = { callMs: 100, memoryBytes: 20 * 1_048_576, resultBytes: 1_048_576 };
+const LIMITS = { callMs: 100, batchMs: 100, memoryBytes: 20 * 1_048_576, resultBytes: 1_048_576 };
 const never = new AbortController().signal;
 
 async function sink(code: string, limits = LIMITS): Promise<Processor> {
@@ -76,6 +77,23 @@ describe('a function that does not end', () => {
     expect(ended).toEqual(['good', 'bad']);
   });
 
+  test('gets a tenth of a core when it does nothing else, with all others like it, and the sinks beside it do not wait', async () => {
+    const limits = { ...LIMITS, callMs: 30 };
+    const [one, other] = [await sink('() => { for (;;); }', limits), await sink('() => { for (;;); }', limits)];
+    for (const bad of [one, other]) for (let runs = 0; runs < 3; runs++) await run(bad);
+    const begunAt = performance.now();
+    const rested = Promise.all([run(one), run(other), run(one)]);
+    await answers(good);
+    expect(await rested).toMatchObject(Array(3).fill({ error: { code: 'function_timeout' } }));
+    // Two rests between them, each nine times as long as the run before.
+    expect(performance.now() - begunAt).toBeGreaterThan(2 * 9 * 30);
+    // And goes at once when it is stopped meanwhile.
+    const stopping = new AbortController();
+    const waiting = one.process(batchOf([messageText({ record: {} })]), 0, stopping.signal);
+    stopping.abort(new Error('stopped'));
+    await expect(waiting).rejects.toThrow('stopped');
+  });
+
   test('cannot be loaded when it does so at its top level', async () => {
     await expect(sink('for (;;);\nexport default () => 1')).rejects.toMatchObject({ code: 'function_invalid' });
   });
@@ -128,6 +146,51 @@ describe('a function that wants all memory', () => {
     expect(processed).toMatchObject({ kind: 'failed', error: { code: 'function_failed' } });
     expect(processed.kind === 'failed' && processed.error.message).toContain('1048576 is the limit');
   });
+});
+
+test('a result of 50 MB costs its message and its sink, not the sink beside it', async () => {
+  const meters = new FunctionMeters();
+  const meter = meters.open('shop', 'huge', [{ name: 't', type: 'transform' }]);
+  const text = '(action, record) => (record.huge ? "x".repeat(50_000_000) : record.n)';
+  const transform = { name: 't', type: 'transform', code: text } as const;
+  const huge = await createFunctionProcessor({ pool, functions: { transform }, meter });
+  onTestFinished(() => huge.close());
+  const texts = [{ n: 1 }, { huge: true }, { n: 3 }].map((record) => messageText({ record }));
+  const beside = run(good, { n: 1 });
+  const processed: Processed[] = [];
+  while (processed.length < 3) processed.push(...(await huge.process(batchOf(texts), processed.length, never)));
+  // Which of the limits it runs into first depends on the machine.
+  expect(processed.map(readable)).toEqual([1, expect.stringMatching(/^function_(failed|memory|timeout)$/), 3]);
+  expect(readable(await beside)).toBe(2);
+  await answers(good);
+  expect(pool.replaced).toBe(0);
+  const [counts] = meters.read();
+  const code = readable(processed[1]!);
+  expect(counts).toMatchObject({ calls: 3, errors: new Map([[code, 1]]) });
+  expect(counts!.killed).toEqual({
+    time: Number(code === 'function_timeout'),
+    memory: Number(code === 'function_memory'),
+  });
+});
+
+test('the limits of one sink are its own', async () => {
+  const loop = '() => { for (let i = 0; i < 1e7; i++); return 1; }';
+  const short = await sink(loop, { ...LIMITS, callMs: 20 });
+  expect(readable(await run(short))).toBe('function_timeout');
+  const long = await sink(loop, { ...LIMITS, callMs: 60_000 });
+  expect(readable(await run(long))).toBe(1);
+  const fill = '() => { const all = []; for (let i = 0; i < 2e5; i++) all.push({ i }); return all.length; }';
+  expect(readable(await run(await sink(fill, { ...LIMITS, callMs: 60_000 })))).toBe('function_memory');
+  const room = { ...LIMITS, callMs: 60_000, memoryBytes: 64 * 1_048_576 };
+  expect(readable(await run(await sink(fill, room)))).toBe(200_000);
+  // A turn ends after the message that the time of the batch ran out with.
+  const slow = '() => { for (let i = 0; i < 3e5; i++); return 1; }';
+  const texts = Array.from({ length: 20 }, () => messageText({}));
+  const turns = await sink(slow, { ...LIMITS, callMs: 60_000, batchMs: 10 });
+  const first = await turns.process(batchOf(texts), 0, never);
+  expect(first.length).toBeLessThan(20);
+  const patient = await sink(slow, { ...LIMITS, callMs: 60_000, batchMs: 60_000 });
+  expect((await patient.process(batchOf(texts), 0, never)).length).toBe(20);
 });
 
 describe('a function that goes too deep', () => {

@@ -264,6 +264,50 @@ test('a function gets the arguments that it can reach in any way', async () => {
   }
 });
 
+test('a function that looks at single keys only gets these, unless it could see the others', async () => {
+  const all = ['a', 'b', 'valueOf'];
+  const message = { record: { a: 1, b: 2, valueOf: 3 } };
+  const helper = 'function keys() { return Object.keys(this); } ';
+  for (const [text, expected] of [
+    ['export default (action, record) => [record.a, record?.b, record . valueOf, record.c ?? null];', [1, 2, 3, null]],
+    [
+      'export default (action, record) => { record.c = record.a; delete record.a; return [record.a ?? 0, record.c]; };',
+      [0, 1],
+    ],
+    ['export default function record(action, record) { return Object.keys(record); }', all],
+    ['export default (action, record) => { const { a, ...rest } = record; return ["a", ...Object.keys(rest)]; };', all],
+    [`${helper} export default (action, record) => { record.a = keys; return record.a(); };`, all],
+    [`${helper} export default (action, record) => { [record.a] = [keys]; return (record.a)(); };`, all],
+    [`${helper} export default (action, record) => { record.a = keys; return ((record.a) ) ?.(); };`, all],
+    [`${helper} export default (action, record) => { record.a = keys; return record.a /* (see) */ (); };`, all],
+    [`${helper} export default (action, record) => { record.a = keys; return record.a\`\`; };`, all],
+    [
+      'export default (action, record) => { record.valueOf = Object.prototype.valueOf; return record.valueOf ? Object.keys(record) : 0; };',
+      all,
+    ],
+    ['export default (action, record) => Object.keys(record.__proto__ === Object.prototype ? r\\u0065cord : {});', all],
+    ['export default (action, record) => { const leak = () => record; return Object.keys(leak()); };', all],
+    ['export default (action, record) => Object.keys([record][0]);', all],
+    ['export default (action, record) => { for (const key in record) if (key === "b") return key; };', 'b'],
+    ['export default (action, $r) => Object.keys($r);', all],
+    ['export default (action, record) => eval("Object.keys(record)");', all],
+    [
+      'export default (action, record) => record.a.constructor === Number && "hasOwnProperty" in record && record.hasOwnProperty("b");',
+      true,
+    ],
+  ] as const) {
+    const made = (await transformed(text, message))[0];
+    const keys = Array.isArray(made) && expected === all ? made.filter((key) => all.includes(key)).sort() : made;
+    expect(keys, text).toEqual(expected);
+  }
+  // Another function of the sink sees what any of them does.
+  const functions = {
+    filter: code('filter', '(action, record) => record.a === 1'),
+    transform: code('transform', '(action, record) => JSON.stringify(record)'),
+  };
+  expect(JSON.parse(bodies(await one(functions, message))[0] as string)).toEqual(message.record);
+});
+
 test("metadata is what JSON.parse would make of it, and nobody else's", async () => {
   const nested = { x: { enrichment: null, database_name: 'no' } };
   const database = { id: '1', name: 'shop', annotations: {}, database: 'shop', hostname: 'localhost' };

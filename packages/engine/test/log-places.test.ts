@@ -59,7 +59,7 @@ test('an LSN is the first transaction that committed there or later, the beginni
 });
 
 test('what the log has forgotten a part of is refused by name', async () => {
-  await captured.log.trimToBytes(1_000_000);
+  await captured.log.trimToBytes(2_500_000);
   expect(captured.log.stream.firstSeqNum).toBeGreaterThan(0);
   const beginning = await positionOf(captured.log, 'beginning');
   expect(beginning.lsn).toBeGreaterThan(all[0]!.lsn);
@@ -67,4 +67,15 @@ test('what the log has forgotten a part of is refused by name', async () => {
   const timeMs = timeOf(all[0]!);
   await expect(positionOf(captured.log, { timeMs })).rejects.toMatchObject({ code: 'log_overrun' });
   expect(await firstFrom({ timeMs: timeOf(all.at(-1)!) - JUST })).toBe(all.length - 1);
+});
+
+test('a transaction of which the log has only the end is no place to begin', async () => {
+  // The one over several records; the others are small.
+  const large = all[6];
+  expect(captured.log.bytes).toBeGreaterThan(500_000);
+  await expect(positionOf(captured.log, { lsn: large!.lsn })).rejects.toMatchObject({ code: 'log_overrun' });
+  const timeMs = timeOf(large!) - JUST;
+  await expect(positionOf(captured.log, { timeMs })).rejects.toMatchObject({ code: 'log_overrun' });
+  expect(await firstFrom('beginning')).toBe(7);
+  expect(await firstFrom({ lsn: large!.lsn + 1n })).toBe(7);
 });

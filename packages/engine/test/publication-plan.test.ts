@@ -1,6 +1,6 @@
 /** Which rules go into a publication, and that Postgres takes the SQL; and what is said of rules that fit no table. */
 import { NO_COLUMN_RULES, NO_RULES, type RowRulesConfig } from '@millrace/engine/decode/row-rules-config';
-import { type PlannedPublication, planPublication } from '@millrace/engine/publication-plan';
+import { alterPublicationSql, type PlannedPublication, planPublication } from '@millrace/engine/publication-plan';
 import { readPublication } from '@millrace/engine/rows/published-tables';
 import { ruleFindings } from '@millrace/engine/rule-findings';
 import { PgConnection } from '@millrace/postgres/connection';
@@ -24,12 +24,14 @@ afterAll(async () => {
 
 const ALL = { insert: true, update: true, delete: true };
 const publication = (more: Partial<PlannedPublication> = {}): PlannedPublication => ({
-  ...{ name: 'pushed', allTables: false, publishes: ALL, serverVersion: 170_000 },
+  ...{ name: 'pushed', allTables: false, schemas: false, publishes: ALL, serverVersion: 170_000 },
+  ...{ standby: false, keepsRows: false },
   ...more,
 });
 const sink = (name: string, rules: Partial<RowRulesConfig>) => ({
   name,
   rules: { ...NO_RULES, pushDown: true, ...rules },
+  schemaChanges: false,
   takes: (_schema: string, table: string) => table === 'Orders',
 });
 const where = [
@@ -43,7 +45,7 @@ test('Postgres takes the SQL of the plan, and publishes what the sinks show, fil
   const sinks = [sink('a', { columns: include("note's"), where }), sink('b', { columns: include('at'), where })];
   const inserts = publication({ publishes: { insert: true, update: false, delete: false } });
   const plan = planPublication(inserts, tables, sinks);
-  await sql.query(plan.sql);
+  await sql.query(alterPublicationSql('pushed', plan.tables));
   const after = await readPublication(sql, 'pushed');
   const orders = after.tables.find(({ schema }) => schema.name === 'Orders')!;
   const other = after.tables.find(({ schema }) => schema.name === 'other')!;
@@ -51,11 +53,11 @@ test('Postgres takes the SQL of the plan, and publishes what the sinks show, fil
   expect(orders.rowFilter).toContain('tenant');
   expect([other.rowFilter, other.schema.columns.length]).toEqual([null, 2]);
   // What it published is what it would publish again.
-  expect(planPublication(inserts, after.tables, sinks).sql).toContain('WHERE');
+  expect(planPublication(inserts, after.tables, sinks).tables[0]!.where).toContain('tenant');
 
   const fewer = planPublication(publication(), tables, [sink('a', { columns: include('at'), where: where.slice(1) })]);
   expect(fewer.tables.find(({ name }) => name === 'Orders')).toMatchObject({ columns: ['id', 'at'], where: null });
-  await sql.query(fewer.sql);
+  await sql.query(alterPublicationSql('pushed', fewer.tables));
   const list = (await readPublication(sql, 'pushed')).tables.find(({ schema }) => schema.name === 'Orders')!;
   expect(list.schema.columns.map(({ name }) => name)).toEqual(['id', 'at']);
   expect(list.rowFilter).toBeNull();
@@ -73,14 +75,20 @@ describe('nothing goes into the publication', () => {
   const refusals: readonly [string, Partial<PlannedPublication>, Partial<RowRulesConfig>][] = [
     ['of a server before 15', { serverVersion: 149_999 }, {}],
     ['FOR ALL TABLES', { allTables: true }, {}],
+    ['of whole schemas', { schemas: true }, {}],
+    ['of a standby', { standby: true }, {}],
+    ['where whole rows are kept', { keepsRows: true }, {}],
     ['where a sink of the database does not ask for it', {}, { pushDown: false }],
+    ['where a sink delivers changes of schemas', {}, {}],
   ];
-  test.each(refusals)('%s', (_, facts, rules) => {
+  test.each(refusals)('%s', (title, facts, rules) => {
+    const schemaChanges = title.includes('changes of schemas');
+    expect(planPublication(publication(), tables, [asking]).tables[0]!.columns).toEqual(['id']);
     const plan = planPublication(publication(facts), tables, [
       asking,
-      { ...asking, name: 'b', rules: { ...asking.rules, ...rules } },
+      { ...asking, name: 'b', rules: { ...asking.rules, ...rules }, schemaChanges },
     ]);
-    expect(plan).toMatchObject({ sql: '', refused: expect.any(String) });
+    expect(plan).toMatchObject({ tables: [], refused: expect.any(String) });
   });
 
   const tableRefusals: readonly [string, Partial<RowRulesConfig>, object?, Partial<PlannedPublication>?][] = [
@@ -89,6 +97,7 @@ describe('nothing goes into the publication', () => {
       'where a sink excludes: a column that is added later would be missing',
       { columns: { ...NO_COLUMN_RULES, exclude: ['doc'] } },
     ],
+    ['where a sink includes a column that is not there yet', { columns: include('id', 'later') }],
     [
       'under full replica identity',
       { columns: include('id') },
@@ -105,7 +114,7 @@ describe('nothing goes into the publication', () => {
   test.each(tableRefusals)('%s', (_, rules, shape = {}, facts = {}) => {
     const one = [{ ...tables[0]!, schema: { ...orders, ...shape } }];
     const plan = planPublication(publication(facts), one, [{ ...sink('a', rules), takes: () => true }]);
-    expect(plan).toMatchObject({ refused: null, sql: '', tables: [{ columns: null, where: null }] });
+    expect(plan).toMatchObject({ refused: null, tables: [{ columns: null, where: null }] });
     expect(plan.tables[0]!.reasons.length).toBeGreaterThan(0);
   });
 });

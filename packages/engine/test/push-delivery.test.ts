@@ -60,6 +60,38 @@ test('a message that is refused holds up its own group, and no other', async () 
   expect(world.firstArrivals().slice(4)).toEqual(['a:0', 'a:1']);
 });
 
+test('a window of messages that fail holds their bytes and one error: nothing of the buffers that they came in', async () => {
+  const world = worldOf(logOf(Array.from({ length: 60 }, (_, i) => `key-${i}`)));
+  const seen: OutMessage[] = [];
+  world.options = {
+    processor: {
+      // As functions answer: a part of one buffer for all, or of Node's pool.
+      async process(batch) {
+        const whole = Buffer.alloc(100_000, '1');
+        const body = (i: number) => (i % 2 === 0 ? whole.subarray(i, i + 100) : Buffer.from(`"${i}"`));
+        return Array.from({ length: batch.count }, (_, i): Processed => {
+          return { kind: 'messages', messages: [{ body: body(i), json: true, route: null }] };
+        });
+      },
+      async close() {},
+    },
+  };
+  world.behaviour = (messages) => {
+    seen.push(...messages);
+    return messages.map(() => ({ error: refused() }));
+  };
+  await world.start();
+  await vi.waitFor(() => expect(push(world).list({ state: 'failing', limit: 100 })).toHaveLength(60), WAIT);
+  expect(
+    new Set(
+      push(world)
+        .list({ limit: 100 })
+        .map(({ error }) => error),
+    ).size,
+  ).toBe(1);
+  for (const message of seen) expect(message.body.buffer.byteLength).toBeLessThanOrEqual(2 * message.body.length);
+});
+
 function order(world: TestWorld, x: string, y: string): number {
   const ids = world.firstArrivals();
   return ids.indexOf(x) - ids.indexOf(y);
@@ -149,17 +181,44 @@ test('a destination that is away backs the whole sink off, one probe at a time, 
   expect(world.firstArrivals().length).toBe(60);
 });
 
-test('wrong credentials back the whole sink off and count against no message', async () => {
-  const world = worldOf(logOf(['a', 'b']));
-  world.policy = { ...POLICY, maxRetryCount: 0 };
-  let requests = 0;
-  world.behaviour = (messages, arrive, signal) => {
-    if (requests++ < 4) throw new MillraceError('sink_denied');
-    return takesAll(messages, arrive, signal);
+test.each(['sink_denied', 'sink_credentials_missing'] as const)(
+  '%s backs the whole sink off and counts against no message',
+  async (code) => {
+    const world = worldOf(logOf(['a', 'b']));
+    world.policy = { ...POLICY, maxRetryCount: 0 };
+    let requests = 0;
+    world.behaviour = (messages, arrive, signal) => {
+      if (requests++ < 4) throw new MillraceError(code);
+      return takesAll(messages, arrive, signal);
+    };
+    await world.start();
+    await caughtUp(world);
+    expect(world.letters).toEqual([]);
+  },
+);
+
+test('an error that no adapter knows is told by its class, code and place, and by nothing that it quotes', async () => {
+  class ReplyError extends Error {
+    readonly code = 'ERR_UNEXPECTED';
+  }
+  const world = worldOf(logOf(['a']));
+  let known = false;
+  world.behaviour = (messages, arrive) => {
+    if (!known) throw new ReplyError(`cannot write ${messages[0]!.body.toString()}`);
+    for (const message of messages) arrive(message);
+    return null;
   };
   await world.start();
+  await vi.waitFor(() => expect(world.delivery.state.kind).toBe('retrying'), WAIT);
+  const { state } = world.delivery;
+  const error = state.kind === 'retrying' ? state.error : undefined;
+  expect(error).toMatchObject({ code: 'internal', cause: expect.any(ReplyError) });
+  expect(error!.detail).toMatch(
+    /^ReplyError \(ERR_UNEXPECTED\), at packages\/engine\/test\/push-delivery\.test\.ts:\d+:\d+/,
+  );
+  expect(error!.message).not.toContain('cannot write');
+  known = true;
   await caughtUp(world);
-  expect(world.letters).toEqual([]);
 });
 
 test('a retry never comes before the destination asked for it', async () => {
@@ -357,6 +416,55 @@ test('with oversize: truncate the named columns give way, and the message says w
   expect(JSON.parse(world.arrivals.find(({ id }) => id === 'b:0')!.body).metadata).toEqual({ big: 1 });
   expect(world.notices).toMatchObject([{ kind: 'truncated', table: 'public.items', columns: ['note'] }]);
 });
+
+/** Takes less than its limits say: each message by itself, or whole requests. */
+const taking = (bytesMax: number, whole: boolean): Behaviour => {
+  const tooLarge = () => new MillraceError('sink_record_too_large');
+  return (messages, arrive) => {
+    if (whole && messages.some(({ body }) => body.length > bytesMax)) throw tooLarge();
+    return messages.map((message) => {
+      if (message.body.length > bytesMax) return { error: tooLarge() };
+      arrive(message);
+      return null;
+    });
+  };
+};
+
+test.each([{ whole: false }, { whole: true }])(
+  'when the destination itself says too large, the policy of the sink decides: %o',
+  async ({ whole }) => {
+    const log = logOf(['b', 'a', 'c', 'a']);
+    log[1] = { ...log[1]!, bytes: 60_000 };
+    const started = async (oversize: (typeof POLICY)['oversize']) => {
+      const world = worldOf(log);
+      world.policy = { ...POLICY, oversize };
+      world.behaviour = taking(50_000, whole);
+      await world.start();
+      return world;
+    };
+    const letters = await started({ policy: 'dead_letter', columns: [] });
+    await caughtUp(letters);
+    expect(letters.letters).toMatchObject([{ error: { code: 'sink_record_too_large' }, tries: 1 }]);
+    expect(letters.arrivals.map(({ id }) => id).sort()).toEqual(['a:1', 'b:0', 'c:0']);
+
+    // One column after the other, in their order.
+    const cut = await started({ policy: 'truncate', columns: ['version', 'absent', 'note'] });
+    await caughtUp(cut);
+    expect(cut.letters).toEqual([]);
+    expect(JSON.parse(cut.arrivals.find(({ id }) => id === 'a:0')!.body)).toEqual({
+      record: { id: 'a', version: null, note: null },
+      changes: null,
+      action: 'update',
+      metadata: { big: 1, truncated_columns: ['version', 'note'] },
+    });
+    expect(push(cut).figures).toMatchObject({ truncated: 1, failed: 0 });
+    expect(cut.firstArrivals().filter((id) => id.startsWith('a'))).toEqual(['a:0', 'a:1']);
+
+    const waits = await started({ policy: 'truncate', columns: ['version'] });
+    await vi.waitFor(() => expect(push(waits).figures.blockedBy?.code).toBe('sink_record_too_large'), WAIT);
+    expect(waits.letters).toEqual([]);
+  },
+);
 
 test('with discard_on_full messages are discarded while the window is full and nothing moves: counted and told', async () => {
   let now = 0;

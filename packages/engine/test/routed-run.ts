@@ -12,7 +12,7 @@ import { MessageBatch } from '@millrace/sinks/message-batch';
 import { routePlace } from '@millrace/sinks/s2-place';
 import type { Sink, SinkCursor } from '@millrace/sinks/sink';
 import type { LocalStore } from '@millrace/stream-store/local-store';
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { S2Error } from '@millrace/stream-store/s2-error';
 import type { StateTable, Stream, StreamStore } from '@millrace/stream-store/store';
 import type { Random } from '@millrace/testkit/random';
@@ -225,7 +225,8 @@ export async function live({
     const inner = new PlannedFeed(steps, cursor, random);
     const processor = plannedProcessor(random);
     const retry = { minMs: 1, maxMs: 1 };
-    const options = { processor, place, maxRetryCount: null, retry, messageBytesMax: 1 << 20 };
+    const oversize = { policy: 'fail', columns: [] } as const;
+    const options = { sink: 's', processor, place, maxRetryCount: null, retry, oversize, messageBytesMax: 1 << 20 };
     const feed: Feed = plain ? inner : new ProcessedFeed(inner, sink.limits.messageOverhead, options, signal);
     let chain: Promise<void> = Promise.resolve();
     let failure: unknown = null;

@@ -210,7 +210,7 @@ test(`of every type a filter says what Postgres says, null and edges included (s
       await rowsOf(`SELECT v::text FROM (VALUES ${values.map((v) => `(${v})`).join(', ')}) AS t (v)`)
     ).flat();
     // Before version 16, "char" prints bytes that are no text by themselves, and cannot be written down.
-    const texts = printed.filter((text) => text !== null && !text.includes('\u{fffd}'));
+    const texts = printed.filter((text): text is string => text !== null && !text.includes('\u{fffd}'));
     const literals = [...new Set([...drawn, ...texts])].slice(0, 40);
     const conditions = literals.flatMap((literal) => [
       ...kind.operators.map((operator) => ({ column: 'v', operator, value: literal })),

@@ -8,6 +8,7 @@ import { InvariantError } from '@millrace/core/assert';
 import { backoffMs } from '@millrace/core/backoff';
 import { MillraceError } from '@millrace/core/error';
 import { pause } from '@millrace/core/pause';
+import { unforeseen } from '@millrace/core/unforeseen';
 import type { HealthMonitor } from '@millrace/engine/health/health-monitor';
 import type { NoticeBoard } from '@millrace/engine/health/notice-board';
 import type { Pipeline } from '@millrace/engine/pipeline-options';
@@ -120,16 +121,16 @@ export function superviseDatabase(options: SupervisorOptions): DatabaseSuperviso
         if (wake.signal.aborted && !signal.aborted && !isFatal(error)) continue;
         firstStart.reject(error);
         if (!hasRun && firstFailureEnds) {
-          state = { kind: 'failed', attempt, error: asMillraceError(error) };
+          state = { kind: 'failed', attempt, error: unforeseen(error) };
           return;
         }
         if (isFatal(error)) {
-          state = { kind: 'failed', attempt, error: asMillraceError(error) };
+          state = { kind: 'failed', attempt, error: unforeseen(error) };
           fatal.reject(error);
           return;
         }
         if (performance.now() - startedAt > STABLE_MS) attempt = 0;
-        state = { kind: 'failed', attempt, error: asMillraceError(error) };
+        state = { kind: 'failed', attempt, error: unforeseen(error) };
         if (!signal.aborted) log(`${name}: ${describe(error)} Starting it again.`);
       } finally {
         const ended = pipeline;
@@ -193,17 +194,9 @@ function isFatal(error: unknown): boolean {
   return error instanceof MillraceError && (error.code === 'storage_failed' || error.code === 'storage_full');
 }
 
-/** What is not coded is a bug in this program, and of this database only: its text may quote a value. */
-function asMillraceError(error: unknown): MillraceError {
-  if (error instanceof MillraceError) return error;
-  return new MillraceError('internal', { cause: error });
-}
-
 function describe(error: unknown): string {
-  if (error instanceof MillraceError) return `${error.message} (${error.code})`;
-  const stack = error instanceof Error ? (error.stack ?? '') : '';
-  const place = stack.split('\n').filter((line) => line.startsWith('    at '));
-  return `${asMillraceError(error).message}\n${place.slice(0, 8).join('\n')}\n`;
+  const { message, code } = unforeseen(error);
+  return `${message} (${code})`;
 }
 
 function aborted(signal: AbortSignal): Promise<void> {

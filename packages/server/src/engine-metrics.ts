@@ -4,8 +4,11 @@
  */
 import type { CheckStatus, EntityHealth } from '@millrace/engine/health/finding';
 import type { DatabaseReport } from '@millrace/engine/health/health-monitor';
+import type { FunctionMeters } from '@millrace/engine/transform/function-meter';
 import type { AuditStatus } from '@millrace/engine/verifier';
 import type { DatabaseSupervisor } from './database-supervisor.ts';
+import { functionMetrics } from './function-metrics.ts';
+import { expose, type Metric } from './metric-text.ts';
 
 /** Sequin's `sequin_entity_health` in numbers one can alert on. */
 const LEVELS: Readonly<Record<CheckStatus, number>> = {
@@ -19,21 +22,13 @@ const LEVELS: Readonly<Record<CheckStatus, number>> = {
   error: 2,
 };
 
-interface Metric {
-  readonly name: string;
-  readonly type: 'counter' | 'gauge';
-  readonly help: string;
-  /** Labels and values; null where there is nothing to say now. */
-  readonly samples: readonly (readonly [Readonly<Record<string, string>>, number | null])[];
-}
-
-export function engineMetrics(databases: readonly DatabaseSupervisor[]): string {
+export function engineMetrics(databases: readonly DatabaseSupervisor[], functions: FunctionMeters): string {
   const all = databases.map(({ name, monitor, pipeline }) => ({
     name,
     report: monitor.report(),
     audit: pipeline?.auditor?.status ?? null,
   }));
-  return metricsOf(all).map(expose).join('');
+  return [...metricsOf(all), ...functionMetrics(functions.read())].map(expose).join('');
 }
 
 interface Measured {
@@ -247,18 +242,4 @@ function countFindings(reports: readonly DatabaseReport[]): Metric['samples'] {
     }
   }
   return Object.entries(counts).map(([severity, count]) => [{ severity }, count] as const);
-}
-
-function expose({ name, type, help, samples }: Metric): string {
-  let text = `# HELP ${name} ${help}\n# TYPE ${name} ${type}\n`;
-  for (const [labels, value] of samples) {
-    if (value === null) continue;
-    const inner = Object.entries(labels).map(([label, of]) => `${label}="${escaped(of)}"`);
-    text += `${name}{${inner.join(',')}} ${value}\n`;
-  }
-  return text;
-}
-
-function escaped(value: string): string {
-  return value.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n');
 }

@@ -10,11 +10,11 @@ import type { Config, DatabaseConfig, SinkConfig } from '@millrace/api/config';
 import type { ResourceSpec } from '@millrace/api/resource-spec';
 import { sinkOfKey } from '@millrace/core/sink-key';
 import { describeBackfill } from '@millrace/engine/backfill/backfill-report';
-import type { DeliveryState } from '@millrace/engine/deliver/delivery';
 import type { HealthTiming } from '@millrace/engine/health/health-timing';
 import { startPipeline } from '@millrace/engine/pipeline';
 import type { Pipeline } from '@millrace/engine/pipeline-options';
 import { forgetSink } from '@millrace/engine/sink-set';
+import { FunctionMeters } from '@millrace/engine/transform/function-meter';
 import { startFunctionPool } from '@millrace/engine/transform/function-pool';
 import { PullSinks } from '@millrace/sinks/pull/pull-sinks';
 import { type HttpServer, type HttpServerOptions, startHttpServer } from '@millrace/stream-store/http/server';
@@ -31,12 +31,14 @@ import { deliveryReporter } from './delivery-reporter.ts';
 import { auditOf } from './drift-reporter.ts';
 import { EndpointGates } from './endpoint-gates.ts';
 import { engineMetrics } from './engine-metrics.ts';
+import { checkEnrichments } from './enrichment-checks.ts';
 import { requireFunctions } from './function-checks.ts';
 import { createManagement, type Management } from './management/management.ts';
-import { pinContentNotice, pinSourceNotice } from './pipeline-notices.ts';
+import { pinContentNotice, pinSourceNotice, pushDownReporter } from './pipeline-notices.ts';
 import { checkAgainstSources, reconfigure } from './reconfigure.ts';
 import { provisionResources } from './resource-provisioning.ts';
 import { assembleSink, type SinkParts, sinkContextOf } from './sink-assembly.ts';
+import { sinkReporter } from './sink-reporter.ts';
 import { sourceOf } from './source-of.ts';
 import { stableId } from './stable-id.ts';
 import { watchDatabase } from './watch-database.ts';
@@ -110,10 +112,12 @@ export async function startServer(options: ServerOptions): Promise<Server> {
     await rm(spool, { recursive: true, force: true });
     const functionPool = startFunctionPool({ log });
     stops.push(() => functionPool.close());
+    const functionMeters = new FunctionMeters();
     const pullSinks = new PullSinks();
     const parts: SinkParts = {
       store,
       functionPool,
+      functionMeters,
       pullSinks,
       gates: new EndpointGates(),
       network: options.network ?? NETWORK,
@@ -140,6 +144,7 @@ export async function startServer(options: ServerOptions): Promise<Server> {
       async check(now, next) {
         await requireFunctions(now, next, functionPool);
         await checkAgainstSources(now, next, reconfigured);
+        await checkEnrichments(now, next, databases);
       },
       putInEffect: (now, next) => reconfigure(now, next, reconfigured),
       log,
@@ -169,7 +174,7 @@ export async function startServer(options: ServerOptions): Promise<Server> {
         port,
         log,
         beside: management.surface,
-        moreMetrics: () => engineMetrics(databases.all),
+        moreMetrics: () => engineMetrics(databases.all, functionMeters),
       });
     };
     const http = await serve().catch((error: unknown) => {
@@ -274,6 +279,7 @@ async function openPipeline({
       report(sink, notice);
       pinContentNotice(notices, sink, notice);
     },
+    onPushDown: pushDownReporter(database.name, notices, log),
     onBackfill: (sink, backfill) => log(`${sink}: ${describeBackfill(backfill)}`),
     backfillLimits: {
       connections: database.backfill.connections,
@@ -290,17 +296,6 @@ async function openPipeline({
       return { bytes: bavail * bsize, of: blocks * bsize };
     },
   });
-}
-
-/** A line when a sink's state changes in a way a person cares about: not each time it catches up. */
-function sinkReporter(log: (line: string) => void): (sink: string, state: DeliveryState) => void {
-  const last = new Map<string, string>();
-  return (sink, state) => {
-    const text = state.kind === 'retrying' ? `${state.error.message} Retrying. (${state.error.code})` : state.kind;
-    if (state.kind === 'starting' || last.get(sink) === text) return;
-    last.set(sink, text);
-    log(`${sink}: ${text}`);
-  };
 }
 
 /** What runs without a file: what was applied before, resolved anew. Throws when it cannot be read or is not taken. */

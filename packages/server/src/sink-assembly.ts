@@ -13,12 +13,19 @@ import { assert } from '@millrace/core/assert';
 import { parseLsn } from '@millrace/core/lsn';
 import { sinkKey } from '@millrace/core/sink-key';
 import type { LogPlace } from '@millrace/engine/change-log/log-places';
+import { concealedBy } from '@millrace/engine/decode/row-rules';
 import { DeadLetterStream } from '@millrace/engine/deliver/dead-letter-stream';
+import { stuckMemory } from '@millrace/engine/deliver/stuck-memory';
 import { settingsPin } from '@millrace/engine/settings-pin';
 import type { PushTarget, SinkSpec, StreamTarget } from '@millrace/engine/sink-spec';
-import { withEnrichment } from '@millrace/engine/transform/enrichment';
+import { type EnrichmentOptions, withEnrichment } from '@millrace/engine/transform/enrichment';
 import { EnrichmentSessions } from '@millrace/engine/transform/enrichment-sessions';
-import type { FunctionPool } from '@millrace/engine/transform/function-pool';
+import type { FunctionMeters } from '@millrace/engine/transform/function-meter';
+import {
+  DEFAULT_FUNCTION_LIMITS,
+  type FunctionLimits,
+  type FunctionPool,
+} from '@millrace/engine/transform/function-pool';
 import { createFunctionProcessor } from '@millrace/engine/transform/functions';
 import { lazyProcessor } from '@millrace/engine/transform/lazy-processor';
 import type { Processor } from '@millrace/engine/transform/processor';
@@ -48,6 +55,7 @@ import { tableFilter } from './table-filter.ts';
 export interface SinkParts {
   readonly store: LocalStore;
   readonly functionPool: FunctionPool;
+  readonly functionMeters: FunctionMeters;
   readonly pullSinks: PullSinks;
   readonly gates: EndpointGates;
   /** Of brokers and of webhooks. */
@@ -116,24 +124,53 @@ function fingerprintOf(sink: SinkConfig, { annotations, database, hostname }: Da
 
 /** null: the sink has no functions. */
 export function processorOf(
-  { functions }: SinkConfig,
+  sink: SinkConfig,
   database: DatabaseConfig,
-  { functionPool, store }: SinkParts,
+  { functionPool, functionMeters, store }: Pick<SinkParts, 'functionPool' | 'functionMeters' | 'store'>,
 ): Processor | null {
-  const { filter, routing, transform, enrichment } = functions;
-  const defined = { filter: definition(filter), routing: definition(routing), transform: definition(transform) };
-  const coded = filter !== null || routing !== null || transform !== null;
-  const processor = coded
-    ? lazyProcessor(() => createFunctionProcessor({ pool: functionPool, functions: defined }))
-    : null;
+  const { filter, routing, transform, enrichment } = sink.functions;
+  const functions = { filter: definition(filter), routing: definition(routing), transform: definition(transform) };
+  const limits = functionLimitsOf(sink);
+  const metered = [filter, routing, transform].flatMap((one) =>
+    one === null || one.type === 'path' || one.type === 'enrichment' ? [] : [{ name: one.name, type: one.type }],
+  );
+  const processor =
+    filter !== null || routing !== null || transform !== null
+      ? lazyProcessor(() => {
+          const meter = functionMeters.open(database.name, sink.name, metered);
+          return createFunctionProcessor({ pool: functionPool, functions, limits, meter }).catch((error: unknown) => {
+            meter.close();
+            throw error;
+          });
+        })
+      : null;
   if (enrichment === null) return processor;
-  const { name, code, cache } = enrichment;
+  return lazyProcessor(async () => {
+    const meter = functionMeters.open(database.name, sink.name, [{ name: enrichment.name, type: 'enrichment' }]);
+    return withEnrichment(processor, { ...enrichmentOf(sink, enrichment, database, store), meter });
+  });
+}
+
+/** The enrichment as it runs for the sink; null: of no sink. */
+export function enrichmentOf(
+  sink: SinkConfig | null,
+  { name, code, cache }: Pick<FunctionConfig, 'name' | 'code' | 'cache'>,
+  database: DatabaseConfig,
+  store: Pick<LocalStore, 'state'> | null,
+): EnrichmentOptions {
   const sessions = new EnrichmentSessions(() => ({
     ...sourceOf(database).connection,
     // By the time of the first message the first session of the source has told.
-    pin: settingsPin(store.state, `source/${database.name}/settings`),
+    ...(store !== null && { pin: settingsPin(store.state, `source/${database.name}/settings`) }),
   }));
-  return withEnrichment(processor, { name, code, cache, sessions });
+  const concealed = sink === null ? {} : { concealedBy: concealedBy.bind(null, sink.rules) };
+  return { name, code, cache, sessions, ...concealed };
+}
+
+/** As the engine has them. */
+export function functionLimitsOf({ functionLimits }: Pick<SinkConfig, 'functionLimits'>): FunctionLimits {
+  const { callMs, batchMs, memoryMb } = functionLimits;
+  return { ...DEFAULT_FUNCTION_LIMITS, callMs, batchMs, memoryBytes: memoryMb * 1_048_576 };
 }
 
 function definition(config: FunctionConfig | null) {
@@ -198,16 +235,16 @@ function streamTarget(
   return {
     kind: 'stream',
     sink: streamSink(sink.name, destination, processor !== null, parts.store),
-    ...(processor !== null && {
-      processing: {
-        processor,
-        place: (route) => routePlace(route, { basin, stream }),
-        maxRetryCount: delivery.maxRetryCount,
-        retry: delivery.retry,
-        deadLetters: new DeadLetterStream({ store: parts.store, sink: sink.name, ...delivery.deadLetter }),
-        messageBytesMax: RECORD_BYTES_MAX,
-      },
-    }),
+    policy: {
+      sink: sink.name,
+      maxRetryCount: delivery.maxRetryCount,
+      retry: delivery.retry,
+      oversize: delivery.oversize,
+      deadLetters: new DeadLetterStream({ store: parts.store, sink: sink.name, ...delivery.deadLetter }),
+      messageBytesMax: RECORD_BYTES_MAX,
+      memory: stuckMemory(parts.store.state, sink.name),
+    },
+    ...(processor !== null && { processing: { processor, place: (route) => routePlace(route, { basin, stream }) } }),
   };
 }
 

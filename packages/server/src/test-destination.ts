@@ -1,6 +1,7 @@
 /** "Test connection": opens the destination of a sink anew, looks whether it would take messages, and closes it. */
 import { isS2, type S2DestinationConfig, type SinkConfig } from '@millrace/api/config';
 import { MillraceError } from '@millrace/core/error';
+import { unforeseen } from '@millrace/core/unforeseen';
 import { classify, findTail, remoteClient } from '@millrace/sinks/s2-remote-client';
 import type { SinkContext } from '@millrace/sinks/sink-kind';
 import { sinkKind } from '@millrace/sinks/sink-kinds';
@@ -21,11 +22,15 @@ export async function testDestination(
   if (kind === undefined) throw new MillraceError('internal');
   // One that is only pulled from has nothing to connect to; it must not take the place of the one that runs.
   const { pullSinks: _running, ...context } = contextOf(sink);
-  const opened = await kind.open(destination.config, context);
   try {
-    await opened.test(signal);
-  } finally {
-    await opened.close();
+    const opened = await kind.open(destination.config, context);
+    try {
+      await opened.test(signal);
+    } finally {
+      await opened.close();
+    }
+  } catch (error) {
+    throw unforeseen(error);
   }
 }
 

@@ -9,6 +9,9 @@ import type { BackfillMark } from './message-batch.ts';
 import type { SinkCursor } from './sink.ts';
 
 export const POSITION_HEADER = 'millrace-position';
+/** What S2 counts for a record, and for each header, beside their bytes. */
+const RECORD_OVERHEAD = 8;
+const HEADER_OVERHEAD = 2;
 
 export function headerPrefix(sink: string, lsn: Lsn): string {
   return `${sink}@${formatLsn(lsn)}#`;
@@ -21,6 +24,17 @@ export function headerSuffix(mark: BackfillMark | null): string {
 /** Position of a record as text: what stands before the mark. */
 export function headerNumber(ordinal: number, sub: number): string {
   return sub === 0 ? String(ordinal) : `${ordinal}.${sub}`;
+}
+
+/** Bytes that S2 counts for a record beyond its body. */
+export function recordOverhead(
+  sink: string,
+  { lsn, ordinal }: Position,
+  sub: number,
+  mark: BackfillMark | null,
+): number {
+  const value = `${headerPrefix(sink, lsn)}${headerNumber(ordinal, sub)}${headerSuffix(mark)}`;
+  return RECORD_OVERHEAD + HEADER_OVERHEAD + POSITION_HEADER.length + Buffer.byteLength(value);
 }
 
 export interface Delivered {

@@ -76,10 +76,12 @@ export function partitionKey({ group, idempotencyKey }: OutMessage): string {
 
 async function openStream(config: KinesisConfig, context: SinkContext): Promise<PushSink<KinesisRoute>> {
   const { DescribeStreamSummaryCommand, KinesisClient, PutRecordsCommand } = await import('@aws-sdk/client-kinesis');
-  const { awsClientConfig, awsFailure, awsVerdict, closable } = await import('./aws/aws-client.ts');
+  const { awsClientConfig, awsFailure, awsVerdict } = await import('./aws/aws-client.ts');
+  const { awsSession } = await import('./aws/aws-session.ts');
   const { tooLarge } = await import('./sqs.ts');
-  const client = new KinesisClient(await awsClientConfig(config, regionOf(config.stream_arn), context));
-  const { until, close } = closable(client);
+  const clientConfig = await awsClientConfig(config, regionOf(config.stream_arn), context);
+  const make = () => new KinesisClient(clientConfig);
+  const session = awsSession(make, { role: config.use_task_role, timeoutMs: context.timeoutMs });
   const nameOf = (arn: string) => `stream ${arn.slice(arn.lastIndexOf('/') + 1)}`;
   const sizeOf = (message: OutMessage) => message.body.length + Buffer.byteLength(partitionKey(message));
   return {
@@ -104,7 +106,7 @@ async function openStream(config: KinesisConfig, context: SinkContext): Promise<
       const Records = messages.map((message) => ({ Data: message.body, PartitionKey: partitionKey(message) }));
       try {
         const command = new PutRecordsCommand({ StreamARN: route.stream_arn, Records });
-        const answer = await client.send(command, until(signal));
+        const answer = await session.send(signal, (client, options) => client.send(command, options));
         if ((answer.FailedRecordCount ?? 0) === 0) return null;
         return messages.map((_, i) => {
           const record = answer.Records?.[i];
@@ -120,12 +122,13 @@ async function openStream(config: KinesisConfig, context: SinkContext): Promise<
       const { stream_arn: StreamARN } = config;
       if (StreamARN === undefined) return;
       try {
-        await client.send(new DescribeStreamSummaryCommand({ StreamARN }), until(signal));
+        const command = new DescribeStreamSummaryCommand({ StreamARN });
+        await session.send(signal, (client, options) => client.send(command, options));
       } catch (error) {
         throw awsFailure(error, nameOf(StreamARN));
       }
     },
 
-    close,
+    close: session.close,
   };
 }

@@ -3,7 +3,7 @@ import { assert } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
 import { BATCH_METERED_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_METERED_BYTES_MAX } from '@millrace/stream-store/limits';
 import { DEFAULT_BASIN_CONFIG } from '@millrace/stream-store/model';
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { type S2Code, S2Error } from '@millrace/stream-store/s2-error';
 import type { Stream, StreamStore } from '@millrace/stream-store/store';
 import { type Delivered, POSITION_HEADER, parseDelivered } from './delivery-header.ts';

@@ -1,6 +1,6 @@
 /** Streams of this process's own store, as a routed sink writes to them. HOT PATH (sequence). */
 import { ByteWriter } from '@millrace/core/byte-writer';
-import { NumberedRecordWriter } from '@millrace/stream-store/record-codec';
+import { NumberedRecordWriter } from '@millrace/stream-store/numbered-record-writer';
 import { S2Error } from '@millrace/stream-store/s2-error';
 import type { Stream, StreamStore } from '@millrace/stream-store/store';
 import { type BatchSlice, lsnOf, subOf } from './batch-slices.ts';

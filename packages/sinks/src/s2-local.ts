@@ -6,7 +6,7 @@
 import { ByteWriter } from '@millrace/core/byte-writer';
 import { MillraceError } from '@millrace/core/error';
 import { POSITION_ZERO } from '@millrace/core/position';
-import { NumberedRecordWriter } from '@millrace/stream-store/record-codec';
+import { NumberedRecordWriter } from '@millrace/stream-store/numbered-record-writer';
 import type { Stream, StreamStore } from '@millrace/stream-store/store';
 import { advance, headerPrefix, headerSuffix } from './delivery-header.ts';
 import type { MessageBatch } from './message-batch.ts';

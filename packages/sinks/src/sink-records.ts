@@ -3,7 +3,7 @@
  * write to the same stream; theirs are passed over by the header that tells whose a record is.
  */
 import { MillraceError } from '@millrace/core/error';
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import type { StreamStore } from '@millrace/stream-store/store';
 import { S2, S2Endpoints, S2Error } from '@s2-dev/streamstore';
 import { POSITION_HEADER } from './delivery-header.ts';

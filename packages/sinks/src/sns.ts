@@ -64,12 +64,14 @@ export const snsKind: SinkKind<SnsConfig, SnsRoute> = {
 
 async function openTopic(config: SnsConfig, context: SinkContext): Promise<PushSink<SnsRoute>> {
   const { GetTopicAttributesCommand, PublishBatchCommand, SNSClient } = await import('@aws-sdk/client-sns');
-  const { awsClientConfig, awsFailure, closable } = await import('./aws/aws-client.ts');
+  const { awsClientConfig, awsFailure } = await import('./aws/aws-client.ts');
+  const { awsSession } = await import('./aws/aws-session.ts');
   const { batchLimits, deliverBatch, isFifo } = await import('./aws/batch-queue.ts');
   const { tooLarge } = await import('./sqs.ts');
-  const client = new SNSClient(await awsClientConfig(config, regionOf(config.topic_arn), context));
+  const clientConfig = await awsClientConfig(config, regionOf(config.topic_arn), context);
+  const make = () => new SNSClient(clientConfig);
+  const session = awsSession(make, { role: config.use_task_role, timeoutMs: context.timeoutMs });
   const limits = batchLimits(CONCURRENCY, config.max_message_bytes);
-  const { until, close } = closable(client);
   const nameOf = (arn: string) => `topic ${arn.slice(arn.lastIndexOf(':') + 1)}`;
   return {
     limits,
@@ -82,12 +84,14 @@ async function openTopic(config: SnsConfig, context: SinkContext): Promise<PushS
         if (message.body.length > limits.messageBytesMax) throw tooLarge(message.body.length, limits.messageBytesMax);
       }
       return await deliverBatch(messages, nameOf(route.topic_arn), isFifo(route.topic_arn), (entries) =>
-        client.send(
-          new PublishBatchCommand({
-            TopicArn: route.topic_arn,
-            PublishBatchRequestEntries: entries.map(({ body, ...entry }) => ({ ...entry, Message: body })),
-          }),
-          until(signal),
+        session.send(signal, (client, options) =>
+          client.send(
+            new PublishBatchCommand({
+              TopicArn: route.topic_arn,
+              PublishBatchRequestEntries: entries.map(({ body, ...entry }) => ({ ...entry, Message: body })),
+            }),
+            options,
+          ),
         ),
       );
     },
@@ -96,12 +100,13 @@ async function openTopic(config: SnsConfig, context: SinkContext): Promise<PushS
       const { topic_arn: TopicArn } = config;
       if (TopicArn === undefined) return;
       try {
-        await client.send(new GetTopicAttributesCommand({ TopicArn }), until(signal));
+        const command = new GetTopicAttributesCommand({ TopicArn });
+        await session.send(signal, (client, options) => client.send(command, options));
       } catch (error) {
         throw awsFailure(error, nameOf(TopicArn));
       }
     },
 
-    close,
+    close: session.close,
   };
 }

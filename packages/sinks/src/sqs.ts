@@ -65,14 +65,13 @@ export const sqsKind: SinkKind<SqsConfig, SqsRoute> = {
 
 async function openQueue(config: SqsConfig, context: SinkContext): Promise<PushSink<SqsRoute>> {
   const { GetQueueAttributesCommand, SendMessageBatchCommand, SQSClient } = await import('@aws-sdk/client-sqs');
-  const { awsClientConfig, awsFailure, closable } = await import('./aws/aws-client.ts');
+  const { awsClientConfig, awsFailure } = await import('./aws/aws-client.ts');
+  const { awsSession } = await import('./aws/aws-session.ts');
   const { batchLimits, deliverBatch, isFifo } = await import('./aws/batch-queue.ts');
-  const client = new SQSClient({
-    ...(await awsClientConfig(config, regionOf(config.queue_url), context)),
-    useQueueUrlAsEndpoint: !config.use_emulator,
-  });
+  const clientConfig = await awsClientConfig(config, regionOf(config.queue_url), context);
+  const make = () => new SQSClient({ ...clientConfig, useQueueUrlAsEndpoint: !config.use_emulator });
+  const session = awsSession(make, { role: config.use_task_role, timeoutMs: context.timeoutMs });
   const limits = batchLimits(CONCURRENCY, config.max_message_bytes);
-  const { until, close } = closable(client);
   const nameOf = (url: string) => `queue ${url.slice(url.lastIndexOf('/') + 1)}`;
   return {
     limits,
@@ -85,12 +84,14 @@ async function openQueue(config: SqsConfig, context: SinkContext): Promise<PushS
         if (message.body.length > limits.messageBytesMax) throw tooLarge(message.body.length, limits.messageBytesMax);
       }
       return await deliverBatch(messages, nameOf(route.queue_url), isFifo(route.queue_url), (entries) =>
-        client.send(
-          new SendMessageBatchCommand({
-            QueueUrl: route.queue_url,
-            Entries: entries.map(({ body, ...entry }) => ({ ...entry, MessageBody: body })),
-          }),
-          until(signal),
+        session.send(signal, (client, options) =>
+          client.send(
+            new SendMessageBatchCommand({
+              QueueUrl: route.queue_url,
+              Entries: entries.map(({ body, ...entry }) => ({ ...entry, MessageBody: body })),
+            }),
+            options,
+          ),
         ),
       );
     },
@@ -100,13 +101,13 @@ async function openQueue(config: SqsConfig, context: SinkContext): Promise<PushS
       if (QueueUrl === undefined) return;
       try {
         const command = new GetQueueAttributesCommand({ QueueUrl, AttributeNames: ['QueueArn'] });
-        await client.send(command, until(signal));
+        await session.send(signal, (client, options) => client.send(command, options));
       } catch (error) {
         throw awsFailure(error, nameOf(QueueUrl));
       }
     },
 
-    close,
+    close: session.close,
   };
 }
 

@@ -1,9 +1,10 @@
 import { CreateQueueCommand, ReceiveMessageCommand } from '@aws-sdk/client-sqs';
 import { sqsKind } from '@millrace/sinks/sqs';
 import { awsMissing } from '@millrace/testkit/servers/aws';
-import { afterAll, describe, expect, onTestFinished, test } from 'vitest';
+import { afterAll, describe, expect, onTestFinished, test, vi } from 'vitest';
 import { ACCOUNT, awsBench, expectDenied, KEY } from './aws-target.ts';
 import { deliver, messageTo, openSink, refusalOf, routeOf } from './broker-message.ts';
+import { CONTAINER_TOKEN, handOut, startCredentialsEndpoint } from './container-credentials.ts';
 import { registerPushSinkContract } from './push-sink-contract.ts';
 
 const missing = await awsMissing();
@@ -150,6 +151,96 @@ describe.skipIf(missing !== null)(`sqs: what SQS does with it${missing === null 
     onTestFinished(() => bench.server.trustKeys());
     await expectDenied(sqsKind, { type: 'sqs', ...bench.connection('direct'), queue_url }, key);
     expect(await bench.queued('guarded')).toHaveLength(1);
+  });
+
+  test('with the role of a task: its credentials are kept, renewed in time, when they are over, and when they are refused', async () => {
+    const bench = await started();
+    const { server } = bench;
+    const queue_url = await bench.queue('by-role');
+    const [one, two, three, four] = await Promise.all(['one', 'two', 'three', 'four'].map(server.assumeRole));
+    const { access_key_id: _, secret_access_key: __, ...connection } = bench.connection('direct');
+    const destination = { type: 'sqs', ...connection, queue_url, use_task_role: true };
+    onTestFinished(() => server.trustKeys());
+    const disarm = async (name: string) => {
+      await server.trustKeys();
+      await server.disarmRole(name);
+      await server.checkKeys();
+    };
+    await server.checkKeys();
+    const endpoint = await startCredentialsEndpoint(handOut(one!, 120_000));
+    const sink = await openSink(sqsKind, destination);
+    const send = async () => (await deliver(sink, messageTo(sqsKind, destination)))[0];
+    await sink.test(new AbortController().signal);
+    expect(await send()).toBeNull();
+    // Not long before they are over others are asked for, and those of then serve meanwhile.
+    let { asked } = endpoint;
+    endpoint.answer = handOut(two!, 21_600_000);
+    expect(await send()).toBeNull();
+    await expect.poll(() => endpoint.asked).toBeGreaterThan(asked);
+    await disarm('one');
+    expect(await send()).toBeNull();
+    ({ asked } = endpoint);
+    expect(await Promise.all([send(), send(), send()])).toEqual([null, null, null]);
+    expect(endpoint.asked).toBe(asked);
+    // Refused before their time, they are not kept until then.
+    await disarm('two');
+    endpoint.answer = handOut(three!, 1_500);
+    expect(await send()).toMatchObject({ code: 'sink_denied' });
+    expect(await send()).toBeNull();
+    // Over, they are not used once more.
+    endpoint.answer = handOut(four!, 21_600_000);
+    const overMs = Date.now() + 1_500;
+    await disarm('three');
+    await expect.poll(() => Date.now() > overMs, { timeout: 10_000 }).toBe(true);
+    expect(await send()).toBeNull();
+    expect(await bench.queued('by-role')).toHaveLength(8);
+  });
+});
+
+describe('sqs: when the role of the task gives nothing', () => {
+  const queue_url = 'https://sqs.us-east-1.amazonaws.com/123456789012/orders';
+  const destination = { type: 'sqs', queue_url, use_task_role: true };
+  const SECRET = 'a-secret-of-the-role';
+
+  test('whatever the address of credentials says wrong, and when it is gone, that is told, and no secret', async () => {
+    const warned = vi.spyOn(console, 'warn').mockImplementation(() => {});
+    onTestFinished(() => warned.mockRestore());
+    // The SDK asks four times, a second apart.
+    const endpoint = await startCredentialsEndpoint((response) => {
+      if (endpoint.asked === 1) response.end(`${SECRET} is not JSON`);
+      else if (endpoint.asked === 2) response.end(`{"SecretAccessKey":"${SECRET}"}`);
+      else {
+        response.writeHead(500).end(`{"Code":"${SECRET}","Message":"${SECRET}"}`);
+        void endpoint.close();
+      }
+    });
+    const sink = await openSink(sqsKind, destination);
+    const [[error], refusal] = await Promise.all([deliver(sink, messageTo(sqsKind, destination)), refusalOf(sink)]);
+    for (const one of [error, refusal]) {
+      expect(one).toMatchObject({ code: 'sink_credentials_missing', hint: expect.stringContaining('AWS_CONTAINER_') });
+      expect(one!.detail).toMatch(/^\w+Error/);
+      for (const secret of [SECRET, CONTAINER_TOKEN]) {
+        expect(`${one!.message} ${one!.hint} ${JSON.stringify(warned.mock.calls)}`).not.toContain(secret);
+      }
+    }
+    expect(endpoint.asked).toBe(3);
+  });
+
+  test('one that never answers holds nothing up beyond the time limit, or the end of the sink, and gathers no connections', async () => {
+    const warned = vi.spyOn(console, 'warn').mockImplementation(() => {});
+    onTestFinished(() => warned.mockRestore());
+    const endpoint = await startCredentialsEndpoint(() => {});
+    const sink = await openSink(sqsKind, destination, 250);
+    for (let n = 0; n < 4; n++) {
+      const [error] = await deliver(sink, messageTo(sqsKind, destination));
+      expect(error).toMatchObject({ code: 'sink_credentials_missing', detail: expect.stringContaining('250 ms') });
+    }
+    expect(endpoint.asked).toBe(2);
+    const patient = await openSink(sqsKind, destination);
+    const waiting = deliver(patient, messageTo(sqsKind, destination));
+    await expect.poll(() => endpoint.asked).toBe(3);
+    await patient.close();
+    expect(await waiting).toMatchObject([{ code: 'sink_credentials_missing' }]);
   });
 });
 

@@ -59,7 +59,7 @@ describe('a status', () => {
     [404, 'sink_refused'],
     [408, 'sink_unavailable'],
     [409, 'sink_unavailable'],
-    [413, 'sink_refused'],
+    [413, 'sink_record_too_large'],
     [425, 'sink_unavailable'],
     [429, 'sink_unavailable'],
     [500, 'sink_unavailable'],

@@ -2,9 +2,10 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ByteWriter } from '@millrace/core/byte-writer';
+import { scanAppendRecords } from '../src/append-scan.ts';
 import { type LocalStore, openLocalStore } from '../src/local-store.ts';
 import { DEFAULT_BASIN_CONFIG } from '../src/model.ts';
-import { scanAppendRecords, writeAppendRecord } from '../src/record-codec.ts';
+import { writeAppendRecord } from '../src/record-writer.ts';
 import type { AppendInput, Stream } from '../src/store.ts';
 
 /*

@@ -3,12 +3,13 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ByteWriter } from '@millrace/core/byte-writer';
+import { scanAppendRecords } from '../src/append-scan.ts';
 import { EncryptedStream } from '../src/encryption/encrypted-stream.ts';
 import { recordCipher } from '../src/encryption/record-cipher.ts';
 import { RecordSealer } from '../src/encryption/sealed-records.ts';
 import { type LocalStore, openLocalStore } from '../src/local-store.ts';
 import { DEFAULT_BASIN_CONFIG } from '../src/model.ts';
-import { scanAppendRecords, writeAppendRecord, writeSequencedRecord } from '../src/record-codec.ts';
+import { writeAppendRecord, writeSequencedRecord } from '../src/record-writer.ts';
 import type { AppendInput, Stream } from '../src/store.ts';
 
 /*

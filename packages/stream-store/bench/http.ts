@@ -16,7 +16,7 @@ import { ByteWriter } from '@millrace/core/byte-writer';
 import { encodeFrame, FrameBufferPool, FrameDecoder } from '../src/http/s2s-frame.ts';
 import { startHttpServer } from '../src/http/server.ts';
 import { openLocalStore } from '../src/local-store.ts';
-import { writeAppendRecord } from '../src/record-codec.ts';
+import { writeAppendRecord } from '../src/record-writer.ts';
 
 const { values: options } = parseArgs({
   options: {

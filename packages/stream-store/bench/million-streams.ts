@@ -15,10 +15,11 @@ import path from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { parseArgs } from 'node:util';
 import { ByteWriter } from '@millrace/core/byte-writer';
+import { scanAppendRecords } from '../src/append-scan.ts';
 import { startHttpServer } from '../src/http/server.ts';
 import { type LocalStore, openLocalStore } from '../src/local-store.ts';
 import { DEFAULT_BASIN_CONFIG } from '../src/model.ts';
-import { scanAppendRecords, writeAppendRecord } from '../src/record-codec.ts';
+import { writeAppendRecord } from '../src/record-writer.ts';
 
 const { values: options } = parseArgs({
   options: {

@@ -11,10 +11,11 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { ByteWriter } from '@millrace/core/byte-writer';
 import { startS3Server } from '@millrace/testkit/s3-server';
+import { scanAppendRecords } from '../src/append-scan.ts';
 import { type LocalStore, openLocalStore } from '../src/local-store.ts';
 import { DEFAULT_BASIN_CONFIG } from '../src/model.ts';
 import type { ObjectStorageOptions } from '../src/object-store/object-storage.ts';
-import { scanAppendRecords, writeAppendRecord } from '../src/record-codec.ts';
+import { writeAppendRecord } from '../src/record-writer.ts';
 import type { AppendInput, Stream } from '../src/store.ts';
 
 const { values: options } = parseArgs({

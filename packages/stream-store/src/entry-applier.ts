@@ -15,7 +15,7 @@ import {
   readTrim,
 } from './entries.ts';
 import type { JournalIndex } from './index/journal-index.ts';
-import { readCommands } from './record-codec.ts';
+import { readCommands } from './record-commands.ts';
 import type { StoreState } from './store-state.ts';
 import type { StreamState } from './stream-state.ts';
 import { KIND_STREAMS } from './stream-table/stream-entries.ts';

@@ -5,7 +5,7 @@ import { type Fault, MemoryFileSystem, type Operation } from '../test/memory-fil
 import { HeldClock, input, readAll, seededRandom, tempDir } from '../test/store-rig.ts';
 import { type LocalStore, openLocalStore } from './local-store.ts';
 import { DEFAULT_BASIN_CONFIG } from './model.ts';
-import { writeSequencedRecord } from './record-codec.ts';
+import { writeSequencedRecord } from './record-writer.ts';
 import { S2Error } from './s2-error.ts';
 import type { Stream } from './store.ts';
 

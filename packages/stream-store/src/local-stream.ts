@@ -7,7 +7,9 @@ import { type Commit, type EntryPlace, type Journal, storageError } from './jour
 import { checkEntry, ENTRY_HEADER_BYTES } from './journal/segment-format.ts';
 import { BATCH_METERED_BYTES_MAX, BATCH_RECORDS_MAX, SEQUENCED_BYTES_MAX } from './limits.ts';
 import type { AppendAck, StorageClass, StreamCipher, StreamPosition } from './model.ts';
-import { type RecordCommand, RecordCursor, sequenceRecords } from './record-codec.ts';
+import type { RecordCommand } from './record-commands.ts';
+import { RecordCursor } from './record-cursor.ts';
+import { sequenceRecords } from './record-sequencing.ts';
 import { S2Error } from './s2-error.ts';
 import { SliceGatherer } from './slice-gatherer.ts';
 import type { AppendInput, ReadLimits, ReadSlice, SequencedInput, Stream } from './store.ts';

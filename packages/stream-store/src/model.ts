@@ -155,6 +155,11 @@ export interface AccessTokenInfo {
   readonly expiresAt: number | null;
   readonly autoPrefixStreams: boolean;
   readonly scope: AccessTokenScope;
+  /**
+   * What else it opens, of whatever is served beside the S2 API: names that mean nothing here. Nothing that a request of
+   * that API can ask for; absent: nothing.
+   */
+  readonly consumes?: readonly ResourceSet[];
 }
 
 export interface AppendAck {

@@ -1,7 +1,8 @@
 import { ByteWriter } from '@millrace/core/byte-writer';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { NumberedRecordWriter, writeSequencedRecord } from './record-codec.ts';
+import { NumberedRecordWriter } from './numbered-record-writer.ts';
+import { writeSequencedRecord } from './record-writer.ts';
 
 test('numbered records have the bytes and metered size of records written one by one', () => {
   const ascii = fc.string({ unit: 'grapheme-ascii', maxLength: 40 });

@@ -2,21 +2,13 @@ import { BinaryReader, BinaryWriter, WireType } from '@bufbuild/protobuf/wire';
 import { ByteWriter } from '@millrace/core/byte-writer';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { scanAppendRecords } from './append-scan.ts';
 import type { TimestampingMode } from './model.ts';
-import {
-  COMMAND_FENCE,
-  COMMAND_NONE,
-  COMMAND_TRIM,
-  commandOf,
-  RecordCursor,
-  readCommands,
-  scanAppendRecords,
-  sequenceRecords,
-  sliceRecords,
-  writeAppendRecord,
-  writeSequencedHead,
-  writeSequencedRecord,
-} from './record-codec.ts';
+import { COMMAND_FENCE, COMMAND_NONE, COMMAND_TRIM, commandOf, readCommands } from './record-commands.ts';
+import { RecordCursor } from './record-cursor.ts';
+import { sequenceRecords } from './record-sequencing.ts';
+import { sliceRecords } from './record-slice.ts';
+import { writeAppendRecord, writeSequencedHead, writeSequencedRecord } from './record-writer.ts';
 import { S2Error } from './s2-error.ts';
 
 // The oracle is @bufbuild/protobuf's wire reader and writer, driven by the field numbers of the API's .proto.

@@ -1,4 +1,4 @@
-import { sliceRecords } from './record-codec.ts';
+import { sliceRecords } from './record-slice.ts';
 import type { SpanPool } from './span-pool.ts';
 import type { ReadLimits, ReadSlice } from './store.ts';
 

@@ -2,7 +2,8 @@ import { ByteWriter } from '@millrace/core/byte-writer';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { SPAN_POOL_BYTES_MAX } from './limits.ts';
-import { sequenceRecords, writeAppendRecord } from './record-codec.ts';
+import { sequenceRecords } from './record-sequencing.ts';
+import { writeAppendRecord } from './record-writer.ts';
 import { SliceGatherer } from './slice-gatherer.ts';
 import { SpanPool } from './span-pool.ts';
 

@@ -9,7 +9,7 @@ import type { EntryPlace, Journal } from './journal/journal.ts';
 import { APPEND_INFLIGHT_BYTES_MAX, TAIL_RING_IDLE_MS, TAIL_RINGS_BYTES_MAX } from './limits.ts';
 import type { StoreLoad } from './metrics/store-load.ts';
 import type { StoredBytes } from './metrics/stored-bytes.ts';
-import type { RecordCommand } from './record-codec.ts';
+import type { RecordCommand } from './record-commands.ts';
 import { S2Error } from './s2-error.ts';
 import { SpanPool } from './span-pool.ts';
 import type { ReadSlice } from './store.ts';

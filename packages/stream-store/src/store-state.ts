@@ -4,7 +4,7 @@ import type { BasinEntry, BatchHead, Carry, MetaEntry, StreamEntry } from './ent
 import { FrozenState } from './frozen-state.ts';
 import type { AccessTokenInfo, BasinConfig, BasinInfo, StreamInfo } from './model.ts';
 import { NameIndex } from './name-index.ts';
-import type { RecordCommand } from './record-codec.ts';
+import type { RecordCommand } from './record-commands.ts';
 import type { StreamState } from './stream-state.ts';
 import { loadStreams } from './stream-table/stream-entries.ts';
 import type { StreamNames } from './stream-table/stream-names.ts';

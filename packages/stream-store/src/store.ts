@@ -111,7 +111,7 @@ export interface AppendInput {
   readonly sealed?: boolean | undefined;
 }
 
-/** What one pass over AppendRecord bytes finds; made by scanAppendRecords in record-codec.ts. */
+/** What one pass over AppendRecord bytes finds; made by scanAppendRecords in append-scan.ts. */
 export interface AppendScan {
   readonly count: number;
   readonly meteredBytes: number;

@@ -2,7 +2,7 @@ import { ByteWriter } from '@millrace/core/byte-writer';
 import { type LocalStore, type LocalStoreOptions, openLocalStore } from '../src/local-store.ts';
 import { DEFAULT_BASIN_CONFIG } from '../src/model.ts';
 import type { ObjectStorageOptions } from '../src/object-store/object-storage.ts';
-import { writeSequencedRecord } from '../src/record-codec.ts';
+import { writeSequencedRecord } from '../src/record-writer.ts';
 import type { Stream } from '../src/store.ts';
 import { input } from './store-rig.ts';
 

@@ -3,7 +3,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ByteWriter } from '@millrace/core/byte-writer';
 import { onTestFinished } from 'vitest';
-import { RecordCursor, scanAppendRecords, writeAppendRecord } from '../src/record-codec.ts';
+import { scanAppendRecords } from '../src/append-scan.ts';
+import { RecordCursor } from '../src/record-cursor.ts';
+import { writeAppendRecord } from '../src/record-writer.ts';
 import { S2Error } from '../src/s2-error.ts';
 import type { AppendInput, ReadLimits, Stream } from '../src/store.ts';
 

@@ -57,7 +57,7 @@ export async function startProxy(first: ProxyTarget): Promise<TcpProxy> {
         while (hole !== null) await hole.promise;
         if (to.destroyed) return;
         bytesPassed += (chunk as Buffer).length;
-        if (!to.write(chunk as Buffer)) await Promise.race([once(to, 'drain'), once(to, 'close')]);
+        if (!to.write(chunk as Buffer)) await drained(to);
       }
       while (hole !== null) await hole.promise;
       to.end();
@@ -153,4 +153,13 @@ export async function startProxy(first: ProxyTarget): Promise<TcpProxy> {
       dead = null;
     },
   };
+}
+
+/** Or closed. What is not waited for any more is not listened to: a busy connection would gather listeners. */
+async function drained(socket: Socket): Promise<void> {
+  const over = new AbortController();
+  const { signal } = over;
+  await Promise.race([once(socket, 'drain', { signal }), once(socket, 'close', { signal })]).finally(() =>
+    over.abort(),
+  );
 }

@@ -1,4 +1,4 @@
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import { CommandFailure } from '../failure.ts';
@@ -49,12 +49,22 @@ async function types(options: Options): Promise<void> {
     }
   }
   if (options.check !== true) return;
+  const { codePlaces } = await import('@millrace/api/code-places');
   const { checkTypes } = await import('@millrace/server/function-types/type-checker');
-  const problems = await checkTypes(config, source, dirname(resolve(options.config)));
+  const found = await checkTypes(config, source, dirname(resolve(options.config)));
+  const places = codePlaces(await readFile(options.config, 'utf8'));
+  const problems = found.map((one) => {
+    const place = one.file === null ? places.get(one.name)?.(one) : undefined;
+    return place === undefined ? one : { ...one, config_line: place.line, config_column: place.column };
+  });
   if (options.json === true) await standardOutput.write(`${JSON.stringify(problems)}\n`);
   else {
-    for (const { name, file, line, column, text } of problems) {
-      await standardOutput.write(`${mark('error')} ${name}: ${file ?? 'code'}:${line}:${column}: ${text}\n`);
+    for (const { name, text, ...one } of problems) {
+      const place =
+        'config_line' in one
+          ? `${options.config}:${one.config_line}:${one.config_column}`
+          : `${one.file ?? 'code'}:${one.line}:${one.column}`;
+      await standardOutput.write(`${mark('error')} ${name}: ${place}: ${text}\n`);
     }
   }
   if (problems.length > 0) throw new CommandFailure('function_invalid', `${plural(problems.length, 'problem')} found.`);

@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import type { FunctionConfig } from '@millrace/api/config';
+import type { Config, FunctionConfig } from '@millrace/api/config';
 import { parseExactJson } from '@millrace/core/exact-json';
 import type { FunctionTest } from '@millrace/server/management/function-routes';
 import { type Command, Option } from 'commander';
@@ -22,13 +22,14 @@ interface TestOptions extends Options {
   readonly table?: string;
   readonly count?: number;
   readonly synthetic?: boolean;
+  readonly enrichment: boolean;
   readonly messages?: string;
 }
 
 export function addFunction(program: Command): void {
   const command = program
     .command('function')
-    .description('List and try functions: filter, transform, routing, path.')
+    .description('List and try functions: filter, transform, routing, path, enrichment.')
     .addHelpText('after', EXAMPLES);
 
   shared(command.command('list').description('List the functions of a config file, or of a running server.')).action(
@@ -43,13 +44,15 @@ export function addFunction(program: Command): void {
     .option('--table <table>', 'only messages of this table: table or schema.table')
     .option('-n, --count <number>', 'how many captured messages, at most 100 (default: 10)', wholeNumber)
     .option('--synthetic', 'made-up messages: an insert, an update and a delete')
+    .option('--no-enrichment', "do not run the SQL of the sink's enrichment; metadata.enrichment stays null")
     .option('--messages <file>', 'messages of a file: a JSON list, or one per line; - reads stdin');
   shared(test).action(testFunction);
 }
 
 const EXAMPLES = `
 With --config the code is that of the file, as it is now; without, what the server runs. Captured messages come from a
-running server; with --config, --synthetic and --messages need none. Ends with 1 when the function failed on a message.
+running server; with --config, --synthetic and --messages need none. The enrichment of the sink is asked for on its
+database in any case. Ends with 1 when the function failed on a message.
 
 Examples:
   $ millrace function test price-drops --config millrace.yaml --synthetic
@@ -80,27 +83,36 @@ async function testFunction(name: string, options: TestOptions): Promise<void> {
   const given = options.messages === undefined ? null : await readMessages(options.messages);
   const local = options.config === undefined ? null : await configured(options.config, name);
   const alone = local !== null && (given !== null || options.synthetic === true);
-  const result = alone ? await testHere(local, given, options.table) : await testThere(name, local, given, options);
+  const result = alone
+    ? await testHere(local, given, options)
+    : await testThere(name, local?.found ?? null, given, options);
   await standardOutput.write(options.json === true ? `${JSON.stringify(result)}\n` : render(result));
   if (result.results.some(({ outcome }) => outcome === 'failed')) process.exitCode = 1;
 }
 
-async function configured(file: string, name: string): Promise<FunctionConfig> {
-  const functions = await functionsOf(file);
-  const found = functions.find((one) => one.name === name);
-  if (found !== undefined) return found;
-  const names = functions.map((one) => one.name).join(', ');
+interface Configured {
+  readonly config: Config;
+  readonly found: FunctionConfig;
+}
+
+async function configured(file: string, name: string): Promise<Configured> {
+  const { readConfigFile } = await import('@millrace/api/config');
+  const config = await readConfigFile(file, process.env);
+  const found = config.functions.find((one) => one.name === name);
+  if (found !== undefined) return { config, found };
+  const names = config.functions.map((one) => one.name).join(', ');
   throw new CommandFailure('not_found', `${file} has no function "${name}".`, `It has: ${names || 'none'}.`);
 }
 
 /** Without a server. */
 async function testHere(
-  { name, type, code, file }: FunctionConfig,
+  { config, found }: Configured,
   given: readonly string[] | null,
-  table: string | undefined,
+  { table, sink, enrichment }: TestOptions,
 ): Promise<FunctionTest> {
+  const { name, type } = found;
   const { tryConfigured } = await import('@millrace/server/function-trial');
-  const results = await tryConfigured({ name, type, code, file: file ?? undefined }, given, table);
+  const results = await tryConfigured({ config, function: found, messages: given, table, sink, enrich: enrichment });
   return { name, type, messages: given === null ? 'synthetic' : 'given', sink: null, results };
 }
 
@@ -108,7 +120,7 @@ async function testThere(
   name: string,
   local: FunctionConfig | null,
   given: readonly string[] | null,
-  { sink, table, count, synthetic, ...client }: TestOptions,
+  { sink, table, count, synthetic, enrichment, ...client }: TestOptions,
 ): Promise<FunctionTest> {
   const { body } = await askManagement(client, 'POST', `/functions/${encodeURIComponent(name)}/test`, {
     ...(given !== null && { messages: given.map((text) => parseExactJson(text)) }),
@@ -116,6 +128,7 @@ async function testThere(
     ...(table !== undefined && { table }),
     ...(count !== undefined && { count }),
     ...(synthetic === true && { synthetic }),
+    ...(!enrichment && { enrichment }),
     ...(local !== null && { type: local.type, code: local.code }),
   });
   return body as FunctionTest;
@@ -151,8 +164,10 @@ function render({ name, type, messages, sink, results }: FunctionTest): string {
   const head = `${paint('bold', name)} (${type}) on ${results.length} ${messages} message${results.length === 1 ? '' : 's'}${of}\n`;
   if (results.length === 0) return `${head}There are none. Change a row, or try --synthetic.\n`;
   const blocks = results.map((trial) => {
-    const lines = [`${mark(trial.outcome === 'failed' ? 'error' : 'ok')} ${about(trial.input)}  ${trial.micros} µs`];
-    lines.push(`  in:    ${JSON.stringify(trial.input)}`);
+    const query = trial.enrichment_micros === undefined ? '' : `, its enrichment ${trial.enrichment_micros} µs`;
+    const took = `${trial.micros} µs${query}`;
+    const lines = [`${mark(trial.outcome === 'failed' ? 'error' : 'ok')} ${about(trial.input)}  ${took}`];
+    if (trial.outcome !== 'enriched') lines.push(`  in:    ${JSON.stringify(trial.input)}`);
     if (trial.outcome === 'passed' || trial.outcome === 'filtered') lines.push(`  ${trial.outcome}`);
     for (const { body, json } of trial.output ?? []) {
       lines.push(`  out:   ${json ? JSON.stringify(body) : String(body)}`);

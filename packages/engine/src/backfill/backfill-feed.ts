@@ -4,6 +4,9 @@ import type { Position } from '@millrace/core/position';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { BackfillManager } from './backfill-manager.ts';
 
+/** Without one, ending a wait makes an error with its stack each time. */
+const OVER = 'over';
+
 /** The changes themselves, from the log. */
 export interface ChangeFeed {
   fill(batch: MessageBatch): Promise<'full' | 'idle'>;
@@ -54,7 +57,7 @@ export class BackfillFeed {
   async changed(signal: AbortSignal): Promise<void> {
     // Both waits end with this one: what lives as long as the sink would gather them.
     const over = new AbortController();
-    const end = () => over.abort();
+    const end = () => over.abort(OVER);
     signal.addEventListener('abort', end, { once: true });
     if (signal.aborted) end();
     try {

@@ -14,6 +14,7 @@ import type { ChangeLog } from '../change-log/change-log.ts';
 import { LogWriter, type LogWriterEvents } from '../change-log/log-writer.ts';
 import type { Loss, ServerFacts } from './slot-admission.ts';
 import { makeSlot } from './slot-creation.ts';
+import { describeUnsettled, renewCatalogs } from './slot-settling.ts';
 import type { SourceConfig } from './source.ts';
 import type { SourceNotice } from './source-notice.ts';
 import type { SourceState } from './source-state.ts';
@@ -21,6 +22,8 @@ import type { SourceState } from './source-state.ts';
 /** Attempts within the window, also successful ones: a slot that is lost again and again needs a person. */
 export const REPAIR_ATTEMPTS_MAX = 5;
 export const REPAIR_WINDOW_MS = 24 * 3_600_000;
+
+const UNBEGUN: ReadonlySet<string> = new Set(['pg_no_free_slots', 'pg_slot_creation_timeout']);
 
 export interface ComparisonSummary {
   readonly tables: number;
@@ -74,9 +77,15 @@ export async function repairLoss(loss: Loss, cause: MillraceError, context: Repa
         `${summary.inserts} inserts, ${summary.updates} updates and ${summary.deletes} deletes sent on`,
     });
   } catch (error) {
+    // That no slot could be made says nothing about how often it is lost.
+    if (isUnbegun(error)) await state.saveRepairs({ slot, attempts: recent, appended: state.repairs.appended });
     notify({ kind: 'repair_failed', text: error instanceof MillraceError ? error.message : 'it met a bug' });
     throw error;
   }
+}
+
+function isUnbegun(error: unknown): boolean {
+  return error instanceof MillraceError && UNBEGUN.has(error.code);
 }
 
 async function repair(context: RepairContext): Promise<{ summary: ComparisonSummary; consistentPoint: Lsn }> {
@@ -91,22 +100,18 @@ async function repair(context: RepairContext): Promise<{ summary: ComparisonSumm
   let done = false;
   try {
     if (lost) await dropSlot(exporter, slot.name);
-    const name = keep ? `millrace_repair_${server.systemId}_${context.now()}`.slice(0, 63) : config.slot.name;
-    const { consistentPoint, snapshotName } = await makeSlot(
-      exporter,
-      {
-        name,
-        systemId: server.systemId,
-        after: server.walEnd,
-        inRecovery: server.inRecovery,
-        snapshot: 'export',
-        temporary: keep,
-        failover: !keep && config.slot.failover === true,
-      },
-      config,
-      state,
-    );
-    made = !keep;
+    const { systemId, walEnd: after, inRecovery } = server;
+    const facts = { systemId, after, inRecovery };
+    if (!keep) {
+      const failover = config.slot.failover === true;
+      await makeSlot(exporter, { ...facts, name: config.slot.name, failover }, config, state);
+      made = true;
+    }
+    await renewFor(exporter, context);
+    // The snapshot is that of a slot of its own, which begins after all this: so does what is read from ours.
+    const name = `millrace_repair_${systemId}_${context.now()}`.slice(0, 63);
+    const snapshot = { ...facts, name, snapshot: 'export', temporary: true } as const;
+    const { consistentPoint, snapshotName } = await makeSlot(exporter, snapshot, config, state);
     // Positions are the order of everything; a server whose WAL lies behind the log cannot continue it.
     if (consistentPoint <= log.endLsn) throw behind(consistentPoint, log.endLsn);
     await state.saveRepairs({ ...state.repairs, appended: consistentPoint - 1n });
@@ -131,6 +136,14 @@ async function repair(context: RepairContext): Promise<{ summary: ComparisonSumm
     signal.removeEventListener('abort', onAbort);
     await exporter.close();
   }
+}
+
+/** Our slot may have been made while tables were altered, or somebody else's was: see slot-settling.ts. */
+async function renewFor(connection: PgConnection, context: RepairContext): Promise<void> {
+  const { config, server, signal, notify } = context;
+  const writable = server.inRecovery ? config.primary : config.connection;
+  const renewed = writable !== undefined && (await renewCatalogs({ connection, writable, signal }));
+  if (!renewed) notify({ kind: 'slot_unsettled', text: describeUnsettled(config.slot.name) });
 }
 
 async function appendDifference(

@@ -3,11 +3,15 @@
  * catalogs only from the moment on when it has seen every transaction from its beginning. One that changed a table before
  * that moment and committed after it can be missing from what the slot's first reader knows: its rows are then shown in
  * the shape the table had before (seen on Postgres 17.10; docs/decisions/0015). The server's knowledge is whole again
- * with the next commit that changes a catalog, for every transaction that begins after it. So such a commit is made here,
- * and the slot is moved to where every transaction that began before it has ended: nothing was captured yet.
+ * with the next commit that changes a catalog, for all that is written after it. So such a commit is made here.
+ *
+ * * A slot that we have just made is moved to where every transaction that began before it has ended (settleSlot):
+ *   nothing was captured yet.
+ * * A repair reads its slot from where its comparison was made, and that is later (renewCatalogs).
+ * * A slot that somebody else made stays where it stands (found-slot.ts); what comes from now on is right (changeCatalogs).
  */
 import { MillraceError } from '@millrace/core/error';
-import { type Lsn, parseLsn } from '@millrace/core/lsn';
+import { formatLsn, type Lsn, parseLsn } from '@millrace/core/lsn';
 import { pause } from '@millrace/core/pause';
 import { type ConnectionConfig, PgConnection, quoteLiteral } from '@millrace/postgres/connection';
 import { PgServerError } from '@millrace/postgres/server-error';
@@ -51,14 +55,42 @@ export async function settleSlot({
       if (signal.aborted || performance.now() > deadline) throw tooLong(slot, timeoutMs);
       await pause(POLL_MS, signal);
     }
-    // What ended before is on disk with this: a position beyond it would be given to others after a crash.
-    await sql.query(`BEGIN; SET LOCAL synchronous_commit = 'local';
-      SELECT pg_catalog.pg_logical_emit_message(true, 'millrace.slot', ''); COMMIT`);
-    const { rows } = await sql.query('SELECT pg_catalog.pg_current_wal_flush_lsn()');
-    const end = parseLsn(rows[0]?.[0] ?? '');
-    if (end === null) throw new MillraceError('pg_protocol', { detail: 'The WAL position cannot be read.' });
-    await advance(connection, slot, rows[0]![0]!, deadline, signal);
+    const end = await flushed(sql);
+    await replayed(connection, end, deadline, signal);
+    await connection.query(
+      `SELECT pg_catalog.pg_replication_slot_advance(${quoteLiteral(slot)}, ${quoteLiteral(formatLsn(end))})`,
+    );
     return end;
+  } finally {
+    await sql.close();
+  }
+}
+
+/**
+ * Returns when the change is in the WAL that `connection` decodes: a slot that is made after this begins where every
+ * transaction that began before it has ended. False where the role may not make a temporary table.
+ */
+export async function renewCatalogs({
+  connection,
+  writable,
+  signal,
+  timeoutMs = TIMEOUT_MS,
+}: Omit<SettleOptions, 'slot'>): Promise<boolean> {
+  const sql = await PgConnection.connect({ ...writable, replication: false }, signal);
+  try {
+    if ((await changeCatalog(sql)) === null) return false;
+    await replayed(connection, await flushed(sql), performance.now() + timeoutMs, signal);
+    return true;
+  } finally {
+    await sql.close();
+  }
+}
+
+/** False where the role may not make a temporary table. */
+export async function changeCatalogs(writable: ConnectionConfig, signal: AbortSignal): Promise<boolean> {
+  const sql = await PgConnection.connect({ ...writable, replication: false }, signal);
+  try {
+    return (await changeCatalog(sql)) !== null;
   } finally {
     await sql.close();
   }
@@ -85,24 +117,27 @@ async function hasEnded(sql: PgConnection, xid: string): Promise<boolean> {
   return rows[0]?.[0] === 't';
 }
 
-/** On a standby the position has to be replayed first. */
-async function advance(
-  connection: PgConnection,
-  slot: string,
-  lsn: string,
-  deadline: number,
-  signal: AbortSignal,
-): Promise<void> {
-  const replayed = `SELECT NOT pg_catalog.pg_is_in_recovery() OR pg_catalog.pg_last_wal_replay_lsn() >= ${quoteLiteral(lsn)}::pg_catalog.pg_lsn`;
-  while ((await connection.query(replayed)).rows[0]?.[0] !== 't') {
+/** The end of the WAL, with what ended before on disk: a position beyond it would be given to others after a crash. */
+async function flushed(sql: PgConnection): Promise<Lsn> {
+  await sql.query(`BEGIN; SET LOCAL synchronous_commit = 'local';
+    SELECT pg_catalog.pg_logical_emit_message(true, 'millrace.slot', ''); COMMIT`);
+  const { rows } = await sql.query('SELECT pg_catalog.pg_current_wal_flush_lsn()');
+  const end = parseLsn(rows[0]?.[0] ?? '');
+  if (end === null) throw new MillraceError('pg_protocol', { detail: 'The WAL position cannot be read.' });
+  return end;
+}
+
+/** On a standby a position of the primary has to be replayed before it is one of its own. */
+async function replayed(connection: PgConnection, lsn: Lsn, deadline: number, signal: AbortSignal): Promise<void> {
+  const sql = `SELECT NOT pg_catalog.pg_is_in_recovery() OR pg_catalog.pg_last_wal_replay_lsn() >= ${quoteLiteral(formatLsn(lsn))}::pg_catalog.pg_lsn`;
+  while ((await connection.query(sql)).rows[0]?.[0] !== 't') {
     if (signal.aborted || performance.now() > deadline) {
       throw new MillraceError('pg_standby_behind', {
-        detail: `It has not replayed ${lsn}, where "${slot}" is to begin.`,
+        detail: `It has not replayed ${formatLsn(lsn)}, behind which the slot is to begin.`,
       });
     }
     await pause(POLL_MS, signal);
   }
-  await connection.query(`SELECT pg_catalog.pg_replication_slot_advance(${quoteLiteral(slot)}, ${quoteLiteral(lsn)})`);
 }
 
 export function describeUnsettled(slot: string): string {

@@ -4,6 +4,10 @@ export type SourceNoticeKind =
   | 'slot_adopted'
   /** Changes of tables in the moment when it was made may be shown late. */
   | 'slot_unsettled'
+  /** It was there, and no start of ours made it. */
+  | 'slot_found'
+  /** Of tables that were altered since it was made, what is in it already may be shown as they were before. */
+  | 'slot_unsound'
   | 'slot_moved_back'
   | 'slot_taken_over'
   | 'slot_failover'

@@ -8,6 +8,7 @@ import { type ConnectionConfig, PgConnection, quoteLiteral } from '@millrace/pos
 import { dropSlot, identifySystem, readSlot, type SlotInfo, setSlotFailover } from '@millrace/postgres/slot';
 import type { ChangeLog } from '../change-log/change-log.ts';
 import type { LogWriterEvents } from '../change-log/log-writer.ts';
+import { isFound, welcomeFoundSlot } from './found-slot.ts';
 import { type CapturedTransaction, lastTransaction, sendsAgain } from './resend-check.ts';
 import { type Admission, type AdmissionFacts, admit, type Loss, type ServerFacts } from './slot-admission.ts';
 import { describeCreation, ensurePublication, makeSlot, requireFailover } from './slot-creation.ts';
@@ -80,6 +81,7 @@ export async function openSource(
   try {
     let facts = await gather(connection, config, state, log);
     let admission = admit(facts);
+    const found = isFound(facts);
     // Nothing is made on a server that is not the one.
     if (admission.kind === 'refuse' && isAnotherServer(admission.loss) && !repairs) throw admission.error;
     await ensurePublication(connection, config, facts.server.inRecovery, signal);
@@ -112,6 +114,9 @@ export async function openSource(
       connection = await connect();
       facts = await gather(connection, config, state, log);
       admission = admit(facts);
+    }
+    if (admission.kind === 'stream' && found) {
+      await welcomeFoundSlot(config, facts, signal, notify);
     }
     return { connection, ...(await admitted(connection, config, state, log, facts, admission, notify)) };
   } catch (error) {

@@ -6,9 +6,9 @@ import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
 import { ORDINAL_END, type Position } from '@millrace/core/position';
 import { BEGIN } from '@millrace/postgres/pgoutput';
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { type ChangeLog, overrun } from './change-log.ts';
-import { FLAG_REST, messageSize, readChunkHeader } from './chunk.ts';
+import { FLAG_REST, FLAG_STARTS_OPEN, messageSize, readChunkHeader } from './chunk.ts';
 import { commitTimeMs } from './commit-time.ts';
 
 export type LogPlace =
@@ -24,8 +24,11 @@ const ONE_RECORD = { countMax: 1, meteredBytesMax: 1 << 21 };
 /** Everything after it is what the place says. log_overrun: the log has forgotten a part of that. */
 export async function positionOf(log: ChangeLog, place: LogPlace): Promise<Position> {
   if (place === 'now') return after(log.durableLsn);
-  if (place === 'beginning') return after((await firstRecord(log))?.previousLsn ?? 0n);
-  if ('timeMs' in place) return after(await lastBefore(log, place.timeMs));
+  const first = await firstRecord(log);
+  // Of a transaction that is open where the log begins, its own beginning is forgotten.
+  if (place === 'beginning') return after(first?.open?.lsn ?? first?.previousLsn ?? 0n);
+  if ('timeMs' in place) return after(await lastBefore(log, first, place.timeMs));
+  if (first !== null && first.open !== null && place.lsn <= first.open.lsn) throw overrun();
   const lsn = place.lsn === 0n ? 0n : place.lsn - 1n;
   // Refuses what is gone.
   await log.seek(lsn);
@@ -38,8 +41,15 @@ function after(lsn: Lsn): Position {
 
 interface LogRecord {
   readonly previousLsn: Lsn;
+  /** The transaction that began in a record before, as it will commit; null: it begins between two. */
+  readonly open: Commit | null;
   /** Transactions that begin in it, as they will commit. */
-  readonly commits: readonly { readonly lsn: Lsn; readonly timeMs: number }[];
+  readonly commits: readonly Commit[];
+}
+
+interface Commit {
+  readonly lsn: Lsn;
+  readonly timeMs: number;
 }
 
 async function firstRecord(log: ChangeLog): Promise<LogRecord | null> {
@@ -47,9 +57,9 @@ async function firstRecord(log: ChangeLog): Promise<LogRecord | null> {
 }
 
 /** LSN of the last transaction before the first one at or after this time. */
-async function lastBefore(log: ChangeLog, timeMs: number): Promise<Lsn> {
-  const first = await firstRecord(log);
+async function lastBefore(log: ChangeLog, first: LogRecord | null, timeMs: number): Promise<Lsn> {
   if (first === null) return log.durableLsn;
+  if (first.open !== null && first.open.timeMs >= timeMs) throw overrun();
   // The first record in which, or after which, a transaction of that time begins.
   let low = log.stream.firstSeqNum;
   let high = log.durableSeq;
@@ -93,7 +103,8 @@ async function readRecord(log: ChangeLog, seq: number): Promise<LogRecord> {
     throw new MillraceError('storage_corrupt', { detail: `Record ${seq} of the change log is empty.` });
   const bytes = Buffer.from(slice.records.buffer, slice.records.byteOffset, slice.records.byteLength);
   const header = readChunkHeader(bytes, cursor.bodyStart, cursor.bodyEnd);
-  const commits: { lsn: Lsn; timeMs: number }[] = [];
+  const startsOpen = (header.flags & FLAG_STARTS_OPEN) !== 0;
+  const commits: Commit[] = [];
   // The preamble repeats the BEGIN of a transaction that began in a record before.
   for (let at = header.bodyStart; at < cursor.bodyEnd; ) {
     const isRest = at === header.bodyStart && (header.flags & FLAG_REST) !== 0;
@@ -101,8 +112,14 @@ async function readRecord(log: ChangeLog, seq: number): Promise<LogRecord> {
     const message = at + 4;
     at = message + size;
     if (isRest || bytes[message] !== BEGIN || size !== 21) continue;
-    const timeMs = commitTimeMs(bytes.readUInt32BE(message + 9), bytes.readUInt32BE(message + 13));
-    commits.push({ lsn: bytes.readBigUInt64BE(message + 1), timeMs });
+    commits.push(commitOf(bytes, message));
   }
-  return { previousLsn: header.previousLsn, commits };
+  const open = startsOpen ? commitOf(bytes, header.preambleStart + 4) : null;
+  return { previousLsn: header.previousLsn, open, commits };
+}
+
+/** Of a BEGIN. */
+function commitOf(bytes: Buffer, message: number): Commit {
+  const timeMs = commitTimeMs(bytes.readUInt32BE(message + 9), bytes.readUInt32BE(message + 13));
+  return { lsn: bytes.readBigUInt64BE(message + 1), timeMs };
 }

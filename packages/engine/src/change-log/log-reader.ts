@@ -1,5 +1,5 @@
 /** Reads the change log forward, record by record, as far as it is durable. */
-import { RecordCursor } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { type ChangeLog, overrun } from './change-log.ts';
 
 /** One record of the log: a chunk (chunk.ts) at bytes[start, end). The bytes stay valid. */

@@ -69,7 +69,7 @@ import {
   writeRecord,
   writeTreated,
 } from './row-json.ts';
-import { checkRenamed, hidesValues, shownSchema } from './row-rules.ts';
+import { checkRenamed, hidesValues, requireCaptured, shownSchema } from './row-rules.ts';
 import { NO_RULES, type RowRulesConfig } from './row-rules-config.ts';
 import type { SchemaHistory, VersionedSchema } from './schema-history.ts';
 
@@ -416,6 +416,7 @@ export class MessageEncoder implements ChangeVisitor {
         this.#options.onNotice?.(notices.tableRenamed(before, schema));
       return SKIP;
     }
+    if (this.#options.rules !== undefined) requireCaptured(schema, this.#rules);
     if (hidesValues(this.#rules)) {
       checkRenamed(this.#options.schemas.version(oid, schema.version - 1), schema, this.#rules);
     }

@@ -56,6 +56,25 @@ export function hidesValues({ columns, tables }: RowRulesConfig): boolean {
   return hides(columns) || tables.some((table) => hides(table.columns));
 }
 
+/** Which list keeps the value of this column from messages; null: it stands in them as it is. */
+export function concealedBy(
+  rules: RowRulesConfig,
+  schema: string,
+  table: string,
+  column: string,
+): 'include' | 'exclude' | 'mask' | 'hash' | null {
+  for (const { include, exclude, mask, hash } of [
+    rules.columns,
+    rulesOfTable(rules, schema, table)?.columns ?? null,
+  ].filter((one) => one !== null)) {
+    if (include !== null && !include.includes(column)) return 'include';
+    if (exclude.includes(column)) return 'exclude';
+    if (mask.includes(column)) return 'mask';
+    if (hash.includes(column)) return 'hash';
+  }
+  return null;
+}
+
 /** Records are not simply the rows of their tables: some are left out, or values are not those of the table. */
 export function changesRecords(rules: RowRulesConfig, schema: string, name: string): boolean {
   const own = rulesOfTable(rules, schema, name);
@@ -82,6 +101,31 @@ export function checkRenamed(before: VersionedSchema | undefined, table: TableSc
       `Add "${now.name}" to the rules, in the list that has "${column.name}".`,
     );
   }
+}
+
+/**
+ * Columns that the publication left out, because no sink needed them then (push_down), are not needed by these rules.
+ * Otherwise messages would lack them without a word.
+ */
+export function requireCaptured(table: TableSchema, rules: RowRulesConfig): void {
+  if (table.withheld === undefined) return;
+  const own = rulesOfTable(rules, table.schema, table.name);
+  const looked = new Set(own?.groupColumns ?? []);
+  for (const one of [...rules.where, ...(own?.where ?? [])]) {
+    for (const column of 'changed' in one ? one.changed : [one.column]) looked.add(column);
+  }
+  const shows = (name: string) =>
+    treatmentOf(name, rules.columns) !== COLUMN_HIDDEN &&
+    (own === null || treatmentOf(name, own.columns) !== COLUMN_HIDDEN);
+  const lacking = table.withheld.filter((name) => looked.has(name) || shows(name));
+  if (lacking.length === 0) return;
+  throw new MillraceError('columns_left_out', {
+    detail: `${table.schema}.${table.name}: ${lacking.map((name) => `"${name}"`).join(', ')}, left out of the publication for push_down.`,
+    hint:
+      'Give the sink the columns it had until it has delivered these changes, and change it while it runs; or move it ' +
+      'behind them (millrace sink rewind) and backfill the table. A column that was renamed to one of include is ' +
+      'captured after the next start. Nothing was skipped: delivery goes on from here.',
+  });
 }
 
 /** As messages show it: names and types of what is left. Also of a shape that the rules no longer fit. */

@@ -28,6 +28,9 @@ interface StoredCursor {
   readonly begun?: boolean;
 }
 
+/** As in mark-seal.ts. */
+const SEAL = 'seal';
+
 export function cursorStore(state: StateTable, key: string): CursorStore {
   function read(): StoredCursor | null {
     const bytes = state.get(key);
@@ -60,7 +63,8 @@ export function cursorStore(state: StateTable, key: string): CursorStore {
 
 /**
  * The cursors of these sinks, by name. One that was never here before begins after what `begin` says; a disabled one is
- * forgotten with its backfills and what an operator said, so that it begins anew when it is active again.
+ * forgotten with all that it remembers, so that it begins anew when it is active again: half a batch that was under way
+ * must not be finished then, it is from before. Only the key of its marks stays, which are in records that stay, too.
  */
 export async function openCursors<T extends { readonly name: string; readonly status: string }>(
   sinks: readonly T[],
@@ -72,9 +76,7 @@ export async function openCursors<T extends { readonly name: string; readonly st
     const { name, status } = sink;
     const cursor = cursorStore(state, sinkKey(name, 'cursor'));
     if (status === 'disabled') {
-      await cursor.forget();
-      await state.delete(sinkKey(name, 'backfills'));
-      await state.delete(sinkKey(name, 'operator'));
+      for (const [key] of [...state.list(sinkKey(name, ''))]) if (key !== sinkKey(name, SEAL)) await state.delete(key);
     } else if (cursor.load() === null) {
       await cursor.save({ position: await begin(sink), backfills: new Map(), destination: null }, false);
     }

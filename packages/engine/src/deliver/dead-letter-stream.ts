@@ -10,9 +10,11 @@
 import { ByteWriter } from '@millrace/core/byte-writer';
 import { MillraceError } from '@millrace/core/error';
 import { formatPosition } from '@millrace/core/position';
+import { scanAppendRecords } from '@millrace/stream-store/append-scan';
 import { RECORD_METERED_BYTES_MAX } from '@millrace/stream-store/limits';
 import { DEFAULT_BASIN_CONFIG } from '@millrace/stream-store/model';
-import { RecordCursor, scanAppendRecords, writeAppendRecord } from '@millrace/stream-store/record-codec';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
+import { writeAppendRecord } from '@millrace/stream-store/record-writer';
 import { S2Error } from '@millrace/stream-store/s2-error';
 import type { Stream, StreamStore } from '@millrace/stream-store/store';
 import type { DeadLetter, DeadLetters } from './dead-letters.ts';

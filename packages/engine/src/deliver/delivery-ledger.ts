@@ -9,7 +9,7 @@
  * after batch, the backfill's mark moves.
  */
 import { assert } from '@millrace/core/assert';
-import { formatLsn, type Lsn, parseLsn } from '@millrace/core/lsn';
+import type { Lsn } from '@millrace/core/lsn';
 import { comparePositions, formatPosition, ORDINAL_END, type Position, parsePosition } from '@millrace/core/position';
 import type { BackfillMark } from '@millrace/sinks/message-batch';
 import type { SinkCursor } from '@millrace/sinks/sink';
@@ -26,6 +26,8 @@ export interface LedgerEntry {
   /** Failures so far, and when the first was: kept, so that a restart does not forget them. */
   tries: number;
   firstFailedAt: number;
+  /** Its position as text, once it was written: it is again with every save while it is pending. */
+  key?: string | undefined;
 }
 
 interface MarkedRun {
@@ -47,13 +49,24 @@ export interface DeadLetterPlace {
 }
 
 interface StoredLedger {
-  readonly version: 1;
+  readonly version: 2;
   readonly high: string;
-  /** Ordinals by LSN. */
-  readonly pending: Readonly<Record<string, readonly number[]>>;
+  /** Positions between spaces: a full window of them is made into one text twice a second. */
+  readonly pending: string;
   /** By position: `[leading, tries, first failed at]`, where there is something to tell. */
   readonly history: Readonly<Record<string, readonly [number, number, number]>>;
   readonly deadLetters: DeadLetterPlace | null;
+}
+
+/** Of earlier versions: ordinals by LSN. */
+interface StoredLedgerOfVersion1 extends Omit<StoredLedger, 'version' | 'pending'> {
+  readonly version: 1;
+  readonly pending: Readonly<Record<string, readonly number[]>>;
+}
+
+interface KeyedPosition {
+  readonly position: Position;
+  readonly key: string;
 }
 
 /** Failing messages whose tries survive a restart. */
@@ -66,7 +79,7 @@ export class DeliveryLedger {
   /** Begun and not done, in the order of the feed. */
   readonly #pending = new Set<LedgerEntry>();
   /** Begun in an earlier life, not done there, and not read again yet. In order. */
-  #unread: readonly Position[];
+  #unread: readonly KeyedPosition[];
   #unreadAt = 0;
   readonly #unreadKeys: Set<string>;
   /** Up to here the list above tells what is done. */
@@ -84,7 +97,7 @@ export class DeliveryLedger {
     this.deadLetters = stored?.deadLetters ?? null;
     this.#history = new Map(stored?.history);
     this.#unread = stored?.pending ?? [];
-    this.#unreadKeys = new Set(this.#unread.map(formatPosition));
+    this.#unreadKeys = new Set(this.#unread.map(({ key }) => key));
     this.#known = stored?.high ?? null;
     this.#high = stored?.high ?? cursor.position;
   }
@@ -170,8 +183,8 @@ export class DeliveryLedger {
   through(position: Position): void {
     if (comparePositions(position, this.#high) > 0) this.#high = position;
     const unread = this.#unread;
-    while (this.#unreadAt < unread.length && comparePositions(unread[this.#unreadAt]!, position) <= 0) {
-      const key = formatPosition(unread[this.#unreadAt++]!);
+    while (this.#unreadAt < unread.length && comparePositions(unread[this.#unreadAt]!.position, position) <= 0) {
+      const { key } = unread[this.#unreadAt++]!;
       this.#unreadKeys.delete(key);
       this.#history.delete(key);
     }
@@ -196,24 +209,29 @@ export class DeliveryLedger {
   }
 
   cursor(): SinkCursor {
-    const pending: Record<string, number[]> = {};
+    const pending: string[] = [];
     const history: Record<string, readonly [number, number, number]> = {};
     let first: Position | null = null;
     let histories = 0;
-    const list = (position: Position, { leading, tries, firstFailedAt }: EntryHistory) => {
+    const list = (position: Position, key: string, { leading, tries, firstFailedAt }: EntryHistory) => {
       if (first === null || comparePositions(position, first) < 0) first = position;
-      (pending[formatLsn(position.lsn)] ??= []).push(position.ordinal);
-      if ((leading > 0 || tries > 0) && histories++ < HISTORIES_MAX)
-        history[formatPosition(position)] = [leading, tries, firstFailedAt];
+      pending.push(key);
+      if ((leading > 0 || tries > 0) && histories++ < HISTORIES_MAX) history[key] = [leading, tries, firstFailedAt];
     };
-    for (const entry of this.#pending) list(entry.position, entry);
-    for (let i = this.#unreadAt; i < this.#unread.length; i++) list(this.#unread[i]!, this.historyOf(this.#unread[i]!));
+    for (const entry of this.#pending) {
+      entry.key ??= formatPosition(entry.position);
+      list(entry.position, entry.key, entry);
+    }
+    for (let i = this.#unreadAt; i < this.#unread.length; i++) {
+      const { position, key } = this.#unread[i]!;
+      list(position, key, this.#history.get(key) ?? NO_HISTORY);
+    }
     const position = boundaryBefore(first, this.#high);
     if (comparePositions(position, this.#position) > 0) this.#position = position;
     const stored: StoredLedger = {
-      version: 1,
+      version: 2,
       high: formatPosition(this.#high),
-      pending,
+      pending: pending.join(' '),
       history,
       deadLetters: this.deadLetters,
     };
@@ -233,21 +251,30 @@ function boundaryBefore(first: Position | null, high: Position): Position {
 
 function readStored(destination: unknown): {
   readonly high: Position;
-  readonly pending: readonly Position[];
+  readonly pending: readonly KeyedPosition[];
   readonly history: readonly (readonly [string, EntryHistory])[];
   readonly deadLetters: DeadLetterPlace | null;
 } | null {
-  const stored = destination as StoredLedger | null;
-  if (stored?.version !== 1) return null;
+  const stored = destination as StoredLedger | StoredLedgerOfVersion1 | null;
+  if (stored?.version !== 1 && stored?.version !== 2) return null;
   const high = parsePosition(stored.high);
   assert(high !== null, 'a ledger on record has a position');
-  const pending = Object.entries(stored.pending).flatMap(([lsn, ordinals]) => {
-    const parsed = parseLsn(lsn);
-    assert(parsed !== null, 'a ledger on record has positions');
-    return ordinals.map((ordinal) => ({ lsn: parsed, ordinal }));
+  const keys =
+    stored.version === 2
+      ? stored.pending.split(' ').filter((key) => key !== '')
+      : Object.entries(stored.pending).flatMap(([lsn, ordinals]) => ordinals.map((ordinal) => `${lsn}#${ordinal}`));
+  const pending = keys.map((key) => {
+    const position = parsePosition(key);
+    assert(position !== null, 'a ledger on record has positions');
+    return { position, key };
   });
   const history = Object.entries(stored.history).map(
     ([key, [leading, tries, firstFailedAt]]) => [key, { leading, tries, firstFailedAt }] as const,
   );
-  return { high, pending: pending.sort(comparePositions), history, deadLetters: stored.deadLetters };
+  return {
+    high,
+    pending: pending.sort((a, b) => comparePositions(a.position, b.position)),
+    history,
+    deadLetters: stored.deadLetters,
+  };
 }

@@ -12,9 +12,11 @@ import { comparePositions, type Position } from '@millrace/core/position';
 import { MessageBatch } from '@millrace/sinks/message-batch';
 import type { Sink, SinkCursor } from '@millrace/sinks/sink';
 import type { CursorStore } from './cursor-store.ts';
-import type { Feed, OpenFeed } from './feed.ts';
+import type { Feed, Letter, OpenFeed } from './feed.ts';
 import type { OperatorMemory, OperatorWord } from './operator-memory.ts';
+import type { ReplayOutcome } from './pending-message.ts';
 import type { PushControl } from './push-delivery.ts';
+import { type Replaying, StreamReplays } from './stream-replays.ts';
 
 export type DeliveryState =
   | { readonly kind: 'starting' }
@@ -51,6 +53,16 @@ export interface DeliveryControl {
   resume(): Promise<void>;
   /** What only a destination that takes messages one by one can do. */
   readonly push: PushControl | null;
+  /** What only a stream does. */
+  readonly stream: StreamControl | null;
+}
+
+export interface StreamControl {
+  /**
+   * A dead letter, through the functions and into the stream as they are now, behind what was delivered so far; it does
+   * not hold up what comes. Resolves when it is over. null: the sink does not run.
+   */
+  replay(letter: Letter): Promise<ReplayOutcome> | null;
 }
 
 export interface DeliveryOptions {
@@ -92,6 +104,7 @@ export function startDelivery(options: DeliveryOptions): Delivery {
   let saved = cursor.position;
   const delivered = { messages: 0, batches: 0 };
   let looking: { readonly feed: Feed; readonly writes: WriteWindow } | null = null;
+  const replays = new StreamReplays();
 
   function enter(next: DeliveryState): void {
     state = next;
@@ -195,6 +208,7 @@ export function startDelivery(options: DeliveryOptions): Delivery {
       await pump(feed, writes);
     } finally {
       looking = null;
+      replays.interrupt();
       await feed.close();
       await writes.settled();
     }
@@ -202,11 +216,21 @@ export function startDelivery(options: DeliveryOptions): Delivery {
 
   async function pump(feed: Feed, writes: WriteWindow): Promise<void> {
     enter({ kind: 'running', caughtUp: false });
+    let sent = cursor.position;
     while (!signal.aborted) {
       const batch = await writes.take();
+      const replaying = replays.next();
+      if (replaying !== null) {
+        // Behind what was sent, and no further.
+        batch.through = comparePositions(cursor.position, sent) > 0 ? cursor.position : sent;
+        await sendAgain(replaying, batch, feed, writes);
+        continue;
+      }
       const result = await feed.fill(batch);
-      if (!batch.empty) writes.send(batch);
-      else if (batch.mark !== null) {
+      if (!batch.empty) {
+        sent = batch.through;
+        writes.send(batch);
+      } else if (batch.mark !== null) {
         // A backfill is complete once everything before is durable.
         await writes.settled();
         writes.check();
@@ -223,11 +247,28 @@ export function startDelivery(options: DeliveryOptions): Delivery {
       }
       if (result === 'idle') {
         if (writes.idle) setCaughtUp(true);
-        await Promise.race([feed.changed(signal), writes.quiet()]);
+        await Promise.race([feed.changed(signal), writes.quiet(), replays.waiting()]);
         if (signal.aborted) return;
         writes.check();
       } else if (feed.blocked) enter({ kind: 'retrying', ...feed.blocked });
       else setCaughtUp(false);
+    }
+  }
+
+  async function sendAgain({ letter, over }: Replaying, batch: MessageBatch, feed: Feed, writes: WriteWindow) {
+    const { through } = batch;
+    let made: 'made' | 'filtered' | 'given_up';
+    try {
+      made = (await feed.replay?.(letter, batch)) ?? 'filtered';
+    } catch (error) {
+      over('interrupted');
+      throw error;
+    }
+    batch.through = through;
+    if (made === 'made') writes.send(batch, () => over('delivered'));
+    else {
+      writes.release(batch);
+      over(made);
     }
   }
 
@@ -254,7 +295,12 @@ export function startDelivery(options: DeliveryOptions): Delivery {
       return cursor;
     },
     delivered,
-    control: options.memory === undefined ? null : controlOf(options.memory, operate),
+    control:
+      options.memory === undefined
+        ? null
+        : controlOf(options.memory, operate, {
+            replay: (letter) => (looking?.feed.replay === undefined ? null : replays.add(letter)),
+          }),
     get shownLsn() {
       return looking?.writes.idle === true ? looking.feed.progress : null;
     },
@@ -269,6 +315,7 @@ export function startDelivery(options: DeliveryOptions): Delivery {
 function controlOf(
   memory: OperatorMemory,
   operate: (memory: OperatorMemory, word: OperatorWord) => Promise<void>,
+  stream: StreamControl,
 ): DeliveryControl {
   return {
     get word() {
@@ -277,6 +324,7 @@ function controlOf(
     pause: () => operate(memory, 'paused'),
     resume: () => operate(memory, null),
     push: null,
+    stream,
   };
 }
 
@@ -324,7 +372,8 @@ class WriteWindow {
     this.#free.push(batch);
   }
 
-  send(batch: MessageBatch): void {
+  /** `onDone`: it is durable, and the cursor covers it. */
+  send(batch: MessageBatch, onDone?: () => void): void {
     this.#underWay++;
     const write = this.#sink.write(batch, this.#signal);
     // Completed in order, so that the cursor never passes a batch that has not arrived.
@@ -334,6 +383,7 @@ class WriteWindow {
       else if (this.#failure === null) {
         this.#onDurable(batch, result.value);
         this.release(batch);
+        onDone?.();
       }
       const wake = this.#wake;
       this.#wake = [];

@@ -1,6 +1,8 @@
 import type { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
+import type { Position } from '@millrace/core/position';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
+import type { MessageAction } from '@millrace/sinks/push-sink';
 import type { SinkCursor } from '@millrace/sinks/sink';
 
 /** What a sink is to receive, in order: changes from the log, and rows of a backfill between them. */
@@ -17,6 +19,20 @@ export interface Feed {
   readonly progress: Lsn;
   /** What holds up the next message, which is tried again at the next fill. Absent: nothing ever does. */
   readonly blocked?: Blocked | null;
+  /**
+   * A dead letter, as it would be delivered now, into an empty batch; never while `fill` is under way. `given_up`: it
+   * failed again, and a new letter of it is durable. Absent: this feed has none.
+   */
+  replay?(letter: Letter, batch: MessageBatch): Promise<'made' | 'filtered' | 'given_up'>;
+}
+
+/** A message that was given up, as it was before any function. */
+export interface Letter {
+  readonly position: Position;
+  /** Which of the messages that functions made of it; ALL_SUBS: all. */
+  readonly sub: number;
+  readonly action: MessageAction;
+  readonly message: Buffer;
 }
 
 export interface Blocked {

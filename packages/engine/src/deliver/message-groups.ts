@@ -6,6 +6,7 @@
 import { assert } from '@millrace/core/assert';
 import { Fifo } from './fifo.ts';
 import type { PendingMessage } from './pending-message.ts';
+import { RetryQueue } from './retry-queue.ts';
 
 export interface GroupLimits {
   /** Of one request. */
@@ -61,8 +62,7 @@ export class MessageGroups {
   readonly #waiting = new Map<string, Lane>();
   /** Those that have enough for a request. */
   readonly #due = new Map<string, Lane>();
-  readonly #delayed = new Set<PendingMessage>();
-  #nextTryMs = Infinity;
+  readonly #delayed = new RetryQueue();
   #barrier: PendingMessage | null = null;
   /** What came after a barrier that is not done. */
   readonly #held = new Fifo<PendingMessage>();
@@ -81,7 +81,7 @@ export class MessageGroups {
 
   /** Messages that failed and wait to be tried again: each holds up its group. */
   get delayed(): ReadonlySet<PendingMessage> {
-    return this.#delayed;
+    return this.#delayed.messages;
   }
 
   /** In the order of the feed. */
@@ -247,21 +247,20 @@ export class MessageGroups {
     message.state = 'delayed';
     message.nextTryMs = untilMs;
     this.#delayed.add(message);
-    this.#nextTryMs = Math.min(this.#nextTryMs, untilMs);
   }
 
   /** It is tried again as soon as its turn comes. */
   putBack(message: PendingMessage, nowMs: number): void {
     assert(message.state === 'taken' || message.state === 'delayed', 'only a message that was tried is put back');
-    this.#delayed.delete(message);
+    this.#delayed.remove(message);
     message.state = 'queued';
     if (message === this.#barrier || isFirst(message)) this.#makeReady(message, nowMs);
   }
 
   /** null: nothing becomes due by itself. */
   nextDueMs(): number | null {
-    let next = this.#nextTryMs;
     if (this.#due.size > 0) return 0;
+    let next = this.#delayed.nextMs;
     for (const lane of this.#waiting.values()) {
       next = Math.min(next, lane.sinceMs + this.#limits.waitMs);
       break;
@@ -270,11 +269,8 @@ export class MessageGroups {
   }
 
   #wakeDelayed(nowMs: number): void {
-    if (nowMs < this.#nextTryMs) return;
-    this.#nextTryMs = Infinity;
-    for (const message of [...this.#delayed]) {
-      if (message.nextTryMs <= nowMs) this.putBack(message, nowMs);
-      else this.#nextTryMs = Math.min(this.#nextTryMs, message.nextTryMs);
+    for (let due = this.#delayed.takeDue(nowMs); due !== null; due = this.#delayed.takeDue(nowMs)) {
+      this.putBack(due, nowMs);
     }
   }
 
@@ -304,7 +300,7 @@ export class MessageGroups {
 
   /** Takes it out of where it waits; it is not in a request. */
   #forget(message: PendingMessage): void {
-    if (message.state === 'delayed') this.#delayed.delete(message);
+    if (message.state === 'delayed') this.#delayed.remove(message);
     if (message.state !== 'ready') return;
     this.#ready--;
     const lane = this.#waiting.get(laneOf(message));

@@ -56,6 +56,35 @@ export class MessagePreparation {
     return messages;
   }
 
+  /**
+   * The destination says that it is too large, whatever the limits of the sink are: one column fewer of those that may be
+   * left out. False: there is none, or the policy is another.
+   */
+  cutFurther(message: PendingMessage): boolean {
+    const { policy, columns } = this.#options.policy.oversize;
+    if (policy !== 'truncate' || !message.json) return false;
+    for (const { body, left } of leaveOut(message.body, columns)) {
+      message.body = body;
+      message.size = this.#sink.sizeOf(message);
+      message.batchKey = this.#sink.batchKey(message);
+      this.#truncated(message, left);
+      return true;
+    }
+    return false;
+  }
+
+  #truncated(message: PendingMessage, left: readonly string[]): void {
+    if (message.left.length === 0) this.#counts.truncated++;
+    message.left = left;
+    const { position } = message.original.entry;
+    this.#options.onNotice?.({
+      kind: 'truncated',
+      position,
+      table: `${message.schema}.${message.table}`,
+      columns: left,
+    });
+  }
+
   /** Larger than the destination takes. */
   #cut(message: PendingMessage): PendingMessage {
     const { policy, columns } = this.#options.policy.oversize;
@@ -70,10 +99,7 @@ export class MessagePreparation {
       for (const { body, left } of leaveOut(message.body, columns)) {
         const cut = smaller(body);
         if (cut.size > messageBytesMax) continue;
-        this.#counts.truncated++;
-        const { position } = original.entry;
-        const table = `${message.schema}.${message.table}`;
-        this.#options.onNotice?.({ kind: 'truncated', position, table, columns: left });
+        this.#truncated(cut, left);
         return cut;
       }
     }

@@ -1,6 +1,7 @@
 /** One message between the feed and its destination. */
 import type { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
+import { ownBytes } from '@millrace/core/own-bytes';
 import type { DestinationAnswer, MessageAction, MessageFacts, OutMessage } from '@millrace/sinks/push-sink';
 import type { LedgerEntry } from './delivery-ledger.ts';
 import type { GroupPlace } from './message-groups.ts';
@@ -61,6 +62,8 @@ export class PendingMessage implements OutMessage {
   readonly sub: number;
   body: Buffer;
   json = true;
+  /** Columns that it went without, because it was too large. */
+  left: readonly string[] = [];
   route: unknown;
   tries = 0;
   /** null: it can be sent. */
@@ -100,9 +103,10 @@ export class PendingMessage implements OutMessage {
     this.ordinal = original.ordinal;
     this.original = original;
     this.sub = sub;
-    this.body = body;
+    // Functions that leave it as it is make a copy of it, and what they make is a part of something larger.
+    this.body = body.equals(original.bytes) ? original.bytes : ownBytes(body);
     this.route = route;
-    this.cost = MESSAGE_COST + body.length + (body === original.bytes ? 0 : original.bytes.length);
+    this.cost = MESSAGE_COST + body.length + (this.body === original.bytes ? 0 : original.bytes.length);
     this.sinceMs = sinceMs;
   }
 }

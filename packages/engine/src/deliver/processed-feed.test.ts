@@ -85,6 +85,8 @@ function processed(sources: readonly Source[], make: (id: number) => Processed, 
     {
       processor: processorOf(make),
       place: (route) => routePlace(route, { basin: 'some-basin', stream: 'rest' }),
+      sink: 's',
+      oversize: { policy: 'fail', columns: [] },
       maxRetryCount: null,
       retry: { minMs: 1, maxMs: 1 },
       messageBytesMax: 1 << 20,

@@ -4,32 +4,23 @@
  * tried again, and given up when it was tried often enough. While functions work on one batch the next one is filled.
  */
 import { assert } from '@millrace/core/assert';
-import { backoffMs } from '@millrace/core/backoff';
 import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
-import { pause } from '@millrace/core/pause';
-import { comparePositions, formatPosition, type Position } from '@millrace/core/position';
-import { type BatchLimits, MessageBatch } from '@millrace/sinks/message-batch';
+import { comparePositions, type Position } from '@millrace/core/position';
+import { type BackfillMark, type BatchLimits, MessageBatch } from '@millrace/sinks/message-batch';
 import { SCHEMA_SUB, SUBS_MAX } from '@millrace/sinks/message-targets';
-import type { MessageAction, MessageFacts } from '@millrace/sinks/push-sink';
-import type { Processed, ProcessedMessage, Processor } from '../transform/processor.ts';
-import type { DeadLetters } from './dead-letters.ts';
-import type { Blocked, Feed, OpenFeed } from './feed.ts';
+import type { Processed, Processor } from '../transform/processor.ts';
+import type { Blocked, Feed, Letter, OpenFeed } from './feed.ts';
+import { ALL_SUBS } from './pending-message.ts';
+import { fit, type StreamPolicy } from './stream-policy.ts';
+import { type Change, type Problem, StuckMessage, tooLarge } from './stuck-message.ts';
 
-export interface ProcessingOptions {
+export interface ProcessingOptions extends StreamPolicy {
   readonly processor: Processor;
   /** The place that a route names, null for none: or what is wrong with it. */
   readonly place: (
     route: Readonly<Record<string, unknown>> | null,
   ) => { readonly place: string } | { readonly problem: string };
-  /** How often a message is tried again before it is given up; null: for ever. */
-  readonly maxRetryCount: number | null;
-  readonly retry: { readonly minMs: number; readonly maxMs: number };
-  /** Absent: no message is given up. */
-  readonly deadLetters?: DeadLetters | undefined;
-  /** Bytes that a record of the destination holds, with those of its header. */
-  readonly messageBytesMax: number;
-  readonly now?: () => number;
 }
 
 /** Handed to the functions at once. */
@@ -75,9 +66,7 @@ export class ProcessedFeed implements Feed {
   #ahead: Promise<Input> | null = null;
   #shown: Lsn;
   #through: Position | null = null;
-  #tries = 0;
-  #firstFailedAt = 0;
-  #blocked: Blocked | null = null;
+  readonly #stuck: StuckMessage;
 
   constructor(feed: Feed, overhead: number, options: ProcessingOptions, signal: AbortSignal) {
     this.#feed = feed;
@@ -85,6 +74,7 @@ export class ProcessedFeed implements Feed {
     this.#options = options;
     this.#signal = signal;
     this.#shown = feed.progress;
+    this.#stuck = new StuckMessage(options, signal);
   }
 
   get progress(): Lsn {
@@ -92,7 +82,7 @@ export class ProcessedFeed implements Feed {
   }
 
   get blocked(): Blocked | null {
-    return this.#blocked;
+    return this.#stuck.blocked;
   }
 
   async fill(out: MessageBatch): Promise<'full' | 'idle'> {
@@ -151,22 +141,28 @@ export class ProcessedFeed implements Feed {
     while (batch.runEnds[input.run]! <= input.at) input.run++;
     if (input.results === null || input.at - input.from >= input.results.length) await this.#process(input);
     const processed = input.results![input.at - input.from]!;
-    let error: MillraceError | null = null;
-    if (processed.kind === 'failed') ({ error } = processed);
-    else if (processed.kind === 'messages') {
-      error = this.#refusal(processed.messages);
-      if (error === null && !this.#admit(input, processed.messages, out)) {
-        if (!out.empty) return 'full';
-        const detail = `The ${processed.messages.length} messages that functions made of one change are too large together.`;
-        error = new MillraceError('sink_record_too_large', { detail });
-      }
+    if (processed.kind !== 'filtered') {
+      const base = tellsShape(input) ? SCHEMA_SUB : 0;
+      const mark = holdsRows(batch) ? batch.mark : null;
+      const made = prepare(this.#options, processed, { position: positionOf(input), base, mark }, out);
+      if (made === null) return 'full';
+      const { messages, problems } = made;
+      if (problems.length > 0 && !(await this.#failed(input, problems, out))) return 'full';
+      for (const message of messages) put(out, message, batch.runLsns[input.run]!, batch.ordinals[input.at]!, base);
     }
-    if (error !== null && !(await this.#failed(input, error, out))) return 'full';
-    this.#tries = 0;
-    this.#blocked = null;
+    this.#stuck.passed();
     this.#passed(out, positionOf(input));
     input.at++;
     return 'next';
+  }
+
+  /** True: what failed of it was given up. */
+  async #failed(input: Input, problems: readonly Problem[], out: MessageBatch): Promise<boolean> {
+    // What is before it is delivered meanwhile.
+    if (!out.empty) return false;
+    if (await this.#stuck.failed(changeOf(input), problems)) return true;
+    input.results = null;
+    return false;
   }
 
   async #process(input: Input): Promise<void> {
@@ -182,64 +178,32 @@ export class ProcessedFeed implements Feed {
     assert(input.results.length > 0, 'a processor works on at least one message');
   }
 
-  #refusal(messages: readonly ProcessedMessage[]): MillraceError | null {
-    if (messages.length > SUBS_MAX) {
-      const detail = `A function made ${messages.length} messages of one change; ${SUBS_MAX} is the most.`;
-      return new MillraceError('sink_record_too_large', { detail });
-    }
-    for (const { body, route } of messages) {
-      const named = this.#options.place(route);
-      if ('problem' in named) return new MillraceError('sink_route_invalid', { detail: named.problem });
-      const bytes = body.length + this.#overhead;
-      if (bytes > this.#options.messageBytesMax) {
-        const detail = `A message has ${bytes} bytes after its functions; a record holds ${this.#options.messageBytesMax}.`;
-        return new MillraceError('sink_record_too_large', { detail });
-      }
-    }
-    return null;
-  }
-
-  /** All messages of a change, or none: they are never in two batches. */
-  #admit(input: Input, messages: readonly ProcessedMessage[], out: MessageBatch): boolean {
-    const { batch, at, run } = input;
-    const before = out.count;
-    if (before + messages.length > out.limits.messagesMax) return false;
-    let size = out.body.length;
-    for (const { body } of messages) size += body.length;
-    if (messages.length > 0 && size + (before + messages.length) * out.limits.messageOverhead > out.limits.bytesMax) {
-      if (before > 0 || messages.length > 1) return false;
-    }
-    const tells = at === batch.count - 1 && batch.mark?.backfill.startsWith(SCHEMA_MARK) === true;
-    for (let sub = 0; sub < messages.length; sub++) {
-      const { body, route } = messages[sub]!;
-      const named = this.#options.place(route) as { place: string };
-      out.targets!.set(out.count, named.place, tells ? SCHEMA_SUB + sub : sub);
-      out.body.bytes(body);
-      assert(out.add(batch.runLsns[run]!, batch.ordinals[at]!), 'there is room for a message that was measured');
-    }
-    return true;
-  }
-
-  /** True: it was given up, the next one comes. False: it has to be tried again. */
-  async #failed(input: Input, error: MillraceError, out: MessageBatch): Promise<boolean> {
-    // What is before it is delivered meanwhile.
-    if (!out.empty) return false;
-    const { maxRetryCount, deadLetters, retry, now = Date.now } = this.#options;
-    const failedAt = now();
-    if (this.#tries++ === 0) this.#firstFailedAt = failedAt;
-    const told = explained(input, error);
-    if (maxRetryCount !== null && this.#tries > maxRetryCount && deadLetters !== undefined) {
-      const { batch, at } = input;
-      const message = Buffer.from(batch.body.buffer.subarray(batch.start(at), batch.ends[at]));
-      const letter = { facts: factsOf(message), position: positionOf(input), sub: 0, error: told, tries: this.#tries };
-      const times = { firstFailedAt: this.#firstFailedAt, lastFailedAt: failedAt };
-      await deadLetters.add([{ ...letter, ...times, route: null, message }]);
-      return true;
-    }
-    this.#blocked = { attempt: this.#tries - 1, error: told };
-    input.results = null;
-    await pause(backoffMs(this.#tries - 1, retry), this.#signal);
-    return false;
+  async replay(
+    { message, position, sub, action }: Letter,
+    out: MessageBatch,
+  ): Promise<'made' | 'filtered' | 'given_up'> {
+    assert(out.empty && out.targets !== null, 'a letter has a batch of its own');
+    const batch = new MessageBatch({ messagesMax: 1, bytesMax: Infinity, messageOverhead: this.#overhead });
+    batch.body.bytes(message);
+    batch.add(position.lsn, position.ordinal);
+    batch.through = position;
+    const [processed] = await this.#options.processor.process(batch, 0, this.#signal);
+    assert(processed !== undefined, 'a processor works on at least one message');
+    if (processed.kind === 'filtered') return 'filtered';
+    const base = action === 'schema' ? SCHEMA_SUB : 0;
+    const made = prepare(this.#options, processed, { position, base, mark: null }, out);
+    assert(made !== null, 'an empty batch has room');
+    const wanted = (one: { readonly sub: number }) => sub === ALL_SUBS || one.sub === ALL_SUBS || one.sub === sub;
+    const messages = made.messages.filter(wanted);
+    const problems = made.problems.filter(wanted);
+    // It does not hold up what comes: there is a letter of it again.
+    if (problems.length > 0)
+      await new StuckMessage(this.#options, this.#signal).giveUp({ message, position }, problems);
+    for (const one of messages) put(out, one, position.lsn, position.ordinal, base);
+    // None of them is taken for one that has arrived.
+    out.targets.rows = true;
+    if (problems.length > 0) return messages.length === 0 ? 'given_up' : 'made';
+    return messages.length === 0 ? 'filtered' : 'made';
   }
 
   #passed(out: MessageBatch, position: Position): void {
@@ -256,28 +220,89 @@ function positionOf({ batch, at, run }: Input): Position {
   return { lsn: batch.runLsns[run]!, ordinal: batch.ordinals[at]! };
 }
 
-/** With the change it was, so that a person finds it. */
-function explained(input: Input, error: MillraceError): MillraceError {
+/** What a message says stays valid where the batch is filled again. */
+function changeOf(input: Input): Change {
   const { batch, at } = input;
-  const { schema, table } = factsOf(batch.body.buffer.subarray(batch.start(at), batch.ends[at]));
-  const of = table === '' ? '' : ` of table "${schema}"."${table}"`;
-  const detail = `${error.detail ?? ''} It is change ${formatPosition(positionOf(input))}${of}.`.trimStart();
-  return new MillraceError(error.code, { detail, hint: error.hint, cause: error });
+  const message = Buffer.from(batch.body.buffer.subarray(batch.start(at), batch.ends[at]));
+  return { message, position: positionOf(input) };
 }
 
-/** Read from the message itself: it is one of ours, and this is rare. */
-export function factsOf(message: Buffer): MessageFacts {
-  const { action, metadata } = JSON.parse(message.toString()) as {
-    readonly action: MessageAction;
-    readonly metadata: Readonly<Record<string, unknown>>;
-  };
-  return {
-    action,
-    schema: (metadata['table_schema'] as string | null) ?? '',
-    table: (metadata['table_name'] as string | null) ?? '',
-    keys: metadata['record_pks'] as readonly string[],
-    databaseName: metadata['database_name'] as string,
-    idempotencyKey: metadata['idempotency_key'] as string,
-    group: null,
-  };
+interface Prepared {
+  readonly sub: number;
+  readonly place: string;
+  readonly body: Buffer;
+}
+
+interface Made {
+  readonly messages: readonly Prepared[];
+  readonly problems: readonly Problem[];
+}
+
+interface Origin {
+  readonly position: Position;
+  /** Added to the number of each message. */
+  readonly base: number;
+  /** Of the batch of rows that it is in. */
+  readonly mark: BackfillMark | null;
+}
+
+const NO_PROBLEMS: readonly Problem[] = [];
+
+/** What of it can be delivered, and why the rest cannot. null: the batch is too full for it, and the next one may not be. */
+function prepare(
+  options: ProcessingOptions,
+  processed: Exclude<Processed, { kind: 'filtered' }>,
+  { position, base, mark }: Origin,
+  out: MessageBatch,
+): Made | null {
+  if (processed.kind === 'failed') return failedWhole(processed.error);
+  const made = processed.messages;
+  if (made.length > SUBS_MAX) {
+    return tooLargeWhole(options, `A function made ${made.length} messages of one change; ${SUBS_MAX} is the most.`);
+  }
+  const messages: Prepared[] = [];
+  let problems = NO_PROBLEMS;
+  for (let sub = 0; sub < made.length; sub++) {
+    const { body, json, route } = made[sub]!;
+    const named = options.place(route);
+    if ('problem' in named) return failedWhole(new MillraceError('sink_route_invalid', { detail: named.problem }));
+    const fitted = fit(options, body, json, { position, sub: base + sub, mark });
+    if (fitted === null) problems = [...problems, tooLarge(options, body.length, sub)];
+    else messages.push({ sub, place: named.place, body: fitted });
+  }
+  if (hasRoom(messages, out)) return { messages, problems };
+  if (!out.empty) return null;
+  return tooLargeWhole(
+    options,
+    `The ${made.length} messages that functions made of one change are too large together.`,
+  );
+}
+
+/** All messages of a change, or none. */
+function failedWhole(error: MillraceError, atOnce = false): Made {
+  return { messages: [], problems: [{ error, sub: ALL_SUBS, atOnce }] };
+}
+
+function tooLargeWhole({ oversize }: ProcessingOptions, detail: string): Made {
+  return failedWhole(new MillraceError('sink_record_too_large', { detail }), oversize.policy === 'dead_letter');
+}
+
+function tellsShape({ batch, at }: Input): boolean {
+  return at === batch.count - 1 && batch.mark?.backfill.startsWith(SCHEMA_MARK) === true;
+}
+
+/** They are never in two batches. */
+function hasRoom(messages: readonly Prepared[], out: MessageBatch): boolean {
+  const before = out.count;
+  if (before + messages.length > out.limits.messagesMax) return false;
+  if (before === 0 && messages.length <= 1) return true;
+  let size = out.body.length;
+  for (const { body } of messages) size += body.length;
+  return size + (before + messages.length) * out.limits.messageOverhead <= out.limits.bytesMax;
+}
+
+function put(out: MessageBatch, { sub, place, body }: Prepared, lsn: Lsn, ordinal: number, base: number): void {
+  out.targets!.set(out.count, place, base + sub);
+  out.body.bytes(body);
+  assert(out.add(lsn, ordinal), 'there is room for a message that was measured');
 }

@@ -7,6 +7,7 @@ import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
 import { pause } from '@millrace/core/pause';
 import { ORDINAL_END, type Position } from '@millrace/core/position';
+import { unforeseen } from '@millrace/core/unforeseen';
 import type { PushSink } from '@millrace/sinks/push-sink';
 import type { SinkCursor } from '@millrace/sinks/sink';
 import { newCursor } from './cursor-store.ts';
@@ -149,7 +150,7 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
       },
       (error: unknown) => {
         opening = null;
-        throw error instanceof MillraceError ? error : new MillraceError('internal', { cause: error });
+        throw unforeseen(error);
       },
     );
     return opening;
@@ -363,6 +364,7 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
   };
   const control: PushDelivery['control'] = {
     push,
+    stream: null,
     get word() {
       return memory.word;
     },

@@ -4,6 +4,7 @@
  */
 import { assert, InvariantError } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
+import { copiedBytes } from '@millrace/core/own-bytes';
 import { pause } from '@millrace/core/pause';
 import type { Position } from '@millrace/core/position';
 import { MessageBatch } from '@millrace/sinks/message-batch';
@@ -30,6 +31,8 @@ export const LOAD_SHEDDING_AFTER_MS = 5_000;
 /** How often a full window is looked at meanwhile. */
 const SHED_LOOK_MS = 250;
 const DISCARD_NOTICE_EVERY_MS = 1_000;
+/** Without one, ending a wait makes an error with its stack each time. */
+const OVER = 'over';
 
 export interface IntakeParts extends Pick<SessionParts, 'options' | 'ledger' | 'counts' | 'deadKeys' | 'onProgress'> {
   readonly window: PendingWindow;
@@ -90,7 +93,7 @@ export class PushIntake {
     const { signal, window } = this.#parts;
     // A wait that lives as long as the sink would gather listeners.
     const over = new AbortController();
-    const end = () => over.abort();
+    const end = () => over.abort(OVER);
     signal.addEventListener('abort', end, { once: true });
     if (signal.aborted) end();
     try {
@@ -116,7 +119,7 @@ export class PushIntake {
         const over = new AbortController();
         const waitMs = Math.min(leftMs, SHED_LOOK_MS);
         await Promise.race([window.changed(), pause(waitMs, AbortSignal.any([signal, over.signal]))]);
-        over.abort();
+        over.abort(OVER);
       } else await window.changed();
     }
     return false;
@@ -219,7 +222,7 @@ export class PushIntake {
           lsn: position.lsn,
           ordinal: position.ordinal,
           // A copy of its own: the batch is filled again, and one message must not hold what others take up.
-          bytes: Buffer.from(bytes.subarray(batch.start(index), batch.ends[index]!)),
+          bytes: copiedBytes(bytes.subarray(batch.start(index), batch.ends[index]!)),
           entry,
           replay: null,
         });

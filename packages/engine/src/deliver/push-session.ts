@@ -5,6 +5,7 @@
 import { InvariantError } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
+import { unforeseen } from '@millrace/core/unforeseen';
 import {
   type DeliveryFailure,
   type DeliveryOutcome,
@@ -55,6 +56,7 @@ export class PushSession {
   readonly #groups: MessageGroups;
   readonly #window: PendingWindow;
   readonly #intake: PushIntake;
+  readonly #preparation: MessagePreparation;
   readonly #burial: Burial;
   readonly #stopping = new AbortController();
   /** Of requests: aborted later, so that they may still end well. */
@@ -68,6 +70,8 @@ export class PushSession {
   #away: { readonly error: MillraceError; readonly attempt: number; readonly untilMs: number } | null = null;
   /** Messages that failed since one arrived, each counted once: what a destination that is away did to them is taken back. */
   readonly #suspects = new Set<PendingMessage>();
+  /** Why a message failed last: a window full of messages that fail alike keeps one error, not one each with its stack. */
+  #lastError: MillraceError | null = null;
   /** Why nothing can be read, or given up, at the moment. */
   #trouble: MillraceError | null = null;
   readonly #replays = new Set<(outcome: ReplayOutcome) => void>();
@@ -90,11 +94,12 @@ export class PushSession {
       this.#trouble = error;
       parts.onChange();
     };
+    this.#preparation = new MessagePreparation(options, sink, counts);
     this.#intake = new PushIntake({
       ...parts,
       window: this.#window,
       groups: this.#groups,
-      preparation: new MessagePreparation(options, sink, counts),
+      preparation: this.#preparation,
       signal,
       dispatch: () => this.#dispatch(),
       onTrouble,
@@ -321,9 +326,7 @@ export class PushSession {
     } catch (error) {
       if (error instanceof InvariantError) throw error;
       if (error instanceof DeliveryRejection) return error.failure;
-      if (error instanceof MillraceError) return { error };
-      // A library's own error may quote what it was given: it is the cause, and is not shown.
-      return { error: new MillraceError('internal', { cause: error }) };
+      return { error: unforeseen(error) };
     }
   }
 
@@ -357,7 +360,7 @@ export class PushSession {
       const behind = message.group !== null && failedGroups.has(message.group);
       if (message.group !== null) failedGroups.add(message.group);
       if (behind) this.#groups.putBack(message, this.#now());
-      else this.#fail(message, failure);
+      else this.#failOne(message, failure);
     }
   }
 
@@ -393,12 +396,28 @@ export class PushSession {
         message.alone = true;
         this.#putBackUncounted(message, error);
       }
-    } else this.#fail(messages[0]!, failure);
+    } else this.#failOne(messages[0]!, failure);
+  }
+
+  /** The destination has refused this one. What is too large for it is what the policy of the sink is for. */
+  #failOne(message: PendingMessage, failure: DeliveryFailure): void {
+    if (failure.error.code !== 'sink_record_too_large') this.#fail(message, failure);
+    else if (this.#preparation.cutFurther(message)) this.#groups.putBack(message, this.#now());
+    else this.#fail(message, failure, this.#parts.options.policy.oversize.policy === 'dead_letter');
   }
 
   #putBackUncounted(message: PendingMessage, error: MillraceError): void {
-    message.error = error;
+    message.error = this.#shared(error);
     this.#groups.putBack(message, this.#now());
+  }
+
+  /** The one before, where it says the same. */
+  #shared(error: MillraceError): MillraceError {
+    const last = this.#lastError;
+    if (last !== null && last.code === error.code && last.message === error.message && last.hint === error.hint)
+      return last;
+    this.#lastError = error;
+    return error;
   }
 
   #firstOfGroups(messages: readonly PendingMessage[]): ReadonlySet<PendingMessage> {
@@ -464,7 +483,8 @@ export class PushSession {
     const { maxRetryCount, retry } = options.policy;
     const wallMs = (options.wallClock ?? Date.now)();
     message.tries++;
-    message.error = error;
+    // The error of a refusal tells whether it has failed for this one already.
+    message.error = message.refusal === null ? this.#shared(error) : error;
     message.answer = answer ?? null;
     message.returned = returned === true;
     message.lastFailedAt = wallMs;

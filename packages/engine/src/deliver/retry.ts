@@ -36,7 +36,7 @@ export function awayDelayMs(
 
 /** It says something of the destination, and nothing of the message. */
 export function concernsDestination({ code }: MillraceError): boolean {
-  return code === 'sink_denied';
+  return code === 'sink_denied' || code === 'sink_credentials_missing';
 }
 
 /** It may say something of either. */

@@ -17,7 +17,8 @@ export function* leaveOut(
 ): Generator<{ readonly body: Buffer; readonly left: readonly string[] }> {
   const message = parse(body);
   if (message === null) return;
-  const left: string[] = [];
+  // Those that it went without before are named still.
+  const left = [...leftBefore(message)];
   for (const column of columns) {
     let found = false;
     for (const row of [message.record, message.changes]) {
@@ -27,9 +28,14 @@ export function* leaveOut(
     }
     if (!found) continue;
     left.push(column);
-    message.metadata = { ...message.metadata, truncated_columns: left };
+    message.metadata = { ...message.metadata, truncated_columns: [...left] };
     yield { body: Buffer.from(JSON.stringify(message)), left: [...left] };
   }
+}
+
+function leftBefore({ metadata }: Message): readonly string[] {
+  const named = metadata?.['truncated_columns'];
+  return Array.isArray(named) ? named.filter((name) => typeof name === 'string') : [];
 }
 
 /** null: not a message with a record. Numbers stay as they were written: an int8 is more than a double holds. */

@@ -2,8 +2,9 @@
  * Asks the server, every so often and on a connection of its own, what it says of itself, the slot and the publication.
  * A question that is not answered in time ends the connection and is a failure. Nothing else waits for the answers.
  */
-import { MillraceError } from '@millrace/core/error';
+import type { MillraceError } from '@millrace/core/error';
 import { pause } from '@millrace/core/pause';
+import { unforeseen } from '@millrace/core/unforeseen';
 import { type ConnectionConfig, PgConnection } from '@millrace/postgres/connection';
 import {
   readPublicationFacts,
@@ -81,7 +82,7 @@ export function startProber({ connection: config, names, timing, now, onProbe }:
           failure = null;
         },
         async (error: unknown) => {
-          failure = error instanceof MillraceError ? error : new MillraceError('internal', { cause: error });
+          failure = unforeseen(error);
           const lost = connection;
           connection = null;
           await lost?.close();

@@ -56,14 +56,19 @@ interface RawTable {
   readonly columns: readonly RawColumn[];
 }
 
-export async function readPublication(connection: PgConnection, publication: string): Promise<Publication> {
+/** `whole`: as if the publication had no column lists; without generated columns, which take one. */
+export async function readPublication(
+  connection: PgConnection,
+  publication: string,
+  whole = false,
+): Promise<Publication> {
   const flags = await connection.query(
     `SELECT pubinsert, pubupdate, pubdelete FROM pg_catalog.pg_publication WHERE pubname = ${quoteLiteral(publication)}`,
   );
   const [insert, update, remove] = (flags.rows[0] ?? []).map((flag) => flag === 't');
   // Column lists and row filters came with Postgres 15, generated columns in publications with 18.
   const lists = connection.serverVersion >= 150_000;
-  const generated = connection.serverVersion >= 180_000;
+  const generated = connection.serverVersion >= 180_000 && !whole;
   const { rows } = await connection.query(`
     SELECT pg_catalog.json_build_object(
       'oid', c.oid::bigint, 'schema', p.schemaname, 'name', p.tablename, 'rootSchema', rn.nspname, 'rootName', r.relname,
@@ -72,7 +77,7 @@ export async function readPublication(connection: PgConnection, publication: str
           'name', a.attname, 'number', a.attnum, 'type', a.atttypid::bigint, 'typmod', a.atttypmod,
           'text', pg_catalog.format_type(a.atttypid, a.atttypmod), 'bare', pg_catalog.format_type(a.atttypid, -1),
           'notnull', a.attnotnull, 'generated', a.attgenerated <> '',
-          'listed', ${lists ? 'p.attnames IS NULL OR a.attname = ANY (p.attnames)' : 'true'},
+          'listed', ${lists && !whole ? 'p.attnames IS NULL OR a.attname = ANY (p.attnames)' : 'true'},
           'key', (SELECT k.place FROM pg_catalog.pg_index AS i
                    CROSS JOIN LATERAL pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k (attnum, place)
                    WHERE i.indrelid = c.oid AND i.indisreplident AND k.attnum = a.attnum AND k.place <= i.indnkeyatts),

@@ -7,9 +7,11 @@
  */
 import { assert } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
+import type { PgConnection } from '@millrace/postgres/connection';
 import { MessageBatch } from '@millrace/sinks/message-batch';
 import { askEnrichment, describeKey, type EnrichedKey, type EnrichmentQuery, keyText } from './enrichment-query.ts';
 import type { EnrichmentSessions } from './enrichment-sessions.ts';
+import type { FunctionMeter } from './function-meter.ts';
 import type { Processed, Processor } from './processor.ts';
 
 export interface EnrichmentOptions {
@@ -23,6 +25,18 @@ export interface EnrichmentOptions {
   /** null: every batch asks anew. */
   readonly cache: { readonly ttlMs: number; readonly rowsMax: number } | null;
   readonly now?: (() => number) | undefined;
+  /** What keeps a column of the primary key from messages; nothing can be looked up by one. Absent: nothing does. */
+  readonly concealedBy?: ((schema: string, table: string, column: string) => string | null) | undefined;
+  /** Counts queries. */
+  readonly meter?: FunctionMeter | undefined;
+}
+
+/** The key of a table whose column `by` (of the sink's columns) conceals. */
+export function concealedKeyError(name: string, table: string, column: string, by: string): MillraceError {
+  return new MillraceError('enrichment_failed', {
+    detail: `Function "${name}": column "${column}" of the primary key of ${table} is kept from messages by columns.${by}.`,
+    hint: `Rows are looked up by the key that is in the message. ${by === 'include' ? `Add "${column}" to columns.include` : `Take "${column}" out of columns.${by}`}, or do without the enrichment.`,
+  });
 }
 
 const TIMEOUT_MS = 10_000;
@@ -88,6 +102,7 @@ export function withEnrichment(processor: Processor | null, options: EnrichmentO
       return results;
     },
     async close() {
+      options.meter?.close();
       await Promise.all([processor?.close(), options.sessions.close()]);
     },
   };
@@ -146,12 +161,13 @@ class Enricher {
       else missing.set(text, key);
     }
     if (missing.size === 0) return found;
-    const rows = await this.#options.sessions.use(signal, async (session) => {
+    const rows = await this.#metered(signal, async (session) => {
       const key = await this.#keyOf(name, () =>
         describeKey(session, query, { schema: metadata.table_schema, table: metadata.table_name }),
       );
       // Gone, with all its rows.
       if (key === null) return new Map();
+      this.#requireShown(query, metadata, key);
       const keys = [...missing.values()];
       if (keys.some((one) => one.length !== key.columns.length)) {
         this.#keys.delete(name);
@@ -167,6 +183,34 @@ class Enricher {
       if (row === undefined || row.count === 1) this.#cache?.set(name, text, row?.json ?? NULL);
     }
     return found;
+  }
+
+  /** How long it takes, with what it waits for a session. */
+  async #metered<T>(signal: AbortSignal, work: (session: PgConnection) => Promise<T>): Promise<T> {
+    const { sessions, meter } = this.#options;
+    const begun = performance.now();
+    let failure: unknown = null;
+    try {
+      return await sessions.use(signal, work);
+    } catch (error) {
+      failure = error;
+      throw error;
+    } finally {
+      meter?.countQuery((performance.now() - begun) / 1000, failure);
+    }
+  }
+
+  #requireShown(
+    { name }: EnrichmentQuery,
+    { table_schema: schema, table_name: table }: Parsed['metadata'],
+    key: EnrichedKey,
+  ) {
+    const { concealedBy } = this.#options;
+    if (concealedBy === undefined) return;
+    for (const column of key.columns) {
+      const by = concealedBy(schema, table, column);
+      if (by !== null) throw concealedKeyError(name, `"${schema}"."${table}"`, column, by);
+    }
   }
 
   async #keyOf(name: string, describe: () => Promise<EnrichedKey | null>): Promise<EnrichedKey | null> {

@@ -28,7 +28,7 @@ export function functionFailureOf(error: unknown): FunctionFailure | null {
   return error instanceof Error && error.cause instanceof FunctionFailure ? error.cause : null;
 }
 
-const CODES: Readonly<Record<SandboxFailure['kind'], ErrorCode>> = {
+export const CODES: Readonly<Record<SandboxFailure['kind'], ErrorCode>> = {
   failed: 'function_failed',
   refused: 'function_failed',
   size: 'function_failed',

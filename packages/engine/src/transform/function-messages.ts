@@ -57,6 +57,12 @@ export type FunctionAnswer =
 
 /** Shared with the pool: what a thread works on, so that one that hangs is told from one that has much to do. */
 export const PROGRESS = { steps: 0, run: 1, message: 2, length: 3 } as const;
+
+/** What the thread is started with. */
+export interface FunctionWorkerData {
+  readonly progress: SharedArrayBuffer;
+  readonly lowPriority: boolean;
+}
 /** In place of the number of a run. */
 export const IDLE = -1;
 export const LOADING = -2;

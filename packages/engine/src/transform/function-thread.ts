@@ -8,6 +8,7 @@ import { MillraceError } from '@millrace/core/error';
 import {
   type FunctionAnswer,
   type FunctionRequest,
+  type FunctionWorkerData,
   IDLE,
   LOADING,
   type LoadFailure,
@@ -51,6 +52,7 @@ const GRACE_MS = 1_000;
 
 export class FunctionThread {
   readonly #onReplaced: (reason: string) => void;
+  readonly #lowPriority: boolean;
   readonly #specs = new Map<number, SandboxSpec>();
   readonly #loading = new Map<number, Loading>();
   readonly #runs = new Map<number, Run>();
@@ -61,8 +63,10 @@ export class FunctionThread {
   #steps = 0;
   #stillMs = 0;
 
-  constructor(onReplaced: (reason: string) => void) {
+  /** `lowPriority`: it gets what other threads leave of a processor, where the system can tell threads apart. */
+  constructor(onReplaced: (reason: string) => void, { lowPriority = false } = {}) {
     this.#onReplaced = onReplaced;
+    this.#lowPriority = lowPriority;
   }
 
   get sandboxes(): number {
@@ -138,7 +142,7 @@ export class FunctionThread {
     this.#steps = 0;
     this.#stillMs = 0;
     const worker = new Worker(new URL('./function-worker.ts', import.meta.url), {
-      workerData: { progress: shared },
+      workerData: { progress: shared, lowPriority: this.#lowPriority } satisfies FunctionWorkerData,
       resourceLimits: { stackSizeMb: STACK_MB, maxOldGenerationSizeMb: HEAP_MB },
     });
     this.#worker = worker;

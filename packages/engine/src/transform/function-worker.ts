@@ -2,26 +2,44 @@
  * The thread that functions run in: sandboxes by number, batches of messages in, what became of them out. It answers in
  * parts while it works, so that little is lost when a sandbox hangs and the thread has to be ended from outside.
  */
+import { setPriority } from 'node:os';
 import { parentPort, workerData } from 'node:worker_threads';
 import { assert } from '@millrace/core/assert';
-import { type FunctionAnswer, type FunctionRequest, IDLE, LOADING, PartWriter, PROGRESS } from './function-messages.ts';
+import {
+  type FunctionAnswer,
+  type FunctionRequest,
+  type FunctionWorkerData,
+  IDLE,
+  LOADING,
+  PartWriter,
+  PROGRESS,
+} from './function-messages.ts';
 import { Sandbox } from './sandbox.ts';
 
 /** A part is sent when it holds so much, or so much time has passed. */
 const PART_BYTES = 512 * 1024;
 const PART_MS = 20;
+/** Of `nice`: a tenth of what others get. With less its calls would run out of time on a machine that is busy for long. */
+const LOW_PRIORITY = 10;
 
 const port = parentPort;
 assert(port !== null, 'functions run in a thread of their own');
-const progress = new Int32Array((workerData as { progress: SharedArrayBuffer }).progress);
+const started = workerData as FunctionWorkerData;
+const progress = new Int32Array(started.progress);
 const sandboxes = new Map<number, Sandbox>();
 /** Opening a sandbox takes several turns, and requests are answered in their order. */
 let turn: Promise<void> = Promise.resolve();
 
+if (started.lowPriority) giveWay();
 useUtc();
 port.on('message', (request: FunctionRequest) => {
   turn = turn.then(() => handle(request));
 });
+
+/** Of this thread only, which is how Linux takes it; elsewhere it would be the whole process. */
+function giveWay(): void {
+  if (process.platform === 'linux') setPriority(LOW_PRIORITY);
+}
 
 /** The library asks this realm for the time zone of dates. */
 function useUtc(): void {

@@ -3,11 +3,11 @@ import { assert } from '@millrace/core/assert';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import { functionError } from './function-failure.ts';
 import type { RunOutcome } from './function-messages.ts';
-import type { FunctionPool, LoadedFunctions } from './function-pool.ts';
+import type { FunctionMeter } from './function-meter.ts';
+import type { FunctionLimits, FunctionPool, LoadedFunctions } from './function-pool.ts';
 import { type CompiledFunction, compileFunction, type FunctionDefinition } from './function-source.ts';
 import { compilePath, type PathFunction } from './path-function.ts';
 import type { Processed, ProcessedMessage, Processor } from './processor.ts';
-import type { SandboxLimits } from './sandbox.ts';
 
 /** null: the sink has none. */
 export interface SinkFunctions {
@@ -21,7 +21,9 @@ export interface FunctionProcessorOptions {
   /** Not needed for a path alone. */
   readonly pool: FunctionPool;
   readonly functions: SinkFunctions;
-  readonly limits?: SandboxLimits;
+  readonly limits?: FunctionLimits;
+  /** Counts what they do. */
+  readonly meter?: FunctionMeter | undefined;
 }
 
 /** Throws function_invalid. */
@@ -29,25 +31,33 @@ export async function createFunctionProcessor({
   pool,
   functions,
   limits,
+  meter,
 }: FunctionProcessorOptions): Promise<Processor> {
   const { filter, routing, transform } = functions;
   const code = [filter, routing, transform].filter((one) => one != null && one.type !== 'path') as FunctionDefinition[];
   const compiled = code.map(compileFunction);
   const path = transform?.type === 'path' ? compilePath(transform) : null;
   const loaded = compiled.length === 0 ? null : await pool.load(compiled, limits);
-  return new FunctionProcessor(compiled, loaded, path);
+  return new FunctionProcessor(compiled, loaded, path, meter ?? null);
 }
 
 class FunctionProcessor implements Processor {
   readonly #compiled: readonly CompiledFunction[];
   readonly #loaded: LoadedFunctions | null;
   readonly #path: PathFunction | null;
+  readonly #meter: FunctionMeter | null;
   /** Routes are alike for long stretches. */
   #routeText = '';
   #route: Readonly<Record<string, unknown>> = {};
 
-  constructor(compiled: readonly CompiledFunction[], loaded: LoadedFunctions | null, path: PathFunction | null) {
+  constructor(
+    compiled: readonly CompiledFunction[],
+    loaded: LoadedFunctions | null,
+    path: PathFunction | null,
+    meter: FunctionMeter | null,
+  ) {
     this.#compiled = compiled;
+    this.#meter = meter;
     this.#loaded = loaded;
     this.#path = path;
   }
@@ -61,11 +71,13 @@ class FunctionProcessor implements Processor {
       return processed;
     }
     const outcomes = await this.#loaded.run({ bytes, ends: batch.ends, from, to: batch.count }, signal);
+    this.#meter?.count(outcomes);
     return outcomes.map((outcome, i) => this.#processed(batch, from + i, outcome));
   }
 
   async close(): Promise<void> {
     this.#loaded?.close();
+    this.#meter?.close();
   }
 
   #processed(batch: MessageBatch, index: number, outcome: RunOutcome): Processed {

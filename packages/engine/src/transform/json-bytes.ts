@@ -90,14 +90,14 @@ function plainName(name: string): string | null {
   }
 }
 
-function skipSpace(bytes: Buffer, at: number, end: number): number {
+export function skipSpace(bytes: Buffer, at: number, end: number): number {
   let to = at;
   while (to < end && bytes[to]! <= 0x20) to++;
   return to;
 }
 
 /** The end of the value that begins at `at`. */
-function skipValue(bytes: Buffer, at: number, end: number): number {
+export function skipValue(bytes: Buffer, at: number, end: number): number {
   let depth = 0;
   let to = at;
   while (to < end) {

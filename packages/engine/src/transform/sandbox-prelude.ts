@@ -26,13 +26,22 @@ for (const name of ['WeakRef', 'FinalizationRegistry', 'Atomics', 'SharedArrayBu
 
 /** JSON of the metadata of the message, or null. */
 let metadataText = null;
+/** The values of it that clock and chance are made of; null: they are not read yet. */
+let stamps = null;
 let seed = null;
 let chance = 0;
 const NO_MESSAGE = 'there is no message yet: the clock and Math.random are those of a message';
 
+function readStamps() {
+  if (stamps === null) {
+    if (metadataText === null) throw new ErrorOf(NO_MESSAGE);
+    const { commit_timestamp: time, idempotency_key: key } = parse(metadataText);
+    stamps = { time, key };
+  }
+  return stamps;
+}
 function now() {
-  if (metadataText === null) throw new ErrorOf(NO_MESSAGE);
-  const time = parse(metadataText).commit_timestamp;
+  const { time } = readStamps();
   return typeof time === 'number' ? Math.floor(time / 1000) : parseTime(time);
 }
 function MessageDate(...args) {
@@ -50,9 +59,8 @@ defineProperty(global, 'Date', { value: MessageDate });
 
 // splitmix32, from a hash (FNV-1a) of the idempotency key.
 function random() {
-  if (metadataText === null) throw new ErrorOf(NO_MESSAGE);
   if (seed === null) {
-    const key = toText(parse(metadataText).idempotency_key);
+    const key = toText(readStamps().key);
     seed = 0x811c9dc5;
     for (let i = 0; i < key.length; i++) seed = Math.imul(seed ^ key.charCodeAt(i), 0x01000193);
     chance = seed;
@@ -146,15 +154,51 @@ let filter = null;
 let transform = null;
 let route = null;
 let stage = '';
-/** How many of the arguments any of the functions can see. The others are not even parsed. */
+/** How many of the arguments any of the functions can see, and of each which keys; null: all. */
 let needed = 0;
+const keysSeen = [null, new Set(), new Set(), new Set()];
+const KEYS_MAX = 64;
 
-/** Where it is not plain to see, all of them. */
-function argumentsOf(one) {
+/** What is not seen is not parsed. Where it is not plain to see what a function looks at, it gets everything. */
+function look(one) {
   const text = Function.prototype.toString.call(one);
+  // An escape can be part of a name.
+  const hidden = /\barguments\b|\beval\b|\[native code\]|\\u/.test(text);
+  const names = hidden ? null : parametersOf(text);
   const head = text.slice(0, Math.max(text.indexOf(')'), text.indexOf('=>')));
-  const hidden = /\barguments\b|\beval\b|\.\.\.|\[native code\]/.test(text) || /=(?!>)/.test(head);
-  return hidden ? 4 : one.length;
+  const more = names === null && (hidden || /\.\.\./.test(text) || /=(?!>)/.test(head));
+  needed = Math.max(needed, more ? 4 : one.length);
+  for (let i = 1; i < 4; i++) {
+    if (keysSeen[i] === null || (names !== null && i >= names.length)) continue;
+    const keys = names === null ? null : keysOf(text, names[i]);
+    if (keys !== null) for (const key of keys) keysSeen[i].add(key);
+    if (keys === null || keysSeen[i].size > KEYS_MAX) keysSeen[i] = null;
+  }
+}
+
+/** Where they are plain names; otherwise null. */
+function parametersOf(text) {
+  const list = /^(?:function\s*[\w$]*\s*)?\(([\w$,\s]*)\)/.exec(text);
+  return list === null ? null : list[1].split(',').map((name) => name.trim());
+}
+
+/**
+ * The keys that a function can see of an argument which it does nothing with but write a dot and a key after its name;
+ * otherwise null. What such a key holds is never called with the argument as its this, and never one that all objects
+ * have: both could see all keys.
+ */
+function keysOf(text, name) {
+  if (name === '') return [];
+  const keys = [];
+  let declared = false;
+  const word = '(?<![\\w$])' + name.replaceAll('$', '\\$') + '(?![\\w$])';
+  const use = new RegExp(word + '(?:\\s*(?:\\?\\.|\\.)\\s*([A-Za-z_$][\\w$]*)([\\s)]*(?:\\?\\.\\s*)?(?:[(\x60]|/[/*]))?)?', 'g');
+  for (const [, key, called] of text.matchAll(use)) {
+    if (key === undefined ? declared : called !== undefined || key in Object.prototype) return null;
+    if (key !== undefined) keys.push(key);
+    declared = true;
+  }
+  return keys;
 }
 
 const STAGES = {
@@ -174,7 +218,7 @@ function use(type, names, space) {
     if (kind.startsWith('Async')) return 'async functions are not possible: there is nothing to wait for.';
     if (kind === 'GeneratorFunction') return 'generator functions are not possible.';
     STAGES[type](one);
-    needed = Math.max(needed, argumentsOf(one));
+    look(one);
     return '';
   }
   return 'it exports no function: ' + names.join(' or ') + ' is missing.';
@@ -204,14 +248,32 @@ function jsonOf(value, what) {
   return text;
 }
 
-function run(action, recordText, changesText, textOfMetadata, marked) {
+/** JSON of the arguments that any of the functions can see: of each a list of keys, or null for all of it. */
+function sight() {
+  const keys = keysSeen.slice(0, needed).map((names) => (names === null ? null : [...names]));
+  return stringify(keys);
+}
+
+/** The text is an array with as many of action, record, changes and metadata, and of their keys, as can be seen. */
+function run(text, textOfMetadata) {
+  return runOn(text, textOfMetadata, undefined);
+}
+
+/** The same of a text with integers that were marked. */
+function runMarked(text, textOfMetadata) {
+  return runOn(text, textOfMetadata, exact);
+}
+
+function runOn(text, textOfMetadata, reviver) {
   try {
     stage = 'parse';
-    metadataText = textOfMetadata;
-    const reviver = marked ? exact : undefined;
-    const record = needed > 1 ? parse(recordText, reviver) : undefined;
-    const changes = needed > 2 ? parse(changesText, reviver) : undefined;
-    const metadata = needed > 3 ? parse(metadataText, reviver) : undefined;
+    stamps = null;
+    metadataText = textOfMetadata === undefined ? null : textOfMetadata;
+    const parsed = parse(text, reviver);
+    const action = parsed[0];
+    const record = parsed[1];
+    const changes = parsed[2];
+    const metadata = parsed[3];
     if (filter !== null) {
       stage = 'filter';
       seed = null;
@@ -265,6 +327,6 @@ function stageNow() {
   return stage;
 }
 
-return freeze({ use, run, failure, stageNow });
+return freeze({ use, sight, run, runMarked, failure, stageNow });
 })
 `;

@@ -10,6 +10,7 @@ import { RELEASE_SYNC } from 'quickjs-emscripten';
 import { hasLongDigits, markLargeIntegers } from './exact-numbers.ts';
 import type { CodeType, CompiledFunction } from './function-source.ts';
 import { messageRanges, splitMessage } from './json-bytes.ts';
+import { copyTo, FRAME_BYTES, type Sight, sightOf, writeCall } from './sandbox-call.ts';
 import { SANDBOX_PRELUDE } from './sandbox-prelude.ts';
 
 export interface SandboxLimits {
@@ -49,7 +50,6 @@ const ROUTE_BYTES_MAX = 64 * 1024;
 const PRELUDE = '<millrace>';
 
 const LF = 0x0a;
-const QUOTE = 0x22;
 const CODE_FILTERED = 0x66;
 const CODE_UNTOUCHED = 0x75;
 const CODE_MADE = 0x6d;
@@ -117,6 +117,8 @@ declare const WebAssembly: {
 };
 
 const PAGE_BYTES = 65_536;
+/** The library asks for no less than this much more at once, and gives up where that is beyond the limit. */
+const GROWTH_MIN = 1.05;
 /** What the library is built for: it cannot start with less. */
 const PAGES_MIN = 256;
 
@@ -159,12 +161,11 @@ interface Bindings {
   QTS_GetProp(context: Pointer, object: Pointer, name: Pointer): Pointer;
   QTS_Call(context: Pointer, callee: Pointer, self: Pointer, count: number, args: Pointer): Pointer;
   QTS_GetUndefined(): Pointer;
-  QTS_GetTrue(): Pointer;
-  QTS_GetFalse(): Pointer;
   QTS_IsJobPending(runtime: Pointer): number;
   QTS_ExecutePendingJob(runtime: Pointer, count: number, context: Pointer): Pointer;
 }
 
+const CALLS = ['use', 'sight', 'run', 'runMarked', 'failure', 'stageNow'] as const;
 const ALL_INTRINSICS = 0;
 const EVAL_GLOBAL = 0;
 const EVAL_MODULE = 1;
@@ -178,20 +179,12 @@ class Machine {
   readonly #runtime: Pointer;
   readonly #context: Pointer;
   readonly #undefined: Pointer;
-  readonly #true: Pointer;
-  readonly #false: Pointer;
-  readonly #null: Pointer;
-  /** Room for five arguments, and one pointer that the library writes. */
+  /** Room for three arguments, and one pointer that the library writes. */
   readonly #slots: Pointer;
   #view: Uint32Array = new Uint32Array(0);
-  readonly #texts: Pointer[] = [0, 0, 0, 0];
   readonly #ranges = messageRanges();
-  #calls: { use: Pointer; run: Pointer; failure: Pointer; stageNow: Pointer } = {
-    use: 0,
-    run: 0,
-    failure: 0,
-    stageNow: 0,
-  };
+  #calls: Readonly<Record<(typeof CALLS)[number], Pointer>>;
+  #sight: Sight = sightOf([]);
   #input: Pointer = 0;
   #inputBytes = 0;
   #answer = Buffer.alloc(0);
@@ -220,16 +213,14 @@ class Machine {
     ffi.QTS_RuntimeEnableInterruptHandler(this.#runtime);
     this.#context = ffi.QTS_NewContext(this.#runtime, ALL_INTRINSICS);
     this.#undefined = ffi.QTS_GetUndefined();
-    this.#true = ffi.QTS_GetTrue();
-    this.#false = ffi.QTS_GetFalse();
-    this.#null = this.#string('null');
-    this.#slots = module._malloc(24);
+    this.#slots = module._malloc(16);
     const prelude = this.#evaluate(SANDBOX_PRELUDE, PRELUDE, EVAL_GLOBAL);
     assert(this.#exceptionOf(prelude) === 0, 'the prelude of a sandbox is valid');
     const argument = this.#string(mark);
     const api = this.#call(prelude, argument);
     assert(this.#exceptionOf(api) === 0, 'the prelude of a sandbox runs');
-    for (const name of ['use', 'run', 'failure', 'stageNow'] as const) this.#calls[name] = this.#property(api, name);
+    const calls = CALLS.map((name) => [name, this.#property(api, name)]);
+    this.#calls = Object.fromEntries(calls) as Record<(typeof CALLS)[number], Pointer>;
   }
 
   /** Evaluates the code and takes its function. */
@@ -246,6 +237,7 @@ class Machine {
       const text = this.#textOf(problem);
       const unfinished = this.#runJobs(compiled.type);
       if (unfinished !== null) return unfinished;
+      this.#sight = sightOf(JSON.parse(this.#textOf(this.#call(this.#calls.sight))) as (string[] | null)[]);
       return text === '' ? null : { ...NOWHERE, kind: 'refused', stage: compiled.type, name: '', text };
     } catch (error) {
       return this.#broken(error, compiled.type);
@@ -268,10 +260,10 @@ class Machine {
   #run(bytes: Buffer, start: number, end: number, marked: boolean): SandboxAnswer | SandboxFailure {
     const { ffi } = this.#instance;
     const context = this.#context;
-    const args = this.#argumentsOf(bytes, start, end);
-    args[4] = marked ? this.#true : this.#false;
-    const result = ffi.QTS_Call(context, this.#calls.run, this.#undefined, 5, this.#slots);
-    this.#freeArguments();
+    const callee = marked ? this.#calls.runMarked : this.#calls.run;
+    const count = this.#argumentsOf(bytes, start, end);
+    const result = ffi.QTS_Call(context, callee, this.#undefined, count, this.#slots);
+    this.#freeArguments(count);
     if (ffi.QTS_IsJobPending(this.#runtime) !== 0) {
       const unfinished = this.#runJobs(null);
       if (unfinished !== null) return unfinished;
@@ -293,44 +285,41 @@ class Machine {
     return 'bytes' in parsed ? this.#cutOff(null) : { ...parsed, ...this.#cutOff(parsed.stage), ...placeOnly(parsed) };
   }
 
-  /** The four parts of the message as texts, in the slots. Returns the slots. */
-  #argumentsOf(bytes: Buffer, start: number, end: number): Uint32Array {
-    const { module, ffi } = this.#instance;
-    this.#reserveInput(end - start + 1);
+  /** What the functions can see of the message, as `run` of the prelude takes it, in the slots. Returns how many. */
+  #argumentsOf(bytes: Buffer, start: number, end: number): number {
     const ranges = this.#ranges;
     splitMessage(bytes, start, end, ranges);
-    const heap = module.HEAPU8;
-    const input = this.#input;
-    heap.set(bytes.subarray(start, end), input);
-    // The library reads a text up to a NUL. It goes where a comma or bracket stood, which is in no text.
-    for (let i = 0; i < 8; i += 2) if (ranges[i]! >= 0) heap[input + ranges[i + 1]! - start] = 0;
-    // The action is no JSON but the text itself.
-    if (ranges[0]! >= 0 && bytes[ranges[0]!] === QUOTE) {
-      ranges[0]!++;
-      heap[input + ranges[1]! - start - 1] = 0;
-    }
-    for (let i = 0; i < 4; i++) {
-      const at = ranges[2 * i]!;
-      const text = at < 0 ? this.#null : ffi.QTS_NewString(this.#context, input + at - start);
-      if (end - start > LARGE_BYTES && this.#exceptionOf(text) !== 0) throw new NoMemory();
-      this.#texts[i] = text;
-    }
-    const slots = this.#slotsView();
-    for (let i = 0; i < 4; i++) slots[i] = this.#texts[i]!;
-    return slots;
+    this.#reserveInput(end - start + FRAME_BYTES);
+    const { module } = this.#instance;
+    const large = end - start > LARGE_BYTES;
+    const size = writeCall(module.HEAPU8, this.#input, bytes, ranges, this.#sight);
+    const text = this.#stringAt(this.#input, size, large);
+    this.#slotsView()[0] = text;
+    if (ranges[6]! < 0) return 1;
+    // For the clock and for chance.
+    const metadataEnd = copyTo(module.HEAPU8, this.#input, bytes, ranges[6]!, ranges[7]!);
+    const metadata = this.#stringAt(this.#input, metadataEnd - this.#input, large);
+    this.#slotsView()[1] = metadata;
+    return 2;
   }
 
-  #freeArguments(): void {
-    const { ffi } = this.#instance;
-    for (let i = 0; i < 4; i++) {
-      if (this.#texts[i] !== this.#null) ffi.QTS_FreeValuePointer(this.#context, this.#texts[i]!);
-    }
+  #stringAt(pointer: Pointer, size: number, large: boolean): Pointer {
+    const { module, ffi } = this.#instance;
+    module.HEAPU8[pointer + size] = 0;
+    const text = ffi.QTS_NewString(this.#context, pointer);
+    if (large && this.#exceptionOf(text) !== 0) throw new NoMemory();
+    return text;
+  }
+
+  #freeArguments(count: number): void {
+    const slots = this.#slotsView();
+    for (let i = 0; i < count; i++) this.#instance.ffi.QTS_FreeValuePointer(this.#context, slots[i]!);
   }
 
   /** The library's memory moves when it grows. */
   #slotsView(): Uint32Array {
     const { buffer } = this.#instance.module.HEAPU8;
-    if (this.#view.buffer !== buffer) this.#view = new Uint32Array(buffer, this.#slots, 5);
+    if (this.#view.buffer !== buffer) this.#view = new Uint32Array(buffer, this.#slots, 3);
     return this.#view;
   }
 
@@ -359,7 +348,8 @@ class Machine {
   #failure(stage: CodeType | null, name: string, text: string, stack: string): SandboxFailure {
     if (name === 'InternalError' && text === 'out of memory') return this.#outOfMemory(stage, stack);
     // Without the room for an error, null is thrown.
-    const full = this.#instance.module.HEAPU8.length >= pagesFor(this.#limits.memoryBytes) * PAGE_BYTES;
+    const limit = pagesFor(this.#limits.memoryBytes) * PAGE_BYTES;
+    const full = this.#instance.module.HEAPU8.length * GROWTH_MIN + PAGE_BYTES > limit;
     if (name === 'thrown' && text === 'object null' && full) return this.#outOfMemory(stage);
     const kind = name === 'refused' ? 'refused' : 'failed';
     return { kind, stage, name, text, ...placeIn(stack, stage) };

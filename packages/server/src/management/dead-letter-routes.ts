@@ -2,12 +2,12 @@
 import { parseTableName } from '@millrace/api/config';
 import { type DeadLettersFilter, deadLettersBody, deadLettersQuery, purgeQuery } from '@millrace/api/delivery-requests';
 import { parseExactJson } from '@millrace/core/exact-json';
-import { parsePosition } from '@millrace/core/position';
+import { POSITION_ZERO, parsePosition } from '@millrace/core/position';
 import { DeadLetterStream, type KeptLetter, type LetterFilter } from '@millrace/engine/deliver/dead-letter-stream';
+import type { DeliveryControl } from '@millrace/engine/deliver/delivery';
 import type { ReplayOutcome } from '@millrace/engine/deliver/pending-message';
-import type { PushControl } from '@millrace/engine/deliver/push-delivery';
 import type { MessageAction } from '@millrace/sinks/push-sink';
-import { configured, pushOf, running } from './delivery-routes.ts';
+import { configured, running } from './delivery-routes.ts';
 import { ManagementError } from './management-error.ts';
 import { bodyOf, type ManagementContext, type ManagementRoutes, queryOf } from './route.ts';
 
@@ -41,13 +41,12 @@ export const deadLetterRoutes: ManagementRoutes = (api, context) => {
   api.post<OfSink>('/sinks/:sink/dead_letters/replay', async (request) => {
     const filter = filterOf(bodyOf(request, deadLettersBody));
     const one = running(context, request.params.sink);
-    const push = pushOf(one);
     if (one.delivery.state.kind === 'paused' || one.delivery.state.kind === 'disabled') {
       throw new ManagementError(409, `The sink is ${one.delivery.state.kind}; resume it first.`);
     }
     const busy = replaying.get(one.config.name) ?? new Set();
     replaying.set(one.config.name, busy);
-    const replay = new ReplayRun(lettersOf(context, one.config.name), push, busy);
+    const replay = new ReplayRun(lettersOf(context, one.config.name), one.control, busy);
     const over = replay.run(filter);
     await Promise.race([over, replay.late()]);
     return replay.counts;
@@ -71,15 +70,15 @@ export const deadLetterRoutes: ManagementRoutes = (api, context) => {
 /** One request to send letters again. */
 class ReplayRun {
   readonly #letters: DeadLetterStream;
-  readonly #push: PushControl;
+  readonly #control: DeliveryControl;
   readonly #busy: Set<number>;
   readonly counts = { matched: 0, delivered: 0, given_up: 0, filtered: 0, interrupted: 0, pending: 0 };
   #settled: number[] = [];
   #timer: NodeJS.Timeout | null = null;
 
-  constructor(letters: DeadLetterStream, push: PushControl, busy: Set<number>) {
+  constructor(letters: DeadLetterStream, control: DeliveryControl, busy: Set<number>) {
     this.#letters = letters;
-    this.#push = push;
+    this.#control = control;
     this.#busy = busy;
   }
 
@@ -109,7 +108,7 @@ class ReplayRun {
   }
 
   async #replay(letter: KeptLetter): Promise<void> {
-    const outcome = await sendAgain(this.#push, letter);
+    const outcome = await sendAgain(this.#control, letter);
     this.counts.pending--;
     this.counts[outcome]++;
     // What was given up again is another letter by now.
@@ -124,9 +123,12 @@ class ReplayRun {
   }
 }
 
-async function sendAgain(push: PushControl, letter: KeptLetter): Promise<ReplayOutcome> {
-  const { lsn, ordinal } = parsePosition(letter.position) ?? { lsn: 0n, ordinal: 0 };
+async function sendAgain({ push, stream }: DeliveryControl, letter: KeptLetter): Promise<ReplayOutcome> {
+  const position = parsePosition(letter.position) ?? POSITION_ZERO;
+  const { lsn, ordinal } = position;
+  const { sub, message } = letter;
   const action = letter.action as MessageAction;
+  if (push === null) return (await stream?.replay({ position, sub, action, message })) ?? 'interrupted';
   const facts = {
     action,
     schema: letter.schema,
@@ -137,8 +139,8 @@ async function sendAgain(push: PushControl, letter: KeptLetter): Promise<ReplayO
     group: letter.group,
   };
   const barrier = action === 'truncate' || action === 'schema';
-  const original = { facts, alsoGroup: null, barrier, lsn, ordinal, bytes: letter.message };
-  return (await push.replay(original, letter.sub)) ?? 'interrupted';
+  const original = { facts, alsoGroup: null, barrier, lsn, ordinal, bytes: message };
+  return (await push.replay(original, sub)) ?? 'interrupted';
 }
 
 function lettersOf(context: ManagementContext, sink: string): DeadLetterStream {

@@ -3,6 +3,7 @@ import { type Config, isS2, parseTableName, type SinkConfig, type TableName } fr
 import { testFunctionBody } from '@millrace/api/function-requests';
 import { MillraceError } from '@millrace/core/error';
 import { recentMessages } from '@millrace/engine/recent-messages';
+import type { EnrichmentOptions } from '@millrace/engine/transform/enrichment';
 import type { FunctionDefinition } from '@millrace/engine/transform/function-source';
 import { describeTableByName } from '@millrace/postgres/catalog';
 import { PgConnection } from '@millrace/postgres/connection';
@@ -12,8 +13,8 @@ import { sinkKind } from '@millrace/sinks/sink-kinds';
 import { sinkRouter } from '@millrace/sinks/sink-router';
 import type * as z from 'zod';
 import type { DatabaseSupervisor } from '../database-supervisor.ts';
-import { type ResolveRoute, type Trial, tryFunction } from '../function-trial.ts';
-import { messageSpecOf } from '../sink-assembly.ts';
+import { type ResolveRoute, type Trial, tryFunction, usesFunction } from '../function-trial.ts';
+import { enrichmentOf, functionLimitsOf, messageSpecOf } from '../sink-assembly.ts';
 import { sourceOf } from '../source-of.ts';
 import { stableId } from '../stable-id.ts';
 import { syntheticMessages } from '../synthetic-messages.ts';
@@ -44,10 +45,25 @@ export const functionRoutes: ManagementRoutes = (api, context) => {
     const signal = AbortSignal.timeout(TIMEOUT_MS);
     const { messages, source } = await messagesFor(context, sink, body, signal);
     const resolveRoute = sink === null ? undefined : routeOf(sink);
-    const results = await tryFunction({ pool: context.functionPool, definition, messages, resolveRoute, signal });
+    const enrichment = body.enrichment === false ? undefined : enrichmentFor(context, sink, definition);
+    const limits = sink === null ? undefined : functionLimitsOf(sink);
+    const results = await tryFunction({
+      ...{ pool: context.functionPool, definition, messages, resolveRoute, enrichment, limits, signal },
+    });
     return { name: definition.name, type: definition.type, messages: source, sink: sink?.name ?? null, results };
   });
 };
+
+/** The one that is tried, or that comes before what is tried. */
+function enrichmentFor(
+  { databases, store }: ManagementContext,
+  sink: SinkConfig | null,
+  { name, type, code }: FunctionDefinition,
+): EnrichmentOptions | undefined {
+  const database = databases().find((one) => sink === null || one.name === sink.database);
+  const own = type === 'enrichment' ? { name, code: code ?? '', cache: null } : (sink?.functions.enrichment ?? null);
+  return own === null || database === undefined ? undefined : enrichmentOf(sink, own, database.config, store);
+}
 
 function definitionOf({ functions }: Config, idOrName: string, body: Body): FunctionDefinition {
   const known = functions.find(({ name }) => name === idOrName || stableId('function', name) === idOrName);
@@ -62,7 +78,7 @@ function definitionOf({ functions }: Config, idOrName: string, body: Body): Func
 
 function sinkOf({ sinks }: Config, functionName: string, wanted: string | null): SinkConfig | null {
   if (wanted === null) {
-    return sinks.find(({ functions }) => Object.values(functions).some((one) => one?.name === functionName)) ?? null;
+    return sinks.find((one) => usesFunction(one, functionName)) ?? null;
   }
   const sink = sinks.find(({ name }) => name === wanted || stableId('sink', name) === wanted);
   if (sink === undefined) throw new ManagementError(404, 'Not found: No such sink.');
@@ -78,7 +94,10 @@ async function messagesFor(
   if (body.messages != null) return { messages: body.messages.map((one) => JSON.stringify(one)), source: 'given' };
   const table = body.table == null ? null : parseTableName(body.table);
   const database = databases().find(({ name }) => sink === null || name === sink.database);
-  if (body.synthetic === true) return { messages: await madeUp(database, table), source: 'synthetic' };
+  if (body.synthetic === true) {
+    const of = table ?? sink?.source.includeTables?.[0] ?? null;
+    return { messages: await madeUp(database, of), source: 'synthetic' };
+  }
   if (database === undefined) throw new ManagementError(409, 'There is no database to take messages of.');
   const { pipeline } = database;
   if (pipeline === null) throw new ManagementError(409, `The database "${database.name}" is not being captured.`);

@@ -16,6 +16,11 @@ export class ManagementError extends Error {
     this.status = status;
     this.validationErrors = validationErrors;
   }
+
+  /** As the S2 API has it; undefined: the status says it. */
+  get code(): string | undefined {
+    return CODES[this.status];
+  }
 }
 
 export interface ErrorAnswer {
@@ -29,11 +34,16 @@ export interface ErrorAnswer {
   };
 }
 
+const CODES: Partial<Record<ManagementStatus, string>> = { 401: 'authn', 403: 'permission_denied' };
+
 /** What a client is told. Only what we said ourselves is shown; null: a bug, for the log. */
 export function answerOf(error: unknown): ErrorAnswer | null {
   if (error instanceof ManagementError) {
     const { status, message, validationErrors } = error;
-    if (status !== 422) return { status, body: { summary: message } };
+    if (status !== 422) {
+      const { code } = error;
+      return { status, body: { summary: message, ...(code !== undefined && { code }) } };
+    }
     return { status, body: { summary: message, validation_errors: validationErrors ?? {}, code: 'validation_failed' } };
   }
   if (error instanceof MillraceError) {

@@ -2,7 +2,8 @@
  * The management API: a Fastify application beside the S2 API on the same port, HTTP/1.1 and HTTP/2 alike.
  *
  * `/health`, `/ready` and `/api/health` are open to everybody who reaches the port. All else below `/api` takes a token
- * that may do everything (the root token, or an access token with that scope).
+ * that may do everything (the root token, or an access token with that scope); what workers of pull sinks need takes a
+ * consume token as well: see management-access.ts.
  *
  * To add routes:
  * 1. Write `management/<what>-routes.ts` with one function of the type ManagementRoutes (route.ts). Paths are below `/api`:
@@ -21,12 +22,13 @@
  * 2. Put its zod schema into packages/api (`@millrace/api/<what>-requests`), where console and CLI can use it.
  * 3. Add it to ROUTES below, and to the table in docs/management-api.md: a test holds the two together.
  */
+import { unforeseen } from '@millrace/core/unforeseen';
 import { Authenticator, type AuthMode } from '@millrace/stream-store/http/access';
 import type { SecondSurface } from '@millrace/stream-store/http/server';
-import { S2Error } from '@millrace/stream-store/s2-error';
 import Fastify from 'fastify';
 import { backfillRoutes } from './backfill-routes.ts';
 import { configRoutes } from './config-routes.ts';
+import { consumeTokenRoutes } from './consume-token-routes.ts';
 import { databaseRoutes } from './database-routes.ts';
 import { deadLetterRoutes } from './dead-letter-routes.ts';
 import { deliveryRoutes } from './delivery-routes.ts';
@@ -34,6 +36,7 @@ import { endpointRoutes } from './endpoint-routes.ts';
 import { eventRoutes } from './event-routes.ts';
 import { functionRoutes } from './function-routes.ts';
 import { healthRoutes } from './health-routes.ts';
+import { ManagementAccess } from './management-access.ts';
 import { answerOf, ManagementError } from './management-error.ts';
 import { pullRoutes } from './pull-routes.ts';
 import type { ManagementContext, ManagementRoutes } from './route.ts';
@@ -51,6 +54,7 @@ const ROUTES: readonly ManagementRoutes[] = [
   verificationRoutes,
   pullRoutes,
   eventRoutes,
+  consumeTokenRoutes,
   configRoutes,
   endpointRoutes,
   functionRoutes,
@@ -68,8 +72,9 @@ export interface Management {
 /** A body that is larger is refused unread. */
 export const MANAGEMENT_BODY_BYTES_MAX = 4 * 1_048_576;
 
-export async function createManagement(context: ManagementContext, auth: AuthMode): Promise<Management> {
-  const authenticator = new Authenticator(context.store, auth);
+export async function createManagement(served: Omit<ManagementContext, 'access'>, auth: AuthMode): Promise<Management> {
+  const access = new ManagementAccess(new Authenticator(served.store, auth), served.databases);
+  const context: ManagementContext = { ...served, access };
   const app = Fastify({ logger: false, bodyLimit: MANAGEMENT_BODY_BYTES_MAX, return503OnClosing: false });
   const routes: string[] = [];
   app.addHook('onRoute', ({ method, url }) => {
@@ -78,8 +83,9 @@ export async function createManagement(context: ManagementContext, auth: AuthMod
   app.setErrorHandler((error, request, reply) => {
     const answer = answerOf(error);
     if (answer === null) {
-      // The text of a foreign error may quote what it was given: its kind and place only.
-      context.log(`${request.method} ${request.routeOptions.url ?? 'unknown'}: ${placeOf(error)}`);
+      // The text of a foreign error may quote what it was given.
+      const { detail } = unforeseen(error);
+      context.log(`${request.method} ${request.routeOptions.url ?? 'unknown'}: ${detail}`);
     }
     const { status, body } = answer ?? { status: 500, body: { summary: 'Internal error.' } };
     return reply.status(status).send(body);
@@ -95,7 +101,7 @@ export async function createManagement(context: ManagementContext, auth: AuthMod
   }
   await app.register(
     async (api) => {
-      api.addHook('onRequest', async ({ headers }) => requireFullRights(authenticator, headers.authorization));
+      api.addHook('onRequest', async (request) => void access.require(request));
       api.setNotFoundHandler(notFound);
       for (const add of ROUTES) add(api, context);
     },
@@ -115,20 +121,4 @@ export async function createManagement(context: ManagementContext, auth: AuthMod
 
 async function notFound(): Promise<never> {
   throw new ManagementError(404, 'Not found: No such path, or not with this method.');
-}
-
-function requireFullRights(authenticator: Authenticator, authorization: string | undefined): void {
-  try {
-    if (authenticator.authenticate(authorization).full) return;
-  } catch (error) {
-    if (error instanceof S2Error) throw new ManagementError(401, error.message);
-    throw error;
-  }
-  throw new ManagementError(403, 'The management API takes the root token, or an access token that may do everything.');
-}
-
-function placeOf(error: unknown): string {
-  if (!(error instanceof Error)) return typeof error;
-  const lines = (error.stack ?? '').split('\n').filter((line) => line.startsWith('    at '));
-  return [error.name, ...lines.slice(0, 8)].join('\n');
 }

@@ -3,10 +3,10 @@ import { ackBody, extendBody, nackBody, receiveBody } from '@millrace/api/pull-r
 import { readBody } from '@millrace/api/request-body';
 import type { Lease, PullSink } from '@millrace/sinks/pull/pull-sink';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import type { DatabaseSupervisor } from '../database-supervisor.ts';
-import { stableId } from '../stable-id.ts';
+import { FOR_CONSUMERS } from './management-access.ts';
 import { ManagementError } from './management-error.ts';
-import { bodyOf, found, type ManagementContext, type ManagementRoutes } from './route.ts';
+import { requirePullSink } from './pull-sink-named.ts';
+import { bodyOf, type ManagementContext, type ManagementRoutes } from './route.ts';
 
 type PullRequest = FastifyRequest<{ Params: { idOrName: string } }>;
 
@@ -16,23 +16,23 @@ const PREFIXES = ['/sequin_streams', '/http_pull_consumers'];
 export const pullRoutes: ManagementRoutes = (api, context) => {
   for (const prefix of PREFIXES) {
     const path = `${prefix}/:idOrName`;
-    api.get(`${path}/receive`, (request: PullRequest, reply) => {
+    api.get(`${path}/receive`, FOR_CONSUMERS, (request: PullRequest, reply) => {
       const asked = readBody(receiveBody, request.query);
       if (!asked.ok) throw new ManagementError(422, 'Validation failed.', asked.errors);
-      return receive(pullSinkOf(context, request, reply), asked.value, reply);
+      return receive(context, request, reply, asked.value);
     });
-    api.post(`${path}/receive`, (request: PullRequest, reply) =>
-      receive(pullSinkOf(context, request, reply), bodyOf(request, receiveBody), reply),
+    api.post(`${path}/receive`, FOR_CONSUMERS, (request: PullRequest, reply) =>
+      receive(context, request, reply, bodyOf(request, receiveBody)),
     );
-    api.post(`${path}/ack`, async (request: PullRequest, reply) => {
+    api.post(`${path}/ack`, FOR_CONSUMERS, async (request: PullRequest, reply) => {
       const { ack_ids } = bodyOf(request, ackBody);
       return answerOf(await pullSinkOf(context, request, reply).ack(ack_ids));
     });
-    api.post(`${path}/nack`, async (request: PullRequest, reply) => {
+    api.post(`${path}/nack`, FOR_CONSUMERS, async (request: PullRequest, reply) => {
       const { ack_ids, delay_ms } = bodyOf(request, nackBody);
       return answerOf(pullSinkOf(context, request, reply).nack(ack_ids, delay_ms ?? 0));
     });
-    api.post(`${path}/extend`, async (request: PullRequest, reply) => {
+    api.post(`${path}/extend`, FOR_CONSUMERS, async (request: PullRequest, reply) => {
       const { ack_ids, ms } = bodyOf(request, extendBody);
       return answerOf(pullSinkOf(context, request, reply).extend(ack_ids, ms ?? null));
     });
@@ -44,32 +44,20 @@ function answerOf(notFound: readonly string[]) {
   return notFound.length === 0 ? { success: true } : { success: false, not_found: notFound };
 }
 
-function pullSinkOf(
-  { databases, pullSinks }: ManagementContext,
-  { params }: PullRequest,
-  reply: FastifyReply,
-): PullSink {
-  const sink = pullSinks.get(sequinStreamOf(databases(), params.idOrName));
+function pullSinkOf(context: ManagementContext, { params }: PullRequest, reply: FastifyReply): PullSink {
+  const sink = context.pullSinks.get(requirePullSink(context, params.idOrName));
   if (sink !== undefined) return sink;
   void reply.header('retry-after', '1');
   throw new ManagementError(503, 'This sink is not running now: it is paused or disabled, or its database is away.');
 }
 
-/** The name of the sink. Throws 404 when there is none of that kind. */
-export function sequinStreamOf(databases: readonly DatabaseSupervisor[], idOrName: string): string {
-  const sinks = databases.flatMap((database) => database.sinks);
-  const streams = sinks.filter(({ destination }) => destination.type === 'sequin_stream');
-  return found(
-    streams.map(({ name }) => ({ id: stableId('sink', name), name })),
-    idOrName,
-  ).name;
-}
-
 async function receive(
-  sink: PullSink,
-  { messagesMax, waitMs }: { readonly messagesMax: number; readonly waitMs: number },
+  context: ManagementContext,
+  request: PullRequest,
   reply: FastifyReply,
+  { messagesMax, waitMs }: { readonly messagesMax: number; readonly waitMs: number },
 ) {
+  const sink = pullSinkOf(context, request, reply);
   const gone = new AbortController();
   const onClose = () => gone.abort();
   // A worker that went away while it waited, or before it had all of the answer, has nothing of it.
@@ -82,6 +70,12 @@ async function receive(
   }
   if (leases.length > 0) {
     const release = () => sink.release(leases);
+    try {
+      if (waitMs > 0) context.access.require(request);
+    } catch (error) {
+      release();
+      throw error;
+    }
     if (gone.signal.aborted) release();
     else reply.raw.once('close', release).once('finish', () => reply.raw.off('close', release));
   }

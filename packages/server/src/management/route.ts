@@ -9,6 +9,7 @@ import type { LocalStore } from '@millrace/stream-store/local-store';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import type { ConfigControl } from '../config/config-control.ts';
 import type { DatabaseSupervisor } from '../database-supervisor.ts';
+import type { ManagementAccess } from './management-access.ts';
 import { ManagementError } from './management-error.ts';
 
 /** What routes work with. Everything is as of now: ask again in every request. */
@@ -26,6 +27,7 @@ export interface ManagementContext {
   readonly functionPool: FunctionPool;
   /** Those that run now. */
   readonly pullSinks: PullSinks;
+  readonly access: ManagementAccess;
   readonly log: (line: string) => void;
 }
 

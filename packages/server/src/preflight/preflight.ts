@@ -7,6 +7,7 @@ import { statfs } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Config, DatabaseConfig, SinkConfig } from '@millrace/api/config';
 import { MillraceError } from '@millrace/core/error';
+import { describeUnsound, tablesYoungerThanSlot, wasEverRead } from '@millrace/engine/capture/found-slot';
 import type { Finding } from '@millrace/engine/health/finding';
 import { ofError, slotFindings } from '@millrace/engine/health/source-checks';
 import {
@@ -32,6 +33,7 @@ import {
   type ServerFacts,
   type SlotFacts,
 } from '@millrace/postgres/source-facts';
+import { COMPARE_UNSOUND } from '../pipeline-notices.ts';
 import { sourceOf } from '../source-of.ts';
 import { tableFilter } from '../table-filter.ts';
 import { type Endpoint, endpointFindings, poolerFindings } from './endpoint-findings.ts';
@@ -126,9 +128,12 @@ async function checkDatabase(
     } else if (database.publication.createIfNotExists && database.publication.initSql === undefined) {
       findings.push(...allTablesFindings(await readTablesWithoutIdentity(connection)));
     }
+    if (slot?.active === false && publication !== null) {
+      findings.push(...(await unreadSlotFindings(connection, slot.name, publication.name)));
+    }
     const shapes = publication === null ? null : await readPublication(connection, publication.name);
     if (publication !== null) {
-      findings.push(...pushDownFindings(publication, connection.serverVersion, shapes!, sinks));
+      findings.push(...(await pushDownFindings(connection, database, sinks)));
     }
     const about = `Postgres ${connection.parameters.get('server_version') ?? server.version}${server.address === null ? '' : ` at ${server.address}`}`;
     return [
@@ -186,6 +191,16 @@ function usedSlotFindings(database: DatabaseConfig, server: ServerFacts, slot: S
     });
   }
   return findings;
+}
+
+/** One that somebody made by hand, and that waits for its first reader. */
+async function unreadSlotFindings(connection: PgConnection, slot: string, publication: string): Promise<Finding[]> {
+  if (await wasEverRead(connection, slot)) return [];
+  const tables = await tablesYoungerThanSlot(connection, slot, publication);
+  if (tables.length === 0) return [];
+  const text = `${describeUnsound(slot, tables)}.`;
+  // Most likely altered later: it is told as something to know.
+  return [{ slug: 'slot_unsound', severity: 'notice', text, fix: COMPARE_UNSOUND }];
 }
 
 function allTablesFindings(without: readonly { readonly schema: string; readonly name: string }[]): Finding[] {

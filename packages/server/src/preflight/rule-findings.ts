@@ -1,10 +1,13 @@
 /** Findings about the declarative rules of sinks, and what of them Postgres could do by itself. */
-import type { SinkConfig } from '@millrace/api/config';
+import type { DatabaseConfig, SinkConfig } from '@millrace/api/config';
 import type { Finding } from '@millrace/engine/health/finding';
-import { planPublication } from '@millrace/engine/publication-plan';
+import { changesTo, type PublicationNeeds, readPublicationNeeds } from '@millrace/engine/publication-decision';
+import { changeSql } from '@millrace/engine/publication-form';
+import { alterPublicationSql, type PublicationPlan } from '@millrace/engine/publication-plan';
 import type { Publication } from '@millrace/engine/rows/published-tables';
 import { ruleFindings } from '@millrace/engine/rule-findings';
-import type { PublicationFacts } from '@millrace/postgres/source-facts';
+import type { PgConnection } from '@millrace/postgres/connection';
+import { concealedKey } from '../enrichment-checks.ts';
 import { tableFilter } from '../table-filter.ts';
 
 export function sinkRuleFindings(sink: SinkConfig, publication: Publication): Finding[] {
@@ -12,46 +15,73 @@ export function sinkRuleFindings(sink: SinkConfig, publication: Publication): Fi
   const taken = publication.tables.filter(({ schema }) => takes(schema.schema, schema.name));
   const { name, rules } = sink;
   const actions = { update: sink.actions.includes('update'), delete: sink.actions.includes('delete') };
-  return ruleFindings(
-    { name, rules, actions },
-    taken.map(({ schema }) => schema),
-  );
+  const schemas = taken.map(({ schema }) => schema);
+  const concealed = concealedKey(sink, schemas);
+  const findings = ruleFindings({ name, rules, actions }, schemas);
+  if (concealed === null) return findings;
+  const { message, hint } = concealed;
+  return [{ slug: concealed.code, severity: 'error', text: `Sink "${name}": ${message} ${hint}` }, ...findings];
 }
 
 /** Only where a sink asks for it. */
-export function pushDownFindings(
-  facts: PublicationFacts,
-  serverVersion: number,
-  { tables }: Publication,
+export async function pushDownFindings(
+  connection: PgConnection,
+  { publication, slot, audit }: DatabaseConfig,
   sinks: readonly SinkConfig[],
-): Finding[] {
-  if (!sinks.some(({ rules }) => rules.pushDown)) return [];
-  const plan = planPublication(
-    { ...facts, serverVersion },
-    tables,
-    sinks.map(({ name, rules, source }) => ({ name, rules, takes: tableFilter(source) })),
-  );
-  const slug = 'push_down';
-  if (plan.refused !== null) {
-    return [
-      { slug, severity: 'notice', text: `Nothing of the sinks' rules goes into the publication. ${plan.refused}` },
-    ];
-  }
+): Promise<Finding[]> {
+  const active = sinks.filter(({ status }) => status !== 'disabled');
+  if (!active.some(({ rules }) => rules.pushDown)) return [];
+  const keepsRows = slot.onLoss === 'repair' || audit !== null || active.some(({ fillUnchanged }) => fillUnchanged);
+  const needs = await readPublicationNeeds(connection, publication.name, keepsRows);
+  if (needs === null) return [];
+  const planned = active.map(({ name, rules, source, contents }) => ({
+    ...{ name, rules, takes: tableFilter(source), schemaChanges: contents.schemaChanges },
+  }));
+  return planFindings(needs, needs.plan(planned));
+}
+
+const slug = 'push_down';
+
+function planFindings({ form }: PublicationNeeds, plan: PublicationPlan): Finding[] {
   const why = plan.tables.flatMap(({ schema, name, reasons }) =>
     reasons.map((reason) => `${schema}.${name}: ${reason}`),
   );
-  const rest = why.length === 0 ? '' : ` Not all of it can: ${why.slice(0, REASONS_MAX).join('; ')}.`;
-  if (plan.sql === '') {
-    return [{ slug, severity: 'notice', text: `Nothing of the sinks' rules goes into the publication.${rest}` }];
+  const refused = plan.refused === null ? '' : ` ${plan.refused}`;
+  const rest = why.length === 0 ? refused : ` Not all of it can: ${why.slice(0, REASONS_MAX).join('; ')}.`;
+  const changes = changesTo(form, plan, false);
+  const findings: Finding[] = [];
+  if (changes.length > 0) {
+    const sql = `BEGIN;\n${changeSql(form, changes)}\nCOMMIT;`;
+    const mayNot = !form.owned || changes.some(({ table }) => !table.owned);
+    findings.push(
+      mayNot
+        ? {
+            slug,
+            severity: 'warning',
+            text: `The column lists of the publication are not what the sinks ask for, and this user owns not both the publication and the tables: it cannot change them.${rest}`,
+            fix: sql,
+            code: 'push_down_refused',
+          }
+        : {
+            slug,
+            severity: 'notice',
+            text: `The next start puts column lists into the publication, with the statements below: Postgres then leaves out by itself what no sink takes.${rest}`,
+            fix: sql,
+          },
+    );
+  } else if (plan.tables.every(({ columns }) => columns === null)) {
+    findings.push({ slug, severity: 'notice', text: `Nothing of the sinks' rules goes into the publication.${rest}` });
   }
-  return [
-    {
-      slug,
+  const filtered = plan.tables.filter(({ where }) => where !== null);
+  if (filtered.length > 0) {
+    findings.push({
+      slug: 'push_down_rows',
       severity: 'notice',
-      text: `Postgres can leave out by itself what no sink takes: run the statement below, and the messages stay the same.${rest}`,
-      fix: plan.sql,
-    },
-  ];
+      text: 'Postgres could leave out rows that no sink takes. Millrace does not do it by itself: a sink that goes back, or is changed, could not be told that it lacks them. Whoever runs the statements below looks after these tables from then on.',
+      fix: `BEGIN;\n${alterPublicationSql(form.name, filtered)}\nCOMMIT;`,
+    });
+  }
+  return findings;
 }
 
 const REASONS_MAX = 8;

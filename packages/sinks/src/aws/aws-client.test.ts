@@ -31,11 +31,6 @@ test.each([
   }
 });
 
-test('no credentials where the process runs are denied, though there was no answer', () => {
-  const error = Object.assign(new Error('Could not load credentials'), { name: 'CredentialsProviderError' });
-  expect(awsFailure(error, 'queue orders')).toMatchObject({ code: 'sink_denied' });
-});
-
 test('an answer that is not of the service counts by its status, and its text is not told', () => {
   const error = Object.assign(new SyntaxError('Unexpected token <'), { $metadata: { httpStatusCode: 403 } });
   const denied = awsFailure(error, 'queue orders');

@@ -39,20 +39,8 @@ export async function awsClientConfig(config: AwsFields, region: string | undefi
   };
 }
 
-/** Ends the requests of a client with it: `destroy` lets those under way wait for their answers. */
-export function closable(client: { destroy(): void }) {
-  const closed = new AbortController();
-  return {
-    until: (signal: AbortSignal) => ({ abortSignal: AbortSignal.any([signal, closed.signal]) }),
-    async close() {
-      closed.abort();
-      client.destroy();
-    },
-  };
-}
-
 const DENIED =
-  /^(AccessDenied\w*|AuthFailure|AuthorizationError\w*|InvalidClientTokenId|InvalidAccessKeyId|SignatureDoesNotMatch|UnrecognizedClient\w*|ExpiredToken\w*|MissingAuthenticationToken\w*|IncompleteSignature\w*|InvalidSecurity|OptInRequired|NotAuthorized|CredentialsProviderError|TokenProviderError|KMS\.?(AccessDenied|Disabled|InvalidState|InvalidKeyUsage|NotFound|OptInRequired)\w*)$/i;
+  /^(AccessDenied\w*|AuthFailure|AuthorizationError\w*|InvalidClientTokenId|InvalidAccessKeyId|SignatureDoesNotMatch|UnrecognizedClient\w*|ExpiredToken\w*|MissingAuthenticationToken\w*|IncompleteSignature\w*|InvalidSecurity|OptInRequired|NotAuthorized|KMS\.?(AccessDenied|Disabled|InvalidState|InvalidKeyUsage|NotFound|OptInRequired)\w*)$/i;
 const BUSY =
   /^(Throttling\w*|Throttled\w*|RequestThrottled|TooManyRequests\w*|ProvisionedThroughputExceeded\w*|LimitExceeded\w*|OverLimit|ResourceInUse\w*|KMS\.?Thrott\w*|ServiceUnavailable\w*|InternalFailure\w*|InternalError\w*|SlowDown)$/i;
 const MISSING =
@@ -64,6 +52,7 @@ const TOO_LARGE = /^(BatchRequestTooLong|AWS\.SimpleQueueService\.BatchRequestTo
  * `place` names the destination.
  */
 export function awsFailure(error: unknown, place: string): MillraceError {
+  if (error instanceof MillraceError) return error;
   const {
     name = '',
     $metadata,

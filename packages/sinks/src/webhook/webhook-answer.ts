@@ -51,6 +51,7 @@ function errorOf({ status }: HttpAnswer, { retryStatuses }: AnswerRules): Millra
     const hint = 'Look at headers and encrypted_headers of the endpoint.';
     return new MillraceError('sink_denied', { detail, hint });
   }
+  if (status === 413) return new MillraceError('sink_record_too_large', { detail });
   if (status >= 300 && status <= 399) {
     const hint = 'Redirects are not followed. Give the address that it redirects to as url of the endpoint.';
     return new MillraceError('sink_refused', { detail, hint });

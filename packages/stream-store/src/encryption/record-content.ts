@@ -1,5 +1,5 @@
 import type { ByteWriter } from '@millrace/core/byte-writer';
-import type { RecordCursor } from '../record-codec.ts';
+import type { RecordCursor } from '../record-cursor.ts';
 import { fieldSize, varintSize, writeTag, writeVarint } from '../record-fields.ts';
 
 /** The part of a record that is sealed, and what is written around it. HOT PATH. */

@@ -1,7 +1,8 @@
 import { type KeyObject, randomFillSync } from 'node:crypto';
 import { assert } from '@millrace/core/assert';
 import { ByteWriter } from '@millrace/core/byte-writer';
-import { COMMAND_NONE, commandOf, RecordCursor } from '../record-codec.ts';
+import { COMMAND_NONE, commandOf } from '../record-commands.ts';
+import { RecordCursor } from '../record-cursor.ts';
 import { S2Error } from '../s2-error.ts';
 import type { ReadLimits, ReadSlice } from '../store.ts';
 import type { KeyedCipher, RecordCipher } from './record-cipher.ts';

@@ -2,7 +2,7 @@ import { BinaryWriter } from '@bufbuild/protobuf/wire';
 import { ByteWriter } from '@millrace/core/byte-writer';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { RecordCursor } from '../record-codec.ts';
+import { RecordCursor } from '../record-cursor.ts';
 import { S2Error } from '../s2-error.ts';
 import type { AppendInput } from '../store.ts';
 import { readJsonAppendInput, readProtoAppendInput } from './append-input.ts';

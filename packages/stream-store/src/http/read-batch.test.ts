@@ -3,7 +3,7 @@ import { ByteWriter } from '@millrace/core/byte-writer';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { StreamPosition } from '../model.ts';
-import { writeSequencedRecord } from '../record-codec.ts';
+import { writeSequencedRecord } from '../record-writer.ts';
 import { encodeAppendAck, encodeReadFrames, encodeTail, readBatchJson, readFramesRoom } from './read-batch.ts';
 import { FrameBufferPool, FrameDecoder } from './s2s-frame.ts';
 

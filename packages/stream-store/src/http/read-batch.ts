@@ -1,6 +1,6 @@
 import { ByteWriter } from '@millrace/core/byte-writer';
 import type { AppendAck, StreamPosition } from '../model.ts';
-import { RecordCursor } from '../record-codec.ts';
+import { RecordCursor } from '../record-cursor.ts';
 import type { RecordFormat } from './append-input.ts';
 import { FRAME_HEAD_BYTES, writeFrameHead } from './s2s-frame.ts';
 import { positionJson } from './wire.ts';

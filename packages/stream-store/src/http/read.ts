@@ -1,7 +1,7 @@
 import type { Writable } from 'node:stream';
 import { READ_METERED_BYTES_MAX, READ_RECORDS_MAX } from '../limits.ts';
 import type { StreamPosition } from '../model.ts';
-import { sliceRecords } from '../record-codec.ts';
+import { sliceRecords } from '../record-slice.ts';
 import { S2Error } from '../s2-error.ts';
 import type { ReadSlice, Stream } from '../store.ts';
 import { answerJson, answerProtobuf, SESSION_HEADERS } from './answers.ts';

@@ -1,3 +1,5 @@
+import { LIVE } from './row-flags.ts';
+
 /** Rows per page: a page is the unit of copying while a frozen view is held, 36 KiB in 2 microseconds. */
 export const PAGE_ROWS = 512;
 const PAGE_BITS = 9;
@@ -63,6 +65,11 @@ export class RowPages {
   writable(slot: number): DataView {
     const page = this.#pages[slot >>> PAGE_BITS]!;
     return page.epoch > this.#sharedEpoch ? page.view : this.#copy(slot >>> PAGE_BITS);
+  }
+
+  /** Whether the row is a stream's: rows of purged streams are free. */
+  isLive(slot: number): boolean {
+    return (this.readable(slot).getUint16(rowAt(slot) + FLAGS, true) & LIVE) !== 0;
   }
 
   grow(): void {

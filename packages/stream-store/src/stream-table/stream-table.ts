@@ -1,14 +1,14 @@
-import { randomFillSync } from 'node:crypto';
 import { assert } from '@millrace/core/assert';
 import type { Carry, StreamEntry } from '../entries.ts';
 import { STREAMS_HYDRATED_MAX } from '../limits.ts';
 import type { StreamCipher, StreamConfig, StreamInfo } from '../model.ts';
 import { type StreamExtra, type StreamRow, StreamState } from '../stream-state.ts';
-import { atOf, type BlobKind, type BlobOwner, ByteArena, compareBytes, EXTRA, NAME, sizeOf } from './byte-arena.ts';
 import { ConfigTable } from './config-table.ts';
 import { FrozenStreams } from './frozen-streams.ts';
-import { hashId, NameHash } from './name-hash.ts';
-import { type NameBytes, NameOrder } from './name-order.ts';
+import { hashId } from './name-hash.ts';
+import { NameIndex } from './name-index.ts';
+import { NameOrder } from './name-order.ts';
+import { RowBlobs } from './row-blobs.ts';
 import { CIPHER_SHIFT, CIPHERS, DELETED, LIVE, LOG } from './row-flags.ts';
 import {
   ACTIVE_FIRST,
@@ -16,7 +16,6 @@ import {
   BASIN,
   CONFIG,
   CREATED_AT,
-  EXTRA_REF,
   FLAGS,
   ID_HIGH,
   ID_LOW,
@@ -30,15 +29,7 @@ import {
   TRIM_POINT,
 } from './row-pages.ts';
 import { SlotHash } from './slot-hash.ts';
-import {
-  extraSize,
-  NO_EXTRA,
-  readDeletedAt,
-  readExtra,
-  TRIPLE_BYTES,
-  writeExtra as writeExtraBytes,
-  writeTriple,
-} from './stream-extra.ts';
+import { NO_EXTRA, readDeletedAt } from './stream-extra.ts';
 import { type NamedRows, StreamNames } from './stream-names.ts';
 import { StreamsInUse } from './streams-in-use.ts';
 
@@ -60,13 +51,12 @@ export interface NewStream {
  * through, so that rows are always complete: freezing the pages freezes the state of all streams at this position.
  * HOT PATH: slotOf, get, writeTail, writeActive.
  */
-export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
+export class StreamTable implements StreamRow, NamedRows {
   readonly #pages = new RowPages();
-  readonly #arena = new ByteArena(this);
+  readonly #blobs = new RowBlobs(this.#pages);
   readonly #configs = new ConfigTable();
   readonly #byId = new SlotHash();
-  readonly #byName = new SlotHash();
-  readonly #hash = new NameHash(randomFillSync(new Uint32Array(2)));
+  readonly #byName = new NameIndex(this.#pages, this.#blobs);
   readonly #basins: (StreamNames | null)[] = [];
   readonly #freeBasins: number[] = [];
   /** Streams whose deletion is durable and which are not purged. */
@@ -76,7 +66,6 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
   #free = 0;
   /** Rows ever used. */
   #end = 0;
-  #scratch = Buffer.allocUnsafeSlow(2048);
 
   constructor(hydratedMax = STREAMS_HYDRATED_MAX) {
     this.#hydrated = new StreamsInUse(hydratedMax, (slot, state) => this.#park(slot, state));
@@ -93,7 +82,7 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
   /** The names of a new basin. */
   addBasin(name: string): StreamNames {
     const basin = this.#freeBasins.pop() ?? this.#basins.length;
-    const names = new StreamNames(basin, name, new NameOrder(this), this);
+    const names = new StreamNames(basin, name, new NameOrder(this.#blobs), this);
     this.#basins[basin] = names;
     return names;
   }
@@ -127,13 +116,13 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
 
   /** All ids, in no order, also across changes: a stream that is there all the time is met once. */
   *ids(): Generator<number> {
-    for (let slot = 0; slot < this.#end; slot++) if (this.#isLive(slot)) yield this.idAt(slot);
+    for (let slot = 0; slot < this.#end; slot++) if (this.#pages.isLive(slot)) yield this.idAt(slot);
   }
 
   /** As ids, of streams of the main journal that ever had records. */
   *writtenIds(): Generator<number> {
     for (let slot = 0; slot < this.#end; slot++) {
-      if (!this.#isLive(slot) || this.isLogAt(slot)) continue;
+      if (!this.#pages.isLive(slot) || this.isLogAt(slot)) continue;
       if (this.#pages.readable(slot).getFloat64(rowAt(slot) + TAIL_SEQ, true) > 0) yield this.idAt(slot);
     }
   }
@@ -156,7 +145,7 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
   ): number {
     const end = Math.min(this.#end, cursor + limit);
     for (let slot = cursor; slot < end; slot++) {
-      if (!this.#isLive(slot)) continue;
+      if (!this.#pages.isLive(slot)) continue;
       const view = this.#pages.readable(slot);
       const at = rowAt(slot);
       visit(
@@ -172,8 +161,8 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
   }
 
   create(names: StreamNames, entry: StreamEntry): void {
-    const length = this.#encode(entry.name);
-    this.#insert(names, entry, this.#scratch, 0, length);
+    const length = this.#byName.encode(entry.name);
+    this.#insert(names, entry, this.#byName.encoded, 0, length);
     const { requestKey, deletedAt } = entry;
     if (requestKey === null && deletedAt === null) return;
     this.writeExtra(this.slotOfId(entry.id), { ...NO_EXTRA, requestKey, deletedAt });
@@ -194,7 +183,7 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
   }
 
   loadExtra(slot: number, bytes: Buffer, start: number, end: number): void {
-    this.#replaceExtra(slot, end - start, (out, at) => bytes.copy(out, at, start, end));
+    this.#blobs.loadExtra(slot, bytes, start, end);
     if (readDeletedAt(bytes, start) !== null) this.#markDeleted(slot);
   }
 
@@ -209,8 +198,8 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
     view.setUint32(at + CONFIG, number, true);
     const state = this.#hydrated.get(slot);
     state?.entryChanged(this.#configs.at(number), deletedAt);
-    const extra = state?.extra ?? this.#extraAt(slot);
-    if (extra.deletedAt !== deletedAt || this.#extraAt(slot).deletedAt !== deletedAt) {
+    const extra = state?.extra ?? this.#blobs.extraAt(slot);
+    if (extra.deletedAt !== deletedAt || this.#blobs.extraAt(slot).deletedAt !== deletedAt) {
       this.writeExtra(slot, { ...extra, deletedAt });
     }
   }
@@ -227,7 +216,7 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
     const at = rowAt(slot);
     const names = this.#basins[read.getUint32(at + BASIN, true)]!;
     names.order.remove(slot);
-    this.#byName.remove(this.#hashOfSlot(names.basin, slot), slot);
+    this.#byName.remove(slot, names.basin);
     this.#byId.remove(hashId(id), slot);
     this.#deleted.delete(id);
     this.#configs.giveBack(read.getUint32(at + CONFIG, true));
@@ -239,10 +228,8 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
     view.setUint32(at + NAME_REF, this.#free, true);
     this.#free = slot + 1;
     // Freeing may move what is alive, this stream's extra too, which the row still says.
-    this.#arena.free(name);
-    const extra = view.getUint32(at + EXTRA_REF, true);
-    this.#pages.writable(slot).setUint32(at + EXTRA_REF, 0, true);
-    if (extra !== 0) this.#arena.free(extra);
+    this.#blobs.freeName(name);
+    this.#blobs.freeExtra(slot);
   }
 
   /** Trim point of a stream, parked or not; -1: there is no such stream. */
@@ -260,7 +247,7 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
   /** Triples of a stream, parked or not; undefined: there is no such stream. */
   segmentsOf(id: number): readonly number[] | undefined {
     const slot = this.slotOfId(id);
-    return slot < 0 ? undefined : (this.#hydrated.get(slot)?.segments ?? this.#extraAt(slot).segments);
+    return slot < 0 ? undefined : (this.#hydrated.get(slot)?.segments ?? this.#blobs.extraAt(slot).segments);
   }
 
   /** Replaces them, e.g. when compaction moved batches to other files. Nothing when there is no such stream. */
@@ -269,21 +256,13 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
     if (slot < 0) return;
     const state = this.#hydrated.get(slot);
     if (state !== undefined) state.segments = segments;
-    else this.writeExtra(slot, { ...this.#extraAt(slot), segments });
+    else this.writeExtra(slot, { ...this.#blobs.extraAt(slot), segments });
   }
 
   /** One more sealed segment with batches of the stream. */
   addSegment(slot: number, segment: number, firstSeqNum: number, lastArrivalMs: number): void {
     assert(slot >= 0, 'a parked stream does not change');
-    const ref = this.#pages.readable(slot).getUint32(rowAt(slot) + EXTRA_REF, true);
-    const from = ref === 0 ? null : this.#arena.bytesOf(ref);
-    const size = from === null ? 1 : sizeOf(from, ref);
-    // The triples are last in the extra, so one more is a copy with something behind it.
-    this.#replaceExtra(slot, size + TRIPLE_BYTES, (out, at) => {
-      if (from === null) out[at] = 0;
-      else from.copy(out, at, atOf(ref), atOf(ref) + size);
-      writeTriple(out, at + size, segment, firstSeqNum, lastArrivalMs);
-    });
+    this.#blobs.appendTriple(slot, segment, firstSeqNum, lastArrivalMs);
     const state = this.#hydrated.get(slot);
     state?.segmentsChanged([...state.segments, segment, firstSeqNum, lastArrivalMs]);
   }
@@ -294,7 +273,7 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
     if (slot < 0) return;
     this.loadState(slot, carry.tailSeqNum, carry.tailTimestamp, carry.trimPoint, carry.lastArrivalMs);
     const state = this.#hydrated.get(slot);
-    const extra = state?.extra ?? this.#extraAt(slot);
+    const extra = state?.extra ?? this.#blobs.extraAt(slot);
     const { fencingToken, segments } = carry;
     if (state === undefined) {
       this.writeExtra(slot, { ...extra, fencingToken, segments: [...extra.segments, ...segments] });
@@ -342,29 +321,25 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
   // Names.
 
   slotOf(basin: number, name: string): number {
-    const length = this.#encode(name);
-    const hash = this.#hash.of(basin, this.#scratch, 0, length);
-    let slot = this.#byName.find(hash);
-    while (slot >= 0 && !this.#isNamed(slot, basin, length)) slot = this.#byName.findNext(hash);
-    return slot;
+    return this.#byName.slotOf(basin, name);
   }
 
   nameAt(slot: number): string {
-    const ref = this.#nameRef(slot);
-    const bytes = this.#arena.bytesOf(ref);
-    const at = atOf(ref);
-    return bytes.toString('utf8', at, at + sizeOf(bytes, ref));
+    return this.#blobs.nameAt(slot);
+  }
+
+  nameStartsWith(slot: number, prefix: Uint8Array): boolean {
+    return this.#blobs.nameStartsWith(slot, prefix);
   }
 
   infoAt(slot: number): StreamInfo {
     const view = this.#pages.readable(slot);
     const at = rowAt(slot);
     const flags = view.getUint16(at + FLAGS, true);
-    const ref = view.getUint32(at + EXTRA_REF, true);
     return {
       name: this.nameAt(slot),
       createdAt: view.getFloat64(at + CREATED_AT, true),
-      deletedAt: (flags & DELETED) === 0 ? null : readDeletedAt(this.#arena.bytesOf(ref), atOf(ref)),
+      deletedAt: (flags & DELETED) === 0 ? null : this.#blobs.deletedAt(slot),
       cipher: CIPHERS[flags >>> CIPHER_SHIFT]!,
     };
   }
@@ -373,37 +348,6 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
   info(id: number): StreamInfo | undefined {
     const slot = this.slotOfId(id);
     return slot < 0 ? undefined : this.infoAt(slot);
-  }
-
-  nameStartsWith(slot: number, prefix: Uint8Array): boolean {
-    const ref = this.#nameRef(slot);
-    const bytes = this.#arena.bytesOf(ref);
-    if (sizeOf(bytes, ref) < prefix.length) return false;
-    const at = atOf(ref);
-    for (let i = 0; i < prefix.length; i++) if (bytes[at + i] !== prefix[i]) return false;
-    return true;
-  }
-
-  compareName(slot: number, other: Uint8Array, length: number): number {
-    const ref = this.#nameRef(slot);
-    const bytes = this.#arena.bytesOf(ref);
-    return compareBytes(bytes, atOf(ref), sizeOf(bytes, ref), other, 0, length);
-  }
-
-  compareSlots(a: number, b: number): number {
-    const refA = this.#nameRef(a);
-    const refB = this.#nameRef(b);
-    const bytesA = this.#arena.bytesOf(refA);
-    const bytesB = this.#arena.bytesOf(refB);
-    return compareBytes(bytesA, atOf(refA), sizeOf(bytesA, refA), bytesB, atOf(refB), sizeOf(bytesB, refB));
-  }
-
-  isShared(epoch: number): boolean {
-    return this.#pages.isShared(epoch);
-  }
-
-  get epoch(): number {
-    return this.#pages.epoch;
   }
 
   // What StreamState writes through to.
@@ -433,23 +377,8 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
 
   writeExtra(slot: number, extra: StreamExtra): void {
     assert(slot >= 0, 'a parked stream does not change');
-    const size = extraSize(extra);
-    this.#replaceExtra(slot, size, (out, at) => writeExtraBytes(out, at, extra));
+    this.#blobs.writeExtra(slot, extra);
     if (extra.deletedAt !== null) this.#markDeleted(slot);
-  }
-
-  // What the arena asks.
-
-  blobOf(slot: number, kind: BlobKind): number {
-    const view = this.#pages.readable(slot);
-    const at = rowAt(slot);
-    if (kind === EXTRA) return view.getUint32(at + EXTRA_REF, true);
-    // In a free row the place of the name holds the next free slot.
-    return this.#isLive(slot) ? view.getUint32(at + NAME_REF, true) : 0;
-  }
-
-  blobMoved(slot: number, kind: BlobKind, ref: number): void {
-    this.#pages.writable(slot).setUint32(rowAt(slot) + (kind === NAME ? NAME_REF : EXTRA_REF), ref, true);
   }
 
   // Taking out and putting back.
@@ -464,7 +393,7 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
     const at = rowAt(slot);
     const flags = view.getUint16(at + FLAGS, true);
     assert((flags & LIVE) !== 0, 'a stream that is taken out of the table is in it');
-    const extra = this.#extraAt(slot);
+    const extra = this.#blobs.extraAt(slot);
     const entry: StreamEntry = {
       id: this.idAt(slot),
       basin: this.#basins[view.getUint32(at + BASIN, true)]!.basinName,
@@ -504,14 +433,14 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
     const basins = this.#basins
       .filter((names) => names !== null)
       .map((names) => ({ name: names.basinName, runs: names.order.snapshot() }));
-    return new FrozenStreams(pages, this.#arena.snapshot(), this.#configs.snapshot(), basins, () =>
+    return new FrozenStreams(pages, this.#blobs.snapshot(), this.#configs.snapshot(), basins, () =>
       this.#pages.release(epoch),
     );
   }
 
   /** For metrics and tests: what the table weighs, in bytes. */
   get byteLength(): number {
-    return this.#pages.length * ROW_BYTES + this.#arena.bytes + this.#byId.byteLength + this.#byName.byteLength;
+    return this.#pages.length * ROW_BYTES + this.#blobs.byteLength + this.#byId.byteLength + this.#byName.byteLength;
   }
 
   #park(slot: number, state: StreamState): void {
@@ -521,7 +450,7 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
     assert(view.getFloat64(at + TAIL_SEQ, true) === state.tailSeqNum, 'a parked stream has the tail of its row (I1)');
     assert(view.getFloat64(at + TRIM_POINT, true) === state.trimPoint, 'a parked stream is trimmed as its row');
     // Expiry is no entry of the journal, but it must not go back while the process runs.
-    if (state.expiredTo > state.trimPoint && this.#extraAt(slot).expiredTo < state.expiredTo) {
+    if (state.expiredTo > state.trimPoint && this.#blobs.extraAt(slot).expiredTo < state.expiredTo) {
       this.writeExtra(slot, state.extra);
     }
     state.detach(false);
@@ -530,8 +459,7 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
   #insert(names: StreamNames, stream: NewStream, name: Buffer, start: number, end: number): number {
     assert(this.slotOfId(stream.id) < 0, 'a stream id is given once');
     const slot = this.#takeSlot();
-    const ref = this.#arena.take(slot, NAME, end - start);
-    name.copy(this.#arena.bytesOf(ref), atOf(ref), start, end);
+    const ref = this.#blobs.takeName(slot, name, start, end);
     const view = this.#pages.writable(slot);
     const at = rowAt(slot);
     for (let i = 0; i < ROW_BYTES; i += 4) view.setUint32(at + i, 0, true);
@@ -545,7 +473,7 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
     view.setUint32(at + BASIN, names.basin, true);
     view.setUint32(at + CONFIG, this.#configs.take(stream.config), true);
     this.#byId.insert(hashId(stream.id), slot);
-    this.#byName.insert(this.#hash.of(names.basin, name, start, end), slot);
+    this.#byName.insert(slot, names.basin, name, start, end);
     names.order.insert(slot);
     return slot;
   }
@@ -560,66 +488,10 @@ export class StreamTable implements StreamRow, NameBytes, BlobOwner, NamedRows {
     return slot;
   }
 
-  #isLive(slot: number): boolean {
-    return (this.#pages.readable(slot).getUint16(rowAt(slot) + FLAGS, true) & LIVE) !== 0;
-  }
-
   #markDeleted(slot: number): void {
     const view = this.#pages.writable(slot);
     const at = rowAt(slot);
     view.setUint16(at + FLAGS, view.getUint16(at + FLAGS, true) | DELETED, true);
     this.#deleted.add(this.idAt(slot));
-  }
-
-  #extraAt(slot: number): StreamExtra {
-    const ref = this.#pages.readable(slot).getUint32(rowAt(slot) + EXTRA_REF, true);
-    if (ref === 0) return NO_EXTRA;
-    const bytes = this.#arena.bytesOf(ref);
-    const at = atOf(ref);
-    return readExtra(bytes, at, at + sizeOf(bytes, ref));
-  }
-
-  /** `size` 0: there is nothing to keep. */
-  #replaceExtra(slot: number, size: number, write: (out: Buffer, at: number) => void): void {
-    let ref = 0;
-    if (size > 0) {
-      ref = this.#arena.take(slot, EXTRA, size);
-      write(this.#arena.bytesOf(ref), atOf(ref));
-    }
-    // The old one may have moved to make room.
-    const view = this.#pages.writable(slot);
-    const at = rowAt(slot);
-    const old = view.getUint32(at + EXTRA_REF, true);
-    view.setUint32(at + EXTRA_REF, ref, true);
-    if (old !== 0) this.#arena.free(old);
-  }
-
-  #nameRef(slot: number): number {
-    return this.#pages.readable(slot).getUint32(rowAt(slot) + NAME_REF, true);
-  }
-
-  #isNamed(slot: number, basin: number, length: number): boolean {
-    const view = this.#pages.readable(slot);
-    if (view.getUint32(rowAt(slot) + BASIN, true) !== basin) return false;
-    return this.compareName(slot, this.#scratch, length) === 0;
-  }
-
-  #hashOfSlot(basin: number, slot: number): number {
-    const ref = this.#nameRef(slot);
-    const bytes = this.#arena.bytesOf(ref);
-    const at = atOf(ref);
-    return this.#hash.of(basin, bytes, at, at + sizeOf(bytes, ref));
-  }
-
-  /** The name's UTF-8 in the scratch; returns its length. */
-  #encode(name: string): number {
-    if (name.length * 3 > this.#scratch.length) this.#scratch = Buffer.allocUnsafeSlow(name.length * 3);
-    const scratch = this.#scratch;
-    for (let i = 0; i < name.length; i++) {
-      const unit = name.charCodeAt(i);
-      if (unit >= 0x80) return scratch.write(name, 0, 'utf8');
-      scratch[i] = unit;
-    }
-    return name.length;
   }
 }

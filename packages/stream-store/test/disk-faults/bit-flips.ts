@@ -85,7 +85,7 @@ class BitFlips {
       throw new Error(`${where}: opening failed with ${String(error)}`, { cause: error });
     }
     try {
-      if (inLastOfLog && world.store.tornBytes > 0 && (await world.logIsCut())) return 'cut';
+      if (inLastOfLog && world.store.tornBytes > 0 && (await world.log.isCut())) return 'cut';
       const unreadable = await world.checkReadable();
       return unreadable ? 'unreadable' : 'unharmed';
     } catch (error) {

@@ -162,10 +162,10 @@ class DiskFaultRun {
     await world.check();
     await world.settleDeletions();
     await world.settleCompaction();
-    const before = await snapshotOf(world.store, world.secrets);
+    const before = await snapshotOf(world.store, world.tokens.secrets);
     if (this.#random.chance(0.5)) {
       await world.store.compactNow();
-      this.#compare(before, await snapshotOf(world.store, world.secrets), 'after compacting it');
+      this.#compare(before, await snapshotOf(world.store, world.tokens.secrets), 'after compacting it');
     }
     if (this.#random.chance(0.5)) {
       const killed = world.disk.afterKill();
@@ -173,11 +173,11 @@ class DiskFaultRun {
       world.disk = killed;
     } else await world.store.close();
     await world.open();
-    this.#compare(before, await snapshotOf(world.store, world.secrets), 'after opening it again');
+    this.#compare(before, await snapshotOf(world.store, world.tokens.secrets), 'after opening it again');
     await world.store.close();
     for (const path of derivedFiles(world.disk)) world.disk.remove(path);
     await world.open();
-    this.#compare(before, await snapshotOf(world.store, world.secrets), 'without everything derived');
+    this.#compare(before, await snapshotOf(world.store, world.tokens.secrets), 'without everything derived');
     await world.store.close();
     this.#rebuilds++;
   }

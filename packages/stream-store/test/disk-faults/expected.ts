@@ -1,3 +1,6 @@
+import type { Random } from '@millrace/testkit/random';
+import type { LocalStore } from '../../src/local-store.ts';
+
 /**
  * One thing that operations change one after another: what it is for certain, and what it may have become by operations
  * that were not answered. These take effect in order, so after a crash some first part of them did.
@@ -52,4 +55,12 @@ export class Expected<S> {
   get possible(): readonly S[] {
     return this.#states.map(({ value }) => value);
   }
+}
+
+/** What the parts of a world work on; the store is another one in each life. */
+export interface Ground {
+  readonly store: LocalStore;
+  readonly random: Random;
+  /** Another one each time. */
+  number(): number;
 }

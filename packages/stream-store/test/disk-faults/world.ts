@@ -1,21 +1,18 @@
-import { ByteWriter } from '@millrace/core/byte-writer';
 import { MillraceError } from '@millrace/core/error';
 import type { Random } from '@millrace/testkit/random';
 import { type LocalStore, openLocalStore } from '../../src/local-store.ts';
-import {
-  type AccessTokenInfo,
-  type BasinConfig,
-  DEFAULT_BASIN_CONFIG,
-  type PartialStreamConfig,
-} from '../../src/model.ts';
-import { writeSequencedRecord } from '../../src/record-codec.ts';
+import { type BasinConfig, DEFAULT_BASIN_CONFIG, type PartialStreamConfig } from '../../src/model.ts';
 import { S2Error } from '../../src/s2-error.ts';
 import type { Stream } from '../../src/store.ts';
 import type { MemoryFileSystem } from '../memory-file-system.ts';
 import { type Given, HeldClock, input, readAll } from '../store-rig.ts';
-import { Expected } from './expected.ts';
+import { Expected, type Ground } from './expected.ts';
+import { ExpectedLog } from './expected-log.ts';
+import { ExpectedTable } from './expected-table.ts';
+import { ExpectedTokens, tokenInfo } from './expected-tokens.ts';
+import { codeOf, equal, s2Error, same, settle } from './judgement.ts';
 import type { SimulatedStorage } from './simulated-storage.ts';
-import { fencingTokenOf, LOG_STREAM } from './snapshot.ts';
+import { fencingTokenOf } from './snapshot.ts';
 import { appendTo, type ExpectedStream, firstKept, newStream, tailTimestamp } from './stream-expectation.ts';
 
 /*
@@ -34,8 +31,6 @@ const STREAMS: readonly (readonly [string, string])[] = [
   [HOME, 's2'],
   [GUEST, 't0'],
 ];
-const TOKEN_IDS = ['reader', 'writer'];
-const STATE_KEYS = ['cursor', 'schema'];
 const TURNS_MAX = 20_000;
 
 interface ExpectedBasin {
@@ -44,29 +39,21 @@ interface ExpectedBasin {
   readonly request: { readonly token: string; readonly config: BasinConfig } | null;
 }
 
-interface ExpectedLog {
-  readonly bodies: readonly string[];
-  readonly trimPoint: number;
-}
-
 /** null: there is none. */
 type Maybe<T> = T | null;
 
-export class World {
+export class World implements Ground {
   readonly #dir: string;
-  readonly #random: Random;
+  readonly random: Random;
   readonly clock = new HeldClock();
   store!: LocalStore;
   disk: MemoryFileSystem;
   readonly storage: SimulatedStorage | null;
   readonly #basins = new Map<string, Expected<Maybe<ExpectedBasin>>>();
   readonly #streams = new Map<string, Expected<Maybe<ExpectedStream>>>();
-  #log = new Expected<Maybe<ExpectedLog>>(null);
-  #table = new Expected<ReadonlyMap<string, string>>(new Map());
-  readonly #tokens = new Map<string, Expected<boolean>>(TOKEN_IDS.map((id) => [id, new Expected(false)]));
-  /** Of tokens issued last, and of all that were revoked. */
-  readonly secrets = new Map<string, string>();
-  readonly #revoked: string[] = [];
+  log = new ExpectedLog(this);
+  tokens = new ExpectedTokens(this);
+  #table = new ExpectedTable(this);
   /** The furthest tail anybody was shown, per stream. */
   readonly #shown = new Map<string, number>();
   #made = 0;
@@ -80,7 +67,7 @@ export class World {
     this.#dir = dir;
     this.disk = disk;
     this.storage = storage;
-    this.#random = random;
+    this.random = random;
     for (const name of [HOME, GUEST]) this.#basins.set(name, new Expected<Maybe<ExpectedBasin>>(null));
     for (const [basin, name] of STREAMS)
       this.#streams.set(`${basin}/${name}`, new Expected<Maybe<ExpectedStream>>(null));
@@ -104,6 +91,11 @@ export class World {
     });
   }
 
+  /** Another one each time. */
+  number(): number {
+    return this.#made++;
+  }
+
   /** Writing failed for good: nothing is answered any more until the next opening. */
   get failed(): boolean {
     return this.#failed;
@@ -111,7 +103,7 @@ export class World {
 
   /** Operations that were not answered; and what goes on behind those that were. */
   get interrupted(): string[] {
-    const all = [...this.#basins.values(), ...this.#streams.values(), ...this.#tokens.values(), this.#log, this.#table];
+    const all = [...this.#basins.values(), ...this.#streams.values(), this.tokens, this.log, this.#table];
     const compacts = this.#compacting !== null;
     const purges = [...this.#basins.values(), ...this.#streams.values()].some(
       ({ certain }) => certain?.phase === 'deleting',
@@ -121,15 +113,13 @@ export class World {
 
   /** The same expectations, for another disk: what may be found on one is not decided by what was found on the other. */
   fork(disk: MemoryFileSystem): World {
-    const fork = new World(this.#dir, disk, this.#random);
+    const fork = new World(this.#dir, disk, this.random);
     for (const [name, basin] of this.#basins) fork.#basins.set(name, basin.clone());
     for (const [key, stream] of this.#streams) fork.#streams.set(key, stream.clone());
-    for (const [id, token] of this.#tokens) fork.#tokens.set(id, token.clone());
-    fork.#log = this.#log.clone();
-    fork.#table = this.#table.clone();
-    for (const [id, secret] of this.secrets) fork.secrets.set(id, secret);
+    fork.log = this.log.fork(fork);
+    fork.tokens = this.tokens.fork(fork);
+    fork.#table = this.#table.fork(fork);
     for (const [key, tail] of this.#shown) fork.#shown.set(key, tail);
-    fork.#revoked.push(...this.#revoked);
     fork.clock.nowMs = this.clock.nowMs;
     fork.#latestMs = this.#latestMs;
     return fork;
@@ -137,11 +127,11 @@ export class World {
 
   /** A few operations at once, each on something of its own. Resolves when all were answered or failed with the disk. */
   async round(): Promise<void> {
-    this.#advance(this.#random.integer(60) - 10);
+    this.#advance(this.random.integer(60) - 10);
     if (this.#compactionFault !== null) throw this.#compactionFault;
     const busy = new Set<string>();
     const underWay: Promise<void>[] = [];
-    for (let i = 1 + this.#random.integer(5); i > 0; i--) {
+    for (let i = 1 + this.random.integer(5); i > 0; i--) {
       const { what, within, start } = this.#choose();
       // Whoever changes a basin has it to himself; streams in it do not mind each other.
       if (busy.has(what) || busy.has(within) || busy.has(`in ${what}`)) continue;
@@ -152,7 +142,7 @@ export class World {
   }
 
   #choose(): { what: string; within: string; start: () => Promise<void> } {
-    const random = this.#random;
+    const random = this.random;
     const chance = random.next();
     const [basin, name] = random.pick(STREAMS);
     const what = `${basin}/${name}`;
@@ -164,11 +154,11 @@ export class World {
     }
     if (chance < 0.6) return { what, within: basin, start: () => this.#append(basin, name) };
     if (chance < 0.7) return { what, within: basin, start: () => this.#look(basin, name) };
-    if (chance < 0.82) return { what: 'log', within: '', start: () => this.#logStep() };
-    if (chance < 0.9) return { what: 'tokens', within: '', start: () => this.#tokenStep() };
+    if (chance < 0.82) return { what: 'log', within: '', start: () => this.log.step() };
+    if (chance < 0.9) return { what: 'tokens', within: '', start: () => this.tokens.step() };
     if (chance < 0.925) return { what: 'compaction', within: '', start: () => this.startCompaction() };
     if (chance < 0.94) return { what: 'clock', within: '', start: async () => this.#advance(15_000) };
-    return { what: 'table', within: '', start: () => this.#tableStep() };
+    return { what: 'table', within: '', start: () => this.#table.step() };
   }
 
   /** Faults of the disk are what this is about; anything else is a finding. */
@@ -205,7 +195,7 @@ export class World {
   async #basinStep(name: string): Promise<void> {
     const expected = this.#basins.get(name)!;
     const basin = expected.assumed;
-    const random = this.#random;
+    const random = this.random;
     if (basin === null) return await this.#createBasin(name, expected);
     if (basin.phase === 'deleting') return await this.#gone(() => this.#isBasinListed(name), expected);
     const chance = random.next();
@@ -229,7 +219,7 @@ export class World {
 
   async #createBasin(name: string, expected: Expected<Maybe<ExpectedBasin>>): Promise<void> {
     const config = this.#basinConfig();
-    const token = this.#random.chance(0.7) ? `b${this.#made++}` : undefined;
+    const token = this.random.chance(0.7) ? `b${this.number()}` : undefined;
     const request = token === undefined ? null : { token, config };
     const done = expected.begin('create basin', { phase: 'live', config, request });
     const { result } = await this.store.createBasin(name, config, token);
@@ -255,7 +245,7 @@ export class World {
   }
 
   #basinConfig(): BasinConfig {
-    const random = this.#random;
+    const random = this.random;
     return {
       ...DEFAULT_BASIN_CONFIG,
       createStreamOnAppend: random.chance(0.5),
@@ -276,7 +266,7 @@ export class World {
     if (stream.phase === 'deleting') {
       return await this.#gone(() => this.#streamInfo(basin, name) !== undefined, expected);
     }
-    const random = this.#random;
+    const random = this.random;
     const chance = random.next();
     if (chance < 0.3) {
       const done = expected.begin('delete stream', { ...stream, phase: 'deleting' });
@@ -299,7 +289,7 @@ export class World {
       return done();
     }
     const { request } = stream;
-    const code = await codeOf(this.store.createStream(basin, name, {}, `other${this.#made++}`));
+    const code = await codeOf(this.store.createStream(basin, name, {}, `other${this.number()}`));
     equal(code, 'resource_already_exists', 'a create that conflicts (18)');
     if (request !== null) {
       const { result } = await this.store.createStream(basin, name, request.config, request.token);
@@ -308,12 +298,12 @@ export class World {
   }
 
   async #createStream(basin: string, name: string, expected: Expected<Maybe<ExpectedStream>>): Promise<void> {
-    const random = this.#random;
+    const random = this.random;
     const home = this.#basins.get(basin)!.assumed;
     if (home?.phase !== 'live') return;
     this.#shown.delete(`${basin}/${name}`);
     const config: PartialStreamConfig = { retentionSecs: random.chance(0.7) ? null : 60 };
-    const token = random.chance(0.7) ? `s${this.#made++}` : undefined;
+    const token = random.chance(0.7) ? `s${this.number()}` : undefined;
     const done = expected.begin('create stream', newStream(config, home.config.defaultStreamConfig, token));
     const { result } = await this.store.createStream(basin, name, config, token);
     equal(result, 'created', 'result of a create (18)');
@@ -326,13 +316,13 @@ export class World {
     if (expected.assumed?.phase !== 'live') return;
     const stream = await this.store.openStream(basin, name, 'append');
     const answers: Promise<void>[] = [];
-    for (let i = 1 + this.#random.integer(4); i > 0; i--) answers.push(this.#appendOne(key, stream, expected));
+    for (let i = 1 + this.random.integer(4); i > 0; i--) answers.push(this.#appendOne(key, stream, expected));
     const all = await Promise.allSettled(answers);
     for (const answer of all) if (answer.status === 'rejected') this.#disk(answer.reason);
   }
 
   async #appendOne(key: string, handle: Stream, expected: Expected<Maybe<ExpectedStream>>): Promise<void> {
-    const random = this.#random;
+    const random = this.random;
     const before = expected.assumed!;
     const seqNum = before.records.length;
     const batch = this.#records(before);
@@ -363,16 +353,16 @@ export class World {
   }
 
   #records(stream: ExpectedStream): Given[] {
-    const random = this.#random;
+    const random = this.random;
     return Array.from({ length: 1 + random.integer(4) }, (): Given => {
       const chance = random.next();
       const timestamp = random.chance(0.5) ? BigInt(this.clock.nowMs + random.integer(100) - 70) : undefined;
-      if (chance < 0.08) return { command: 'fence', body: random.chance(0.4) ? '' : `f${this.#made++}`, timestamp };
+      if (chance < 0.08) return { command: 'fence', body: random.chance(0.4) ? '' : `f${this.number()}`, timestamp };
       if (chance < 0.16) {
         const trimTo = random.chance(0.1) ? 2n ** 64n - 1n : BigInt(random.integer(stream.records.length + 4));
         return { command: 'trim', trimTo, timestamp };
       }
-      return { body: `${this.#made++} `.padEnd(10 + random.integer(500), '.'), timestamp };
+      return { body: `${this.number()} `.padEnd(10 + random.integer(500), '.'), timestamp };
     });
   }
 
@@ -393,83 +383,15 @@ export class World {
     this.#shown.set(key, Math.max(this.#shown.get(key) ?? 0, tail));
   }
 
-  // The engine's log
-
-  async #logStep(): Promise<void> {
-    const log = this.#log.assumed;
-    if (log === null) {
-      const done = this.#log.begin('create log', { bodies: [], trimPoint: 0 });
-      await this.store.createLogStream(LOG_STREAM);
-      return done();
-    }
-    const stream = this.store.openLogStream(LOG_STREAM);
-    if (stream === null) throw new Error('the log stream is gone (1)');
-    if (this.#random.chance(0.3)) {
-      const trimPoint = this.#random.integer(log.bodies.length + 1);
-      const done = this.#log.begin('trim log', { ...log, trimPoint: Math.max(log.trimPoint, trimPoint) });
-      await stream.trim(trimPoint);
-      return done();
-    }
-    const firstSeqNum = log.bodies.length;
-    const body = `change ${firstSeqNum} `.padEnd(100 + this.#random.integer(900), '.');
-    const timestamp = BigInt(firstSeqNum + 1) << 40n;
-    const out = new ByteWriter(64);
-    const meteredBytes = writeSequencedRecord(out, firstSeqNum, timestamp, [], Buffer.from(body));
-    const done = this.#log.begin('append log', { ...log, bodies: [...log.bodies, body] });
-    const ack = await stream.appendSequenced({ records: out.view(), firstSeqNum, timestamp, count: 1, meteredBytes });
-    equal(ack.end.seqNum, firstSeqNum + 1, 'end of an acknowledgement of the log (1)');
-    done();
-  }
-
-  // Access tokens and the state table
-
-  async #tokenStep(): Promise<void> {
-    const id = this.#random.pick(TOKEN_IDS);
-    const expected = this.#tokens.get(id)!;
-    if (expected.assumed) {
-      const secret = this.secrets.get(id);
-      const done = expected.begin('revoke token', false);
-      await this.store.revokeAccessToken(id);
-      done();
-      if (secret === undefined) return;
-      this.secrets.delete(id);
-      this.#revoked.push(secret);
-      equal(this.store.authenticate(secret), null, 'a revoked token (20)');
-      return;
-    }
-    const done = expected.begin('issue token', true);
-    // Issued perhaps, and then nobody knows its secret.
-    this.secrets.delete(id);
-    this.secrets.set(id, await this.store.issueAccessToken(tokenInfo(id)));
-    done();
-  }
-
-  async #tableStep(): Promise<void> {
-    const key = this.#random.pick(STATE_KEYS);
-    const value = `${this.#made++}`;
-    const next = new Map(this.#table.assumed);
-    if (this.#random.chance(0.2)) {
-      next.delete(key);
-      const done = this.#table.begin('state delete', next);
-      await this.store.state.delete(key);
-      return done();
-    }
-    next.set(key, value);
-    const done = this.#table.begin('state put', next);
-    await this.store.state.put(key, Buffer.from(value));
-    done();
-  }
-
   // Checking
 
   /** After an opening: everything is what it has to be, or what an unanswered operation may have made of it. */
   async check(): Promise<void> {
     for (const name of this.#basins.keys()) this.#checkBasin(name);
     for (const [basin, name] of STREAMS) await this.#checkStream(basin, name);
-    await this.#checkLog();
-    this.#checkTokens();
-    const found = new Map([...this.store.state.list('')].map(([key, value]) => [key, Buffer.from(value).toString()]));
-    settle(this.#table, (table) => same([...table].sort(), [...found].sort()), 'the state table', [...found]);
+    await this.log.check();
+    this.tokens.check();
+    this.#table.check();
   }
 
   /** As check, but reads may be refused as damaged. Returns whether one was. */
@@ -481,8 +403,8 @@ export class World {
     };
     for (const name of this.#basins.keys()) this.#checkBasin(name);
     for (const [basin, name] of STREAMS) await this.#checkStream(basin, name).catch(refused);
-    await this.#checkLog().catch(refused);
-    this.#checkTokens();
+    await this.log.check().catch(refused);
+    this.tokens.check();
     return unreadable;
   }
 
@@ -550,49 +472,6 @@ export class World {
     equal(result, 'noop', 'a create repeated after a crash (18)');
   }
 
-  async #checkLog(): Promise<void> {
-    const stream = this.store.openLogStream(LOG_STREAM);
-    const bodies = stream === null ? [] : (await readAll(stream)).map(({ body }) => body);
-    const matches = (log: Maybe<ExpectedLog>) => {
-      if (log === null || stream === null) return log === stream;
-      const { seqNum } = stream.tail;
-      return (
-        seqNum === log.bodies.length &&
-        stream.firstSeqNum === log.trimPoint &&
-        same(bodies, log.bodies.slice(log.trimPoint))
-      );
-    };
-    const found = { tail: stream?.tail, first: stream?.firstSeqNum };
-    settle(this.#log, matches, 'the log (1, 2, 14)', found);
-  }
-
-  /** Of the log, a first part is there, and not all. */
-  async logIsCut(): Promise<boolean> {
-    const { bodies, trimPoint } = this.#log.certain ?? { bodies: [], trimPoint: 0 };
-    const stream = this.store.openLogStream(LOG_STREAM);
-    if (stream === null) return bodies.length > 0;
-    const found = (await readAll(stream)).map(({ body }) => body);
-    const { tail, firstSeqNum } = stream;
-    if (firstSeqNum > trimPoint || tail.seqNum < firstSeqNum) throw new Error('the cut log does not fit together');
-    const isCut = tail.seqNum < bodies.length || firstSeqNum < trimPoint;
-    return isCut && same(found, bodies.slice(firstSeqNum, tail.seqNum));
-  }
-
-  #checkTokens(): void {
-    const listed = this.store.listAccessTokens({}).items.map(({ id }) => id);
-    for (const [id, expected] of this.#tokens) {
-      settle(expected, (issued) => issued === listed.includes(id), `token ${id} (20)`, listed);
-      const secret = this.secrets.get(id);
-      if (secret === undefined) continue;
-      if (expected.certain) equal(this.store.authenticate(secret)?.id, id, 'a token that was issued (20)');
-      else {
-        this.secrets.delete(id);
-        this.#revoked.push(secret);
-      }
-    }
-    for (const secret of this.#revoked) equal(this.store.authenticate(secret), null, 'a revoked token (20)');
-  }
-
   /** After a failed write nothing is acknowledged any more, not even what was asked for before (5, 11). */
   async refusesEverything(): Promise<void> {
     const { store } = this;
@@ -644,59 +523,6 @@ export class World {
     if (!this.#isBasinListed(basin)) return undefined;
     return this.store.listStreams(basin, { prefix: name }).items.find((item) => item.name === name);
   }
-}
-
-function tokenInfo(id: string): AccessTokenInfo {
-  const both = { read: true, write: true };
-  return {
-    id,
-    expiresAt: null,
-    autoPrefixStreams: false,
-    scope: {
-      basins: { prefix: '' },
-      streams: { prefix: id },
-      accessTokens: null,
-      opGroups: { account: both, basin: both, stream: both },
-      ops: ['append', 'read'],
-    },
-  };
-}
-
-function settle<S>(expected: Expected<S>, matches: (state: S) => boolean, what: string, found: unknown): void {
-  if (expected.settle(matches)) return;
-  throw new Error(`${what} is none of what it may be.\nfound: ${show(found)}\nmay be: ${show(expected.possible)}`);
-}
-
-function equal(found: unknown, wanted: unknown, what: string): void {
-  const isFine = Array.isArray(wanted) && !Array.isArray(found) ? wanted.includes(found) : same(found, wanted);
-  if (!isFine) throw new Error(`${what}: ${show(found)} instead of ${show(wanted)}`);
-}
-
-function same(a: unknown, b: unknown): boolean {
-  return show(a) === show(b);
-}
-
-function show(value: unknown): string {
-  return JSON.stringify(value, (_key, inner) => shown(inner)) ?? 'undefined';
-}
-
-/** The order of an object's fields says nothing. */
-function shown(value: unknown): unknown {
-  if (typeof value === 'bigint') return `${value}n`;
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) return value;
-  return Object.fromEntries(Object.entries(value).sort(([a], [b]) => (a < b ? -1 : 1)));
-}
-
-function s2Error(error: unknown): S2Error {
-  if (error instanceof S2Error) return error;
-  throw error;
-}
-
-function codeOf(promise: Promise<unknown>): Promise<string> {
-  return promise.then(
-    () => 'none',
-    (error: unknown) => s2Error(error).code,
-  );
 }
 
 function turn(): Promise<void> {

@@ -1,4 +1,4 @@
-import { RecordCursor } from '../../src/record-codec.ts';
+import { RecordCursor } from '../../src/record-cursor.ts';
 import { S2Error, s2Codes } from '../../src/s2-error.ts';
 import type { Stream, StreamStore } from '../../src/store.ts';
 import { EVERYTHING, input } from '../store-rig.ts';

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { processHarness } from '../process-harness.ts';
 import { cached, freePorts, missing, onPath, run } from './provision.ts';
+import { resumeProcess, suspendProcess } from './suspend.ts';
 
 /** Only what these services and the server need: a third of what Moto would bring, in some seconds. */
 const PACKAGES = [
@@ -35,6 +36,10 @@ export interface AwsServer {
   queued(name: string): Promise<readonly QueuedMessage[]>;
   /** From now on only users are served: the one whose key it returns may do everything. */
   checkKeys(): Promise<AwsKey>;
+  /** What a task with a role of this name, which may do everything, is handed out: a key with a session. While every key is as good. */
+  assumeRole(name: string): Promise<AwsKey & { readonly sessionToken: string }>;
+  /** From now on whoever has the role may do nothing. While every key is as good. */
+  disarmRole(name: string): Promise<void>;
   /** Every key is as good as another again: as after the start. */
   trustKeys(): Promise<void>;
   kill(): Promise<void>;
@@ -79,6 +84,7 @@ export async function startAws(): Promise<AwsServer> {
     const args = [SERVER, '127.0.0.1', String(port)];
     let child = processHarness({ ...program, args });
     const url = `http://127.0.0.1:${port}`;
+    let user: AwsKey | null = null;
     const start = async () => {
       child.start();
       await child.waitForLine(/Running on/, { timeoutMs: START_TIMEOUT_MS });
@@ -92,22 +98,27 @@ export async function startAws(): Promise<AwsServer> {
         queued: async (name) =>
           JSON.parse(await answerOf(`${url}/millrace-test/queue/${name}`)) as readonly QueuedMessage[],
         async checkKeys() {
-          const key = await makeUser(url);
+          user ??= await makeUser(url);
           await serveWithoutKeys(url, '0');
-          return key;
+          return user;
+        },
+        assumeRole: (name) => assumeRole(url, name),
+        async disarmRole(RoleName) {
+          await iam(url, { Action: 'DeleteRolePolicy', RoleName, PolicyName: 'all' });
         },
         trustKeys: () => serveWithoutKeys(url, 'inf'),
         async kill() {
           await child.kill('SIGKILL');
         },
         async restart(prepare) {
+          user = null;
           child = processHarness({ ...program, args: [...args, 'closed'] });
           await start();
           await prepare();
           await answerOf(`${url}/millrace-test/open`);
         },
-        suspend: () => void process.kill(child.pid, 'SIGSTOP'),
-        resume: () => void process.kill(child.pid, 'SIGCONT'),
+        suspend: () => suspendProcess(child.pid),
+        resume: () => resumeProcess(child.pid),
         async stop() {
           await child.kill('SIGKILL');
           rmSync(directory, { recursive: true, force: true });
@@ -129,20 +140,38 @@ async function makeUser(url: string): Promise<AwsKey> {
   return { accessKeyId: text('AccessKeyId'), secretAccessKey: text('SecretAccessKey') };
 }
 
+async function assumeRole(url: string, RoleName: string) {
+  const AssumeRolePolicyDocument = POLICY.replace('"Resource":"*"', '"Principal":"*"');
+  await iam(url, { Action: 'CreateRole', RoleName, AssumeRolePolicyDocument });
+  await iam(url, { Action: 'PutRolePolicy', RoleName, PolicyName: 'all', PolicyDocument: POLICY });
+  const RoleArn = `arn:aws:iam::123456789012:role/${RoleName}`;
+  const session = { Action: 'AssumeRole', RoleArn, RoleSessionName: 'task', Version: '2011-06-15' };
+  const answer = await unsigned(url, 'sts', session);
+  const text = (tag: string) => new RegExp(`<${tag}>([^<]+)</${tag}>`).exec(answer)?.[1] ?? '';
+  return {
+    accessKeyId: text('AccessKeyId'),
+    secretAccessKey: text('SecretAccessKey'),
+    sessionToken: text('SessionToken'),
+  };
+}
+
 /** So many requests need no key. */
 async function serveWithoutKeys(url: string, count: '0' | 'inf'): Promise<void> {
   await answerOf(`${url}/moto-api/reset-auth`, { method: 'POST', body: count });
 }
 
-/** Nothing is signed yet: the header says which service is meant. */
 async function iam(url: string, parameters: Readonly<Record<string, string>>): Promise<string> {
+  return await unsigned(url, 'iam', { ...parameters, Version: '2010-05-08' });
+}
+
+/** Nothing is signed yet: the header says which service is meant. */
+async function unsigned(url: string, service: string, parameters: Readonly<Record<string, string>>): Promise<string> {
   return await answerOf(url, {
     method: 'POST',
     headers: {
-      authorization:
-        'AWS4-HMAC-SHA256 Credential=none/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=none',
+      authorization: `AWS4-HMAC-SHA256 Credential=none/20260101/us-east-1/${service}/aws4_request, SignedHeaders=host, Signature=none`,
     },
-    body: new URLSearchParams({ ...parameters, Version: '2010-05-08' }),
+    body: new URLSearchParams(parameters),
   });
 }
 

@@ -13,6 +13,7 @@ import { type ProcessHarness, processHarness } from '../process-harness.ts';
 import { startProxy, type TcpProxy } from '../proxy.ts';
 import { makeCertificates, signCertificate } from './certificates.ts';
 import { cached, freePorts, missing, onPath, run } from './provision.ts';
+import { resumeProcess, suspendProcess } from './suspend.ts';
 
 const KAFKA = '4.1.0';
 /** Kafka's jars bring no logger that writes; without one nobody knows when the broker has started. */
@@ -409,12 +410,8 @@ function cluster(
       broker.start();
       await broker.waitForLine(STARTED, { timeoutMs: START_TIMEOUT_MS });
     },
-    suspend() {
-      process.kill(broker.pid, 'SIGSTOP');
-    },
-    resume() {
-      process.kill(broker.pid, 'SIGCONT');
-    },
+    suspend: () => suspendProcess(broker.pid),
+    resume: () => resumeProcess(broker.pid),
     async stop() {
       await Promise.all([client, ...processes].map((each) => each.kill('SIGKILL')));
       await Promise.all([proxy.close(), saslProxy.close()]);

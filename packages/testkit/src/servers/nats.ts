@@ -1,17 +1,14 @@
 /** A NATS server of a test's own, with JetStream on disk unless it is told otherwise. */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type ProcessHarness, processHarness } from '../process-harness.ts';
 import { makeCertificates, type TestCertificates } from './certificates.ts';
 import { debianTree } from './debian-package.ts';
-import { cached, freePorts, missing, onPath, run } from './provision.ts';
-import { resumeProcess, suspendProcess } from './suspend.ts';
+import { cached, missing, onPath, run } from './provision.ts';
+import { type SingleProcess, startSingleProcess } from './single-process.ts';
 
 /** Where there is neither a program nor a package: built from its Go module. */
 const MODULE = 'github.com/nats-io/nats-server/v2@v2.10.29';
-const START_TIMEOUT_MS = 30_000;
-const START_ATTEMPTS = 5;
 
 /** `millrace` may do everything with this password; `limited` may publish to `allowed.>` only. */
 export const NATS_SECRETS = { millrace: 'nats-secret-91fe', limited: 'limited-secret-d03a' };
@@ -25,21 +22,11 @@ export interface NatsServerOptions {
   readonly authorization?: string;
 }
 
-export interface NatsServer {
+export interface NatsServer extends SingleProcess {
   readonly host: '127.0.0.1';
   readonly port: number;
   /** null without TLS. */
   readonly certificates: TestCertificates | null;
-  readonly process: ProcessHarness;
-  /** SIGKILL. */
-  kill(): Promise<void>;
-  /** On the same port with the same data. Resolves when it answers. */
-  restart(): Promise<void>;
-  /** SIGSTOP and SIGCONT. */
-  suspend(): void;
-  resume(): void;
-  /** Ends it and removes its data. */
-  stop(): Promise<void>;
 }
 
 /** Why there is no NATS server for tests here, or null. */
@@ -68,47 +55,14 @@ export async function startNats(options: NatsServerOptions = {}): Promise<NatsSe
   mkdirSync(data);
   const certificates = options.tls === true ? await makeCertificates(join(root, 'certificates')) : null;
   const file = join(root, 'nats.conf');
-  const child = processHarness({ command, args: ['-c', file] });
-
-  async function ready(): Promise<void> {
-    await child.waitForLine(/Server is ready/, { timeoutMs: START_TIMEOUT_MS });
-  }
-
-  async function start(): Promise<number> {
-    for (let attempt = 1; ; attempt++) {
-      const [port] = (await freePorts(1)) as [number];
-      writeFileSync(file, configuration(port, data, certificates, options));
-      child.start();
-      try {
-        await ready();
-        return port;
-      } catch (error) {
-        await child.kill();
-        if (attempt === START_ATTEMPTS) throw error;
-      }
-    }
-  }
-
-  const port = await start();
-  return {
-    host: '127.0.0.1',
-    port,
-    certificates,
-    process: child,
-    async kill() {
-      await child.kill('SIGKILL');
-    },
-    async restart() {
-      child.start();
-      await ready();
-    },
-    suspend: () => suspendProcess(child.pid),
-    resume: () => resumeProcess(child.pid),
-    async stop() {
-      await child.kill('SIGKILL');
-      rmSync(root, { recursive: true, force: true });
-    },
-  };
+  const [server, [port]] = await startSingleProcess({
+    program: { command, args: ['-c', file] },
+    ready: /Server is ready/,
+    ports: 1,
+    configure: ([port]) => writeFileSync(file, configuration(port!, data, certificates, options)),
+    root,
+  });
+  return { ...server, host: '127.0.0.1', port: port!, certificates };
 }
 
 const USERS = `authorization {

@@ -1,34 +1,20 @@
 /** A Redis server of a test's own: what it acknowledged is on disk, so that it survives being killed. */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type ProcessHarness, processHarness } from '../process-harness.ts';
 import { makeCertificates, type TestCertificates } from './certificates.ts';
 import { debianTree } from './debian-package.ts';
-import { freePorts, missing, onPath } from './provision.ts';
-import { resumeProcess, suspendProcess } from './suspend.ts';
-
-const START_TIMEOUT_MS = 30_000;
-const START_ATTEMPTS = 5;
+import { missing, onPath } from './provision.ts';
+import { type SingleProcess, startSingleProcess } from './single-process.ts';
 
 /** `default` may do everything with this password, `limited` may only read and write keys that start with `allowed:`. */
 export const REDIS_SECRETS = { default: 'redis-secret-4d1e', limited: 'limited-secret-52cc' };
 
-export interface RedisServer {
+export interface RedisServer extends SingleProcess {
   readonly host: '127.0.0.1';
   readonly port: number;
   readonly tlsPort: number;
   readonly certificates: TestCertificates;
-  readonly process: ProcessHarness;
-  /** SIGKILL. */
-  kill(): Promise<void>;
-  /** On the same ports with the same data. Resolves when it answers. */
-  restart(): Promise<void>;
-  /** SIGSTOP and SIGCONT. */
-  suspend(): void;
-  resume(): void;
-  /** Ends it and removes its data. */
-  stop(): Promise<void>;
 }
 
 /** Why there is no Redis for tests here, or null. */
@@ -60,48 +46,15 @@ export async function startRedis(settings: readonly string[] = []): Promise<Redi
   mkdirSync(data);
   const certificates = await makeCertificates(join(root, 'certificates'));
   const file = join(root, 'redis.conf');
-  const child = processHarness({ command, args: [file], env });
-
-  async function ready(): Promise<void> {
-    await child.waitForLine(/Ready to accept connections/, { timeoutMs: START_TIMEOUT_MS });
-  }
-
-  async function start(): Promise<readonly [number, number]> {
-    for (let attempt = 1; ; attempt++) {
-      const [port, tlsPort] = (await freePorts(2)) as [number, number];
-      writeFileSync(file, `${[...configuration(port, tlsPort, data, certificates), ...settings].join('\n')}\n`);
-      child.start();
-      try {
-        await ready();
-        return [port, tlsPort];
-      } catch (error) {
-        await child.kill();
-        if (attempt === START_ATTEMPTS) throw error;
-      }
-    }
-  }
-
-  const [port, tlsPort] = await start();
-  return {
-    host: '127.0.0.1',
-    port,
-    tlsPort,
-    certificates,
-    process: child,
-    async kill() {
-      await child.kill('SIGKILL');
-    },
-    async restart() {
-      child.start();
-      await ready();
-    },
-    suspend: () => suspendProcess(child.pid),
-    resume: () => resumeProcess(child.pid),
-    async stop() {
-      await child.kill('SIGKILL');
-      rmSync(root, { recursive: true, force: true });
-    },
-  };
+  const [server, [port, tlsPort]] = await startSingleProcess({
+    program: { command, args: [file], env },
+    ready: /Ready to accept connections/,
+    ports: 2,
+    configure: ([plain, tls]) =>
+      writeFileSync(file, `${[...configuration(plain!, tls!, data, certificates), ...settings].join('\n')}\n`),
+    root,
+  });
+  return { ...server, host: '127.0.0.1', port: port!, tlsPort: tlsPort!, certificates };
 }
 
 function configuration(

@@ -1,0 +1,101 @@
+/**
+ * Whether a sink with fill_unchanged has filled in the right values. What is right is known from another sink of the same
+ * source, which names the columns that an update left alone: the row's values before it, as that stream tells of them.
+ */
+import { createHash } from 'node:crypto';
+import { parseJson } from '@millrace/testkit/oracle-values';
+
+interface Message {
+  readonly record: Readonly<Record<string, unknown>>;
+  readonly changes: Readonly<Record<string, unknown>> | null;
+  readonly action: string;
+  readonly metadata: {
+    readonly table_name: string;
+    readonly commit_lsn: unknown;
+    readonly commit_idx: number;
+    readonly unchanged_columns?: readonly string[];
+  };
+}
+
+const SHOWN_MAX = 8;
+
+export class FilledValues {
+  readonly #table: string;
+  /** Values of the large columns, by key: as digests, for there are many. */
+  readonly #rows = new Map<unknown, Record<string, string>>();
+  /** By place in the stream: what the columns that were left out have to be. */
+  readonly #left = new Map<string, Record<string, string>>();
+  readonly #problems: string[] = [];
+  #filled = 0;
+
+  /** Of one table, whose key is `id`. */
+  constructor(table: string) {
+    this.#table = table;
+  }
+
+  /** Each message of the sink that leaves them out, in order. */
+  takeLeftOut(text: string): void {
+    const message = this.#parse(text);
+    if (message === null) return;
+    const { record, changes, action, metadata } = message;
+    const before = this.#rows.get(changes?.['id'] ?? record['id']);
+    if (action === 'update') this.#rows.delete(changes?.['id'] ?? record['id']);
+    if (action === 'delete') this.#rows.delete(record['id']);
+    else {
+      const now = digests(record);
+      const left = metadata.unchanged_columns ?? [];
+      const wanted: Record<string, string> = {};
+      // A row that no backfill has come to yet has no values to compare with.
+      for (const name of left) if (before?.[name] !== undefined) wanted[name] = now[name] = before[name];
+      if (left.length > 0) this.#left.set(placeOf(message), wanted);
+      this.#rows.set(record['id'], now);
+    }
+  }
+
+  /** Each message of the sink that fills them in, after all of the other. */
+  takeFilled(text: string): void {
+    const message = this.#parse(text);
+    if (message === null || message.action === 'read') return;
+    const { record, metadata } = message;
+    if (metadata.unchanged_columns !== undefined) {
+      this.#report(`${placeOf(message)} has no value for ${metadata.unchanged_columns.join(', ')}`);
+    }
+    const place = placeOf(message);
+    const wanted = this.#left.get(place);
+    if (wanted === undefined) return;
+    this.#left.delete(place);
+    this.#filled++;
+    const found = digests(record);
+    for (const name of Object.keys(wanted)) {
+      if (found[name] !== wanted[name]) this.#report(`${place} has another ${name} than the row had`);
+    }
+  }
+
+  end(): { readonly problems: readonly string[]; readonly filled: number } {
+    if (this.#left.size > 0) this.#report(`${this.#left.size} updates are in one stream and not in the other`);
+    return { problems: this.#problems, filled: this.#filled };
+  }
+
+  #parse(text: string): Message | null {
+    if (!text.includes(`"table_name":"${this.#table}"`)) return null;
+    const message = parseJson(text) as Message;
+    return message.metadata.table_name === this.#table ? message : null;
+  }
+
+  #report(about: string): void {
+    if (this.#problems.length < SHOWN_MAX) this.#problems.push(`not filled in: ${this.#table} at ${about}`);
+  }
+}
+
+function placeOf({ metadata }: Message): string {
+  return `${metadata.commit_lsn}#${metadata.commit_idx}`;
+}
+
+function digests(record: Readonly<Record<string, unknown>>): Record<string, string> {
+  const found: Record<string, string> = {};
+  for (const [name, value] of Object.entries(record)) {
+    const text = JSON.stringify(value, (_, part) => (typeof part === 'bigint' ? `${part}n` : part));
+    found[name] = createHash('sha1').update(text).digest('base64');
+  }
+  return found;
+}
