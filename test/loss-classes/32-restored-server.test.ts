@@ -15,6 +15,7 @@ let own: OwnPostgres;
 let db: TestDatabase;
 let millrace: Millrace;
 const closing: (() => Promise<void>)[] = [];
+let copies = 0;
 
 beforeAll(async () => {
   own = await startOwnPostgres(SETTINGS);
@@ -32,7 +33,7 @@ afterAll(async () => {
 
 /** On a copy of the data directory, so that one refusal does not prepare the next. */
 async function against(server: TestDatabase): Promise<Millrace> {
-  const dataDir = `${millrace.dataDir}-${closing.length}`;
+  const dataDir = `${millrace.dataDir}-${++copies}`;
   cpSync(millrace.dataDir, dataDir, { recursive: true });
   const started = await startMillrace({ ...server, name: db.name }, { dataDir });
   closing.push(() => started.remove());

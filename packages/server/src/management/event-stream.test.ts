@@ -127,6 +127,31 @@ test('the end that a client does not take is the end all the same', async () => 
   deaf.destroy();
 });
 
+test('an end that waits behind a little that is not taken is not waited for', async () => {
+  const small = JSON.stringify('x'.repeat(2_000));
+  const { port, responses, ended } = await serve(
+    async function* () {
+      // The kernel takes nothing more, and what is left is too little to be waited for.
+      for (let n = 0, left = 0; left === 0; n++) {
+        yield { messages: [message(n, small)], through: position(n) };
+        await turn();
+        await turn();
+        left = responses[0]!.writableLength;
+      }
+    },
+    { stalledMs: 300 },
+  );
+  const deaf = connect(port, '127.0.0.1');
+  deaf.on('error', () => {});
+  deaf.write('GET / HTTP/1.1\r\nhost: x\r\n\r\n');
+  deaf.pause();
+  await expect.poll(() => ended.length).toBe(1);
+  await ended[0];
+  expect(responses[0]!.writableNeedDrain).toBe(false);
+  await expect.poll(() => responses[0]!.destroyed).toBe(true);
+  deaf.destroy();
+});
+
 test('whoever may read no longer is told so, also while nothing happens', async () => {
   let may = true;
   const { url, ended } = await serve(never, {
