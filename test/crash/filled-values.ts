@@ -17,14 +17,20 @@ interface Message {
   };
 }
 
+interface KnownValue {
+  readonly digest: string;
+  /** The log has it. What only a backfill of the other sink has read, the index may not have come to yet. */
+  readonly logged: boolean;
+}
+
 const SHOWN_MAX = 8;
 
 export class FilledValues {
   readonly #table: string;
   /** Values of the large columns, by key: as digests, for there are many. */
-  readonly #rows = new Map<unknown, Record<string, string>>();
+  readonly #rows = new Map<unknown, Record<string, KnownValue>>();
   /** By place in the stream: what the columns that were left out have to be. */
-  readonly #left = new Map<string, Record<string, string>>();
+  readonly #left = new Map<string, Record<string, KnownValue>>();
   readonly #problems: string[] = [];
   #filled = 0;
 
@@ -42,9 +48,9 @@ export class FilledValues {
     if (action === 'update') this.#rows.delete(changes?.['id'] ?? record['id']);
     if (action === 'delete') this.#rows.delete(record['id']);
     else {
-      const now = digests(record);
+      const now = valuesOf(record, action !== 'read');
       const left = metadata.unchanged_columns ?? [];
-      const wanted: Record<string, string> = {};
+      const wanted: Record<string, KnownValue> = {};
       // A row that no backfill has come to yet has no values to compare with.
       for (const name of left) if (before?.[name] !== undefined) wanted[name] = now[name] = before[name];
       if (left.length > 0) this.#left.set(placeOf(message), wanted);
@@ -57,17 +63,17 @@ export class FilledValues {
     const message = this.#parse(text);
     if (message === null || message.action === 'read') return;
     const { record, metadata } = message;
-    if (metadata.unchanged_columns !== undefined) {
-      this.#report(`${placeOf(message)} has no value for ${metadata.unchanged_columns.join(', ')}`);
-    }
     const place = placeOf(message);
     const wanted = this.#left.get(place);
     if (wanted === undefined) return;
     this.#left.delete(place);
     this.#filled++;
-    const found = digests(record);
-    for (const name of Object.keys(wanted)) {
-      if (found[name] !== wanted[name]) this.#report(`${place} has another ${name} than the row had`);
+    const found = valuesOf(record, true);
+    const unfilled = metadata.unchanged_columns ?? [];
+    for (const [name, { digest, logged }] of Object.entries(wanted)) {
+      if (!unfilled.includes(name)) {
+        if (found[name]?.digest !== digest) this.#report(`${place} has another ${name} than the row had`);
+      } else if (logged) this.#report(`${place} has no value for ${name}, which the log has`);
     }
   }
 
@@ -91,11 +97,11 @@ function placeOf({ metadata }: Message): string {
   return `${metadata.commit_lsn}#${metadata.commit_idx}`;
 }
 
-function digests(record: Readonly<Record<string, unknown>>): Record<string, string> {
-  const found: Record<string, string> = {};
+function valuesOf(record: Readonly<Record<string, unknown>>, logged: boolean): Record<string, KnownValue> {
+  const found: Record<string, KnownValue> = {};
   for (const [name, value] of Object.entries(record)) {
     const text = JSON.stringify(value, (_, part) => (typeof part === 'bigint' ? `${part}n` : part));
-    found[name] = createHash('sha1').update(text).digest('base64');
+    found[name] = { digest: createHash('sha1').update(text).digest('base64'), logged };
   }
   return found;
 }

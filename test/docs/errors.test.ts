@@ -37,6 +37,10 @@ test('every error code named in the documentation is one', () => {
     'function_limits',
     'pg_logical_emit_message',
     'pg_replication_slot_advance',
+    'rows_initial_count',
+    'rows_ingested_count',
+    'rows_per_second',
+    'rows_processed_count',
   ]);
   const SLUGS = healthSlugs();
   // The first column of the tables that are made from the schemas of destinations.

@@ -1,4 +1,4 @@
-/** Column lists in the publication for sinks that ask for them: nothing is missing, whatever changes while changes flow. */
+/** Column lists and row filters in the publication for sinks that ask for them: nothing is missing, whatever changes while changes flow. */
 import { loadConfig } from '@millrace/api/config';
 import { preflight } from '@millrace/server/preflight/preflight';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
@@ -253,4 +253,140 @@ test('who does not own the publication is told, starts all the same, and a sink 
     for (const one of running.splice(0)) await one.remove();
     await db.sql(`DROP OWNED BY ${role}; DROP ROLE ${role}`);
   }
+});
+
+const where = (value: unknown) => [{ column: 'v', operator: '=', value }];
+const filtered = async () =>
+  (await db.sql(`SELECT pg_get_expr(prqual, prrelid) AS text FROM pg_publication_rel WHERE prqual IS NOT NULL`)).map(
+    ({ text }) => text,
+  );
+
+/** To the byte, but that rows which were left out are not counted. */
+async function same(plain: Millrace, mine: Millrace): Promise<void> {
+  const placed = /"commit_idx":\d+,"idempotency_key":"[^"]+"/;
+  for (const name of ['a', 'b']) {
+    const [all, some] = await Promise.all([plain.bodies(name), mine.bodies(name)]);
+    expect(some.map((body) => body.replace(placed, ''))).toEqual(all.map((body) => body.replace(placed, '')));
+    expect(some.at(-1)).toBe(all.at(-1));
+  }
+}
+
+test('of inserts alone rows that no sink takes are not sent, and are when a sink that takes them is added', async () => {
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY, v text, n numeric, at timestamptz, kind bpchar(4));
+    CREATE PUBLICATION plain FOR TABLE t WITH (publish = 'insert');
+    CREATE PUBLICATION mine FOR TABLE t WITH (publish = 'insert, truncate')`);
+  const conditions = [
+    { column: 'v', operator: 'in', value: ["it's", 'b\\', 'Z'] },
+    { column: 'n', operator: '>=', value: 1.5 },
+    { column: 'at', operator: '<', value: '2024-01-01T00:00:00Z' },
+    { column: 'kind', operator: '!=', value: 'x' },
+    { changed: ['n'] },
+  ];
+  const a = { name: 'a', actions: ['insert', 'update', 'delete'], where: conditions };
+  const other = { ...a, name: 'b', where: [{ column: 'v', operator: 'is null', value: null }] };
+  const pushed = [a, other].map((one) => ({ ...one, push_down: true }));
+  const [plain, mine] = await Promise.all([
+    start({ sinks: [a, other], publication: { name: 'plain' }, slot: { name: `${db.name}_plain` } }),
+    start({ sinks: pushed, ...ON_MINE }),
+  ]);
+  expect(await filtered()).toEqual([expect.stringMatching(/ OR /)]);
+  await db.sql(`SELECT pg_create_logical_replication_slot('${db.name}_wire', 'pgoutput')`);
+  const write = (from: number, secret: string) =>
+    db.sql(`INSERT INTO t SELECT row_number() OVER () + ${from}, v, n, at, kind FROM unnest(ARRAY['it''s', 'b\\', 'Z', 'z', '${secret}', NULL]) AS v,
+      unnest(ARRAY[1.49, 1.5, 'NaN', NULL]) AS n, unnest(ARRAY['2023-12-31 23:59:59.999999+00', '2024-01-01 00:00+00', '-infinity', NULL]::timestamptz[]) AS at,
+      unnest(ARRAY['x', 'x  y', '', NULL]) AS kind`);
+  await write(0, 'SECRET');
+  const alone = async (id: number) => {
+    await db.sql(`INSERT INTO t VALUES (${id}, 'Z', 2, '2020-01-01', 'y')`);
+    await db.sql(`INSERT INTO t VALUES (${id + 1})`);
+  };
+  await alone(900);
+  await db.sql("UPDATE t SET v = 'Z'; DELETE FROM t");
+  await Promise.all([plain, mine].map(async (one) => [await one.atLeast(25, 'a'), await one.atLeast(65, 'b')]));
+  await same(plain, mine);
+  const wire = await db.sql(
+    `SELECT data FROM pg_logical_slot_peek_binary_changes('${db.name}_wire', NULL, NULL, 'proto_version', '1', 'publication_names', 'mine')`,
+  );
+  expect(wire.filter(({ data }) => data.toString('latin1').startsWith('I'))).toHaveLength(25 + 65);
+
+  await apply(mine, [...pushed, { ...a, name: 'c', where: where('SECRET'), push_down: true }]);
+  await write(1000, 'SECRET');
+  await alone(1900);
+  expect(records(await mine.atLeast(64, 'c'))).toEqual(
+    records(await mine.atLeast(64, 'c')).map(() => expect.objectContaining({ v: 'SECRET' })),
+  );
+  await Promise.all([plain, mine].map(async (one) => [await one.atLeast(50, 'a'), await one.atLeast(130, 'b')]));
+  await same(plain, mine);
+  expect(await filtered()).toEqual([expect.stringMatching(/SECRET/)]);
+  await db.sql('ALTER TABLE t RENAME kind TO sort');
+  await apply(mine, [a, other]);
+  expect([await filtered(), await comment()]).toEqual([[], null]);
+  // What somebody made of it is theirs.
+  await apply(mine, [pushed[1]!]);
+  expect(await filtered()).toEqual(['(v IS NULL)']);
+  await db.sql("ALTER PUBLICATION mine SET TABLE t WHERE (v = 'theirs')");
+  await apply(mine, [other]);
+  expect(await filtered()).toEqual(["(v = 'theirs'::text)"]);
+  // The statements that are shown mean the same in a session with another time zone.
+  await db.sql('ALTER PUBLICATION mine SET TABLE t');
+  const z = { name: 'z', where: [{ column: 'at', operator: '<', value: '2024-01-01' }], push_down: true };
+  const config = loadConfig(configText(db, { sinks: [z], ...ON_MINE }), { file: 'millrace.yaml', env: {} });
+  const { checked } = await preflight({ config, changeLogBytesMax: 1 });
+  const [finding] = checked.flatMap(({ findings }) => findings).filter(({ slug }) => slug === 'push_down');
+  await db.sql(`SET TimeZone = 'America/New_York'; ${finding!.fix}; SET TimeZone = 'UTC'`);
+  expect(await filtered()).toEqual([expect.stringContaining("'2024-01-01 00:00:00+00'")]);
+  expect(mine.lines.filter((line) => line.includes('rows_left_out'))).toEqual([]);
+});
+
+test('rows that were left out are missed by whoever may take them: changed, or sent back, though none came', async () => {
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY, v text);
+    CREATE PUBLICATION mine FOR TABLE t WITH (publish = 'insert')`);
+  const a = { name: 'a', where: where('a'), push_down: true };
+  const x = { ...a, where: where('x') };
+  let millrace = await start({ sinks: [a], ...ON_MINE });
+  const { dataDir } = millrace;
+  const restart = async (sinks: readonly SinkOptions[]) => {
+    await millrace.stop();
+    running.pop();
+    millrace = await start({ sinks, ...ON_MINE, dataDir });
+  };
+  const refusals = (name: string) =>
+    millrace.lines.filter((line) => line.includes('rows_left_out') && line.startsWith(`${name}: `)).length;
+  const refused = (name: string) => eventually('it says why it does not begin', () => refusals(name) > 0);
+  await db.sql("INSERT INTO t VALUES (1, 'x'); INSERT INTO t VALUES (2, 'a')");
+  await millrace.atLeast(1);
+  expect(await filtered()).toHaveLength(1);
+  await db.sql("INSERT INTO t VALUES (3, 'x')");
+  await restart([x, { ...x, name: 'new' }, { ...a, name: 'old', start: 'beginning' }]);
+  expect(await filtered()).toEqual([expect.stringMatching(/'x'.* OR .*'a'/)]);
+  await refused('a');
+  await db.sql("INSERT INTO t VALUES (4, 'x'); INSERT INTO t VALUES (5, 'a'); INSERT INTO t VALUES (6, 'y')");
+  // A new one begins behind what is missing, and one that takes what was taken then has it all.
+  expect(records(await millrace.atLeast(1, 'new'))).toEqual([{ id: 4, v: 'x' }]);
+  expect(records(await millrace.atLeast(2, 'old')).map(({ id }) => id)).toEqual([2, 5]);
+  expect(await millrace.messages('a')).toHaveLength(1);
+  // With what it had it goes on, and from there it may be changed; nothing that it takes is missing.
+  const more = { ...a, where: [...where('a'), { column: 'id', operator: '>', value: 1 }] };
+  await apply(millrace, [a, { ...x, name: 'new' }]);
+  await millrace.atLeast(2, 'a');
+  await apply(millrace, [x, { ...x, name: 'new' }, { ...more, name: 'more', start: 'beginning' }]);
+  await db.sql("INSERT INTO t VALUES (7, 'x'); INSERT INTO t VALUES (8, 'a')");
+  expect(records(await millrace.atLeast(3, 'a')).map(({ id }) => id)).toEqual([2, 5, 7]);
+  expect(records(await millrace.atLeast(3, 'more')).map(({ id }) => id)).toEqual([2, 5, 8]);
+  const pulled = { ...x, name: 'pulled', destination: { type: 'sequin_stream' } };
+  await apply(millrace, [x, pulled, { ...x, name: 'early', start: 'beginning' }]);
+  await refused('early');
+  const delivery = millrace.server.pipelines[0]!.deliveries.find(({ name }) => name === 'pulled')!;
+  expect(refusals('pulled')).toBe(0);
+  await delivery.control!.push!.rewind('beginning');
+  await refused('pulled');
+  await delivery.control!.push!.rewind('now');
+  await eventually('it goes on from there', () => delivery.state.kind === 'running');
+  const before = refusals('a');
+  // What a name means is another column's: the filter looks at the one it looked at.
+  await apply(millrace, [x]);
+  await db.sql(`ALTER TABLE t ADD w text; ALTER TABLE t RENAME v TO o; ALTER TABLE t RENAME w TO v;
+    INSERT INTO t (id, o, v) VALUES (9, 'y', 'x'), (10, 'x', 'x')`);
+  await eventually('it says why it stops', () => refusals('a') > before);
+  expect(await millrace.messages('a')).toHaveLength(3);
 });

@@ -233,7 +233,7 @@ export const sinkSchema = z.strictObject({
   push_down: flag
     .nullish()
     .describe(
-      'Have Postgres leave out what no sink takes (column lists of the publication), where every message stays the same.',
+      'Have Postgres leave out what no sink takes (column lists and row filters of the publication), where every message stays the same.',
     ),
   filter: functionName.describe('Name of a function: which messages are delivered. none: no function.'),
   transform: functionName.describe('Name of a function: what is delivered in place of the message.'),

@@ -78,11 +78,15 @@ export const codes = {
   decode_malformed: { retry: 'operator', text: 'A message of the replication stream cannot be decoded.' },
   decode_unknown_relation: { retry: 'operator', text: 'A change names a relation that was never announced.' },
   decode_stale_relation: { retry: 'operator', text: 'A row does not have the shape its relation announced.' },
-  push_down_refused: { retry: 'operator', text: 'The column lists of the publication cannot be changed.' },
+  push_down_refused: {
+    retry: 'operator',
+    text: 'The column lists and row filters of the publication cannot be changed.',
+  },
   columns_left_out: {
     retry: 'operator',
     text: 'Changes were captured without columns that a sink needs now.',
   },
+  rows_left_out: { retry: 'operator', text: 'Changes were captured without rows that a sink may need now.' },
   rule_invalid: { retry: 'operator', text: 'A filter or column rule of a sink does not fit a table.' },
   // Storage
   storage_full: { retry: 'operator', text: 'The disk under the data directory is full.' },

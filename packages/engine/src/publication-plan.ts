@@ -1,8 +1,6 @@
 /**
  * What of the sinks' rules Postgres does by itself (`push_down`): a column list and a row filter for each table of the
- * publication, where no message of any sink would be another. Pure. Column lists are put there by us
- * (publication-push-down.ts); row filters are only shown: what they leave out of the log nothing there tells of, so a sink
- * that goes back, or that is changed, could not be told that it lacks rows.
+ * publication, where no message of any sink would be another. Pure; publication-push-down.ts puts them there.
  *
  * A column list is the same where every sink of the table lists the columns it includes (with `exclude`, a column that is
  * added later would be missing), all of them are there (one that is made later would be missing), and the replica identity
@@ -17,6 +15,7 @@ import { quoteIdentifier, quoteLiteral } from '@millrace/postgres/connection';
 import { familyOf, operandOf } from './decode/comparison.ts';
 import { rulesOfTable } from './decode/row-rules.ts';
 import type { ComparisonOperator, ConditionValue, RowRulesConfig } from './decode/row-rules-config.ts';
+import { conditionsOf, type RowFilters } from './row-periods.ts';
 import type { TableSchema } from './table-schema.ts';
 
 export interface PlannedPublication {
@@ -37,7 +36,7 @@ export interface PlannedTable {
   readonly schema: TableSchema;
   /** As SQL names it: a partition that is published by itself has another name than its messages. */
   readonly own: { readonly schema: string; readonly name: string };
-  /** Why its columns are to stay as they are, beside what the sinks want. null: they need not. */
+  /** Why its entry is to stay as it is, beside what the sinks want. null: it need not. */
   readonly settled?: string | null;
 }
 
@@ -57,6 +56,8 @@ export interface TablePlan {
   readonly columns: readonly string[] | null;
   /** SQL; null: all rows. */
   readonly where: string | null;
+  /** What it is made of, sink by sink; null: all rows. */
+  readonly rows: RowFilters | null;
   /** Why not more of it; constant texts and names. */
   readonly reasons: readonly string[];
 }
@@ -124,11 +125,11 @@ function planTable(publication: PlannedPublication, table: PlannedTable, sinks: 
   const takers = sinks.filter(({ takes }) => takes(schema.schema, schema.name));
   if (takers.length === 0) {
     // Taking the table out would be more, and is for its owner to decide.
-    return { oid: schema.oid, ...own, columns: null, where: null, reasons: ['no sink takes it'] };
+    return { oid: schema.oid, ...own, columns: null, where: null, rows: null, reasons: ['no sink takes it'] };
   }
   const columns = columnList(publication, table, takers, reasons);
-  const where = rowFilter(publication, schema, takers, reasons);
-  return { oid: schema.oid, ...own, columns, where, reasons };
+  const filter = rowFilter(publication, table, takers, reasons);
+  return { oid: schema.oid, ...own, columns, where: filter?.sql ?? null, rows: filter?.rows ?? null, reasons };
 }
 
 function columnList(
@@ -177,11 +178,18 @@ function columnList(
 
 function rowFilter(
   { publishes }: PlannedPublication,
-  table: TableSchema,
+  { schema: table, own, settled = null }: PlannedTable,
   sinks: readonly PlannedSink[],
   reasons: string[],
-): string | null {
-  const filters = new Set<string>();
+): { readonly sql: string; readonly rows: RowFilters } | null {
+  const isPart = own.schema !== table.schema || own.name !== table.name;
+  if (settled !== null || isPart) {
+    reasons.push(`rows: ${settled ?? 'it is a partition that is published by itself'}`);
+    return null;
+  }
+  /** From its conditions to its SQL. */
+  const filters = new Map<string, string>();
+  const numberOf = (name: string) => table.columns.find((column) => column.name === name)?.number;
   for (const { name, rules } of sinks) {
     const where = [...rules.where, ...(rulesOfTable(rules, table.schema, table.name)?.where ?? [])];
     if (where.length === 0) {
@@ -207,9 +215,14 @@ function rowFilter(
       reasons.push(`rows: sink "${name}" takes all rows that are inserted`);
       return null;
     }
-    filters.add(parts.join(' AND '));
+    const conditions = conditionsOf(rules, table.schema, table.name, numberOf);
+    filters.set(JSON.stringify(conditions), parts.join(' AND '));
   }
-  return filters.size === 1 ? [...filters][0]! : [...filters].map((filter) => `(${filter})`).join(' OR ');
+  const sqls = [...new Set(filters.values())];
+  return {
+    sql: sqls.length === 1 ? sqls[0]! : sqls.map((filter) => `(${filter})`).join(' OR '),
+    rows: [...filters.keys()].sort().map((conditions) => JSON.parse(conditions) as string[]),
+  };
 }
 
 const TEXTS = new Set(['text', 'varchar', 'bpchar', 'name']);

@@ -1,6 +1,6 @@
 /**
- * Puts column lists into the publication for sinks that ask for it (`push_down`), and takes them out again: when a
- * pipeline starts and when its sinks change, never in between. Why no sink can lack a column without a word, whatever
+ * Puts column lists and row filters into the publication for sinks that ask for it (`push_down`), and takes them out again: when a
+ * pipeline starts and when its sinks change, never in between. Why no sink can lack a column or a row without a word, whatever
  * ends this process in between (docs/decisions/0016):
  *
  * * What is to be published is published before a sink that needs it begins, and nothing is taken away before the last
@@ -9,6 +9,8 @@
  *   them (`wideFrom`).
  * * For whatever is left (a sink that is behind when it changes, or goes back): which columns were left out of a table is
  *   kept for ever, and goes into the shapes of the table in the log. Decoding refuses what a sink needs and is not there.
+ *   Rows leave no such trace: which filters were in force, and until when, is kept as well, and a sink that begins to read
+ *   before that has to be one of those they were made for (row-periods.ts).
  *
  * | key             | value           |
  * |-----------------|-----------------|
@@ -29,8 +31,26 @@ import {
   readPublicationNeeds,
   widens,
 } from './publication-decision.ts';
-import { changeSql, readPublicationForm, type TableChange, type TableForm } from './publication-form.ts';
+import {
+  changeSql,
+  isHandMade,
+  type PublicationForm,
+  readPublicationForm,
+  type TableChange,
+  type TableForm,
+} from './publication-form.ts';
 import type { PlannedSink } from './publication-plan.ts';
+import {
+  announcedLeftOut,
+  closed,
+  type FilteredTable,
+  isHeldBack,
+  type RowFilters,
+  type RowPeriod,
+  type RowPeriods,
+  rowsLeftOut,
+  withFilters,
+} from './row-periods.ts';
 import type { SinkSpec } from './sink-spec.ts';
 
 export interface PushDownOptions {
@@ -54,13 +74,14 @@ interface LeftOut {
 
 interface Pushed {
   readonly tables: Readonly<Record<string, LeftOut>>;
+  readonly rows: RowPeriods;
   /** It was widened, and transactions from before may still be running. */
   readonly settling: boolean;
   /** All that commits behind it is as wide as the publication then was. */
   readonly wideFrom: string;
 }
 
-const NOTHING: Pushed = { tables: {}, settling: false, wideFrom: '0/0' };
+const NOTHING: Pushed = { tables: {}, rows: {}, settling: false, wideFrom: '0/0' };
 
 /** Who holds a table (VACUUM, CREATE INDEX, ALTER TABLE) holds up a change of the publication; writers do not. */
 const LOCK_TIMEOUT_MS = 3_000;
@@ -83,7 +104,9 @@ export class PushDown {
     this.#options = options;
     const stored = options.state.get(`${options.key}/pushed`);
     this.#known = stored !== undefined;
-    this.#pushed = stored === undefined ? NOTHING : (JSON.parse(Buffer.from(stored).toString()) as Pushed);
+    // Without `rows` it was written before there were row filters.
+    const pushed = stored === undefined ? {} : (JSON.parse(Buffer.from(stored).toString()) as Partial<Pushed>);
+    this.#pushed = { ...NOTHING, ...pushed };
   }
 
   /** Sinks that begin "now" begin behind it. */
@@ -105,7 +128,7 @@ export class PushDown {
   async start(sinks: readonly SinkSpec[]): Promise<void> {
     this.#sinks = sinks.filter(({ status }) => status !== 'disabled');
     // One look per data directory tells lists that another one left behind.
-    if (this.#known && Object.keys(this.#pushed.tables).length === 0) return;
+    if (this.#known && !this.#hasPushed) return;
     this.#due = true;
     try {
       await this.#decide(this.#sinks, true);
@@ -128,7 +151,7 @@ export class PushDown {
    */
   async widen(now: readonly SinkSpec[], next: readonly SinkSpec[]): Promise<Lsn | null> {
     const both = [...now, ...next].filter(({ status }) => status !== 'disabled');
-    if (Object.keys(this.#pushed.tables).length === 0) return null;
+    if (!this.#hasPushed) return null;
     return await this.#decide(both, true);
   }
 
@@ -139,11 +162,24 @@ export class PushDown {
     else this.#options.onFinding?.(null);
   }
 
-  /** Before this sink reads: a publication that could not be widened for it is tried again. Rejects with what is in the way. */
-  async ready(sink: string): Promise<void> {
-    if (!this.#lacking.has(sink)) return;
-    await this.#attempt();
-    if (this.#lacking.has(sink) && this.#failure !== null) throw this.#failure;
+  /**
+   * Before this sink reads what comes after `after`: a publication that could not be widened for it is tried again. Rejects
+   * with what is in the way.
+   */
+  async ready(sink: SinkSpec, after: Lsn): Promise<void> {
+    const { name } = sink;
+    if (this.#lacking.has(name)) {
+      await this.#attempt();
+      if (this.#lacking.has(name) && this.#failure !== null) throw this.#failure;
+    }
+    const leftOut = rowsLeftOut(this.#pushed.rows, { takes: sink.takes, rules: sink.rules ?? NO_RULES }, after);
+    if (leftOut !== null) throw leftOut;
+  }
+
+  /** The sink meets rows of this table in a transaction that commits at `lsn`. Throws when others may have been left out. */
+  announced({ rules = NO_RULES }: SinkSpec, table: FilteredTable, lsn: Lsn): void {
+    const leftOut = announcedLeftOut(this.#pushed.rows, table, rules, lsn);
+    if (leftOut !== null) throw leftOut;
   }
 
   /** Nothing is waited for any more. */
@@ -157,7 +193,12 @@ export class PushDown {
   }
 
   get #isConcerned(): boolean {
-    return Object.keys(this.#pushed.tables).length > 0 || this.#sinks.some(asks);
+    return this.#hasPushed || this.#sinks.some(asks);
+  }
+
+  get #hasPushed(): boolean {
+    const { tables, rows } = this.#pushed;
+    return Object.keys(tables).length + Object.keys(rows).length > 0;
   }
 
   async #attempt(): Promise<void> {
@@ -185,10 +226,12 @@ export class PushDown {
       const planned = sinks.map(plannedSink);
       const changes = changesTo(needs.form, needs.plan(planned), wider);
       this.#lacking = new Set(lackingSinks(needs, changes, planned).map(({ name }) => name));
-      const widening = changes.some(widens);
       // On record before anything is left out.
-      await this.#remember(needs.form.tables, changes, this.#pushed.settling || widening);
-      if (changes.length > 0) await this.#alter(connection, needs, changes);
+      const { rows: before } = this.#pushed;
+      const rows = rowsWith(before, needs.form, changes);
+      const widening = changes.some(widens) || anyHeldBack(rows, needs.form, changes);
+      await this.#remember(needs.form.tables, changes, { rows, settling: this.#pushed.settling || widening });
+      if (changes.length > 0) await this.#alter(connection, needs, changes, before);
       this.#lacking = new Set();
       this.#failure = null;
       if (!wider) onFinding?.(null);
@@ -198,12 +241,19 @@ export class PushDown {
     }
   }
 
-  async #alter(connection: PgConnection, needs: PublicationNeeds, changes: readonly TableChange[]): Promise<void> {
+  async #alter(
+    connection: PgConnection,
+    needs: PublicationNeeds,
+    changes: readonly TableChange[],
+    rowsBefore: RowPeriods,
+  ): Promise<void> {
     const sql = changeSql(needs.form, changes);
     try {
       await connection.query(`BEGIN; SET LOCAL lock_timeout = ${LOCK_TIMEOUT_MS}; ${sql} COMMIT`);
     } catch (error) {
       if (!(error instanceof MillraceError) || error.retry === 'reconnect') throw error;
+      // It was not done: nobody lacks rows for it.
+      await this.#save({ ...this.#pushed, rows: rowsWith(rowsBefore, needs.form, []) });
       throw new MillraceError('push_down_refused', {
         detail: error.detail,
         hint: `As the owner of the publication and of its tables:\n${`BEGIN;\n${sql}\nCOMMIT;`.replace(/^/gm, '  ')}`,
@@ -211,7 +261,7 @@ export class PushDown {
       });
     }
     // What was left out before is told by the versions of the tables from here on.
-    await this.#remember(needs.form.tables, changes, this.#pushed.settling, true);
+    await this.#remember(needs.form.tables, changes, this.#pushed, true);
   }
 
   /** Resolves to where everything that began before has ended; null when that takes too long. */
@@ -228,13 +278,16 @@ export class PushDown {
       }
       await pause(POLL_MS, signal);
     }
-    await this.#renew(connection);
+    const form = await readPublicationForm(connection, this.#options.publication);
+    if (form !== null) await this.#renew(connection, form);
+    // What commits from here on is as wide as this form. Capture sees the message below, and so do the cursors.
+    const until = await positionAt(connection, 'pg_current_wal_insert_lsn');
     // With this commit what ended before is on disk: a position beyond that would be given to others after a crash.
     await connection.query(`BEGIN; SET LOCAL synchronous_commit = 'local';
       SELECT pg_catalog.pg_logical_emit_message(true, 'millrace.publication', ''); COMMIT`);
-    const lsn = parseLsn((await connection.query('SELECT pg_catalog.pg_current_wal_flush_lsn()')).rows[0]?.[0] ?? '');
-    assert(lsn !== null, 'the server says where its WAL ends');
-    await this.#save({ ...this.#pushed, settling: false, wideFrom: formatLsn(lsn) });
+    const lsn = await positionAt(connection, 'pg_current_wal_flush_lsn');
+    const left = form === null ? this.#pushed.rows : rowsClosed(this.#pushed.rows, form, until);
+    await this.#save({ ...this.#pushed, rows: left, settling: false, wideFrom: formatLsn(lsn) });
     return lsn;
   }
 
@@ -242,14 +295,12 @@ export class PushDown {
    * Servers before 17.5 (16.9, 15.13) go on with the columns that such a transaction used until the table's entry changes
    * again: it is put in anew as it is. Where that is refused decoding finds out.
    */
-  async #renew(connection: PgConnection): Promise<void> {
-    const form = await readPublicationForm(connection, this.#options.publication);
-    const same = (form?.tables ?? [])
-      .filter(({ oid, listed, filtered, ours }) => {
-        return this.#pushed.tables[oid] !== undefined && (ours || (listed === null && !filtered));
-      })
-      .map((table) => ({ table, listed: table.listed }));
-    if (form === null || same.length === 0) return;
+  async #renew(connection: PgConnection, form: PublicationForm): Promise<void> {
+    const { tables, rows } = this.#pushed;
+    const same = form.tables
+      .filter((table) => (tables[table.oid] ?? rows[table.oid]) !== undefined && !isHandMade(table))
+      .map((table) => ({ table, listed: table.listed, rows: table.rows, where: table.where }));
+    if (same.length === 0) return;
     try {
       await connection.query(`BEGIN; SET LOCAL lock_timeout = ${LOCK_TIMEOUT_MS}; ${changeSql(form, same)} COMMIT`);
     } catch (error) {
@@ -261,7 +312,7 @@ export class PushDown {
   async #remember(
     tables: readonly TableForm[],
     changes: readonly TableChange[],
-    settling: boolean,
+    { rows, settling }: Pick<Pushed, 'rows' | 'settling'>,
     done = false,
   ): Promise<void> {
     const known: { [oid: string]: LeftOut } = { ...this.#pushed.tables };
@@ -277,7 +328,7 @@ export class PushDown {
       const has = done ? after !== null : lists.length > 0;
       known[oid] = { columns: [...left].sort((a, b) => a - b), through: has ? (columns.at(-1)?.number ?? 0) : null };
     }
-    await this.#save({ ...this.#pushed, tables: known, settling });
+    await this.#save({ ...this.#pushed, tables: known, rows, settling });
   }
 
   async #save(pushed: Pushed): Promise<void> {
@@ -290,8 +341,8 @@ export class PushDown {
   #find(error: MillraceError): void {
     const text =
       this.#lacking.size === 0
-        ? `The publication sends columns that no sink takes: ${error.message}`
-        : `The publication lacks columns that sinks need (${[...this.#lacking].join(', ')}): ${error.message}`;
+        ? `The publication sends columns or rows that no sink takes: ${error.message}`
+        : `The publication lacks columns or rows that sinks need (${[...this.#lacking].join(', ')}): ${error.message}`;
     const severity = this.#lacking.size === 0 ? 'warning' : 'error';
     this.#options.onFinding?.({ slug: 'push_down', severity, text, fix: error.hint, code: error.code });
   }
@@ -300,7 +351,7 @@ export class PushDown {
 const STILL_RUNNING: Finding = {
   slug: 'push_down',
   severity: 'warning',
-  text: `Transactions that began before columns were added to the publication have not ended after ${SETTLE_MS / 1000} s. A sink that takes those columns stops where it meets a change of theirs.`,
+  text: `Transactions that began before columns or rows were added to the publication have not ended after ${SETTLE_MS / 1000} s. A sink that takes those columns stops where it meets a change of theirs; one that takes those rows does not begin.`,
   fix: 'SELECT pid, xact_start, state, query FROM pg_stat_activity WHERE backend_xid IS NOT NULL ORDER BY xact_start;',
 };
 
@@ -310,4 +361,47 @@ function asks({ rules }: SinkSpec): boolean {
 
 function plannedSink({ name, rules, takes, contents }: SinkSpec): PlannedSink {
   return { name, rules: rules ?? NO_RULES, takes, schemaChanges: contents.schemaChanges };
+}
+
+async function positionAt(connection: PgConnection, name: string): Promise<Lsn> {
+  const lsn = parseLsn((await connection.query(`SELECT pg_catalog.${name}()`)).rows[0]?.[0] ?? '');
+  assert(lsn !== null, 'the server says where its WAL ends');
+  return lsn;
+}
+
+/** What is in force, and what these changes put in force. */
+function rowsWith(all: RowPeriods, { tables }: PublicationForm, changes: readonly TableChange[]): RowPeriods {
+  const next: { [oid: string]: readonly RowPeriod[] } = { ...all };
+  for (const table of tables) {
+    const change = changes.find((one) => one.table === table);
+    const periods = withFilters(all[table.oid] ?? [], table, [table.rows, change?.rows ?? null]);
+    if (periods.length > 0) next[table.oid] = periods;
+  }
+  return next;
+}
+
+/** undefined: somebody else's, who may have put other conditions into ours. */
+function filtersOf(form: PublicationForm, oid: string, changes: readonly TableChange[]): RowFilters | null | undefined {
+  const table = form.tables.find((one) => String(one.oid) === oid);
+  // It is not published any more: what is put in again has no filter of ours.
+  if (table === undefined) return null;
+  const change = changes.find((one) => one.table === table);
+  if (change !== undefined) return change.rows;
+  return isHandMade(table) ? undefined : table.rows;
+}
+
+function anyHeldBack(all: RowPeriods, form: PublicationForm, changes: readonly TableChange[]): boolean {
+  return Object.entries(all).some(([oid, periods]) => {
+    const now = filtersOf(form, oid, changes);
+    return now !== undefined && isHeldBack(periods, now);
+  });
+}
+
+function rowsClosed(all: RowPeriods, form: PublicationForm, lsn: Lsn): RowPeriods {
+  return Object.fromEntries(
+    Object.entries(all).map(([oid, periods]) => {
+      const now = filtersOf(form, oid, []);
+      return [oid, now === undefined ? periods : closed(periods, now, lsn)];
+    }),
+  );
 }

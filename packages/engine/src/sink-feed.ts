@@ -1,4 +1,5 @@
 /** What one sink is fed: its changes from its cursor on, and the rows of its backfills between them. */
+import type { Lsn } from '@millrace/core/lsn';
 import { ORDINAL_END } from '@millrace/core/position';
 import { BackfillFeed } from './backfill/backfill-feed.ts';
 import type { BackfillManager } from './backfill/backfill-manager.ts';
@@ -12,6 +13,7 @@ import type { OpenFeed } from './deliver/feed.ts';
 import type { LastValues } from './last-values.ts';
 import type { MarkSeal } from './mark-seal.ts';
 import type { SinkSpec } from './sink-spec.ts';
+import type { TableSchema } from './table-schema.ts';
 
 export interface SinkFeedOptions {
   readonly spec: SinkSpec;
@@ -21,8 +23,10 @@ export interface SinkFeedOptions {
   readonly lastValues: LastValues | null;
   readonly seal: MarkSeal;
   readonly poke: () => void;
-  /** Rejects while the publication lacks what the sink needs. */
-  readonly published: () => Promise<void>;
+  /** Rejects while the publication, or the log after this LSN, lacks what the sink needs. */
+  readonly published: (after: Lsn) => Promise<void>;
+  /** Throws where the log lacks rows that the sink needs. */
+  readonly announced: (table: TableSchema, lsn: Lsn) => void;
   readonly onNotice: ((sink: string, notice: ContentNotice) => void) | undefined;
 }
 
@@ -35,11 +39,12 @@ export function openSinkFeed({
   seal,
   poke,
   published,
+  announced,
   onNotice,
 }: SinkFeedOptions): OpenFeed {
   return async (cursor, signal, progress) => {
     await seal.ready();
-    await published();
+    await published(cursor.position.lsn);
     const marks = seal.openAll(cursor.backfills);
     const encoder = new MessageEncoder({
       schemas,
@@ -48,6 +53,7 @@ export function openSinkFeed({
       actions: spec.actions,
       contents: spec.contents,
       ...(spec.rules && { rules: spec.rules }),
+      announced,
       marks,
       lastValues: spec.fillUnchanged ? lastValues : null,
       onNotice: (notice) => onNotice?.(spec.name, notice),

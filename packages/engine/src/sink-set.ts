@@ -27,7 +27,7 @@ import type { LastValues } from './last-values.ts';
 import { MarkSeal } from './mark-seal.ts';
 import type { PipelineOptions } from './pipeline-options.ts';
 import type { PushDown } from './publication-push-down.ts';
-import { openSinkFeed } from './sink-feed.ts';
+import { openSinkFeed, type SinkFeedOptions } from './sink-feed.ts';
 import type { SinkSpec, StreamTarget } from './sink-spec.ts';
 import type { SourceCatalog } from './source-catalog.ts';
 
@@ -49,7 +49,7 @@ interface RunningSink {
   readonly delivery: Delivery;
 }
 
-/** How long sinks that change are waited for; one that is further behind may stop with columns_left_out. */
+/** How long sinks that change are waited for; one that is further behind may stop with columns_left_out or rows_left_out. */
 const PASSED_MS = 10_000;
 const PASSED_POLL_MS = 10;
 const POKE_EVERY_POLLS = 20;
@@ -173,14 +173,17 @@ export class SinkSet {
     const over = new AbortController();
     void running.delivery.done.catch(() => {}).then(() => over.abort());
     const place = { now: newCursor(log.durableLsn).position, oldest: running.delivery.savedPosition };
-    return tailChanges({
-      spec: running.spec,
-      log,
-      schemas,
-      lastValues: lastValues(),
-      after: typeof after === 'string' ? place[after] : after,
-      signal: AbortSignal.any([signal, over.signal]),
-    });
+    const from = typeof after === 'string' ? place[after] : after;
+    return this.#parts.pushDown.ready(running.spec, from.lsn).then(() =>
+      tailChanges({
+        spec: running.spec,
+        log,
+        schemas,
+        lastValues: lastValues(),
+        after: from,
+        signal: AbortSignal.any([signal, over.signal]),
+      }),
+    );
   }
 
   async stop(): Promise<void> {
@@ -238,7 +241,9 @@ export class SinkSet {
       onChange: (view) => onBackfill?.(spec.name, view),
     });
     const seal = new MarkSeal(state, spec);
-    const published = () => this.#parts.pushDown.ready(spec.name);
+    const { pushDown } = this.#parts;
+    const published = (after: Lsn) => pushDown.ready(spec, after);
+    const announced: SinkFeedOptions['announced'] = (table, lsn) => pushDown.announced(spec, table, lsn);
     const openFeed = openSinkFeed({
       spec,
       log,
@@ -248,6 +253,7 @@ export class SinkSet {
       seal,
       poke,
       published,
+      announced,
       onNotice,
     });
     const shared = {

@@ -86,6 +86,8 @@ export interface EncoderOptions {
   };
   readonly contents?: MessageContents;
   readonly rules?: RowRulesConfig;
+  /** Throws where rows of the table may have been left out that the sink takes; asked once per shape. */
+  readonly announced?: (table: TableSchema, lsn: Lsn) => void;
   /** Where values come from that were not sent; null: nowhere. */
   readonly lastValues?: LastValues | null;
   /** Marks of the sink's cursor: which version of a table it was told of last. */
@@ -417,6 +419,7 @@ export class MessageEncoder implements ChangeVisitor {
       return SKIP;
     }
     if (this.#options.rules !== undefined) requireCaptured(schema, this.#rules);
+    this.#options.announced?.(schema, at.lsn);
     if (hidesValues(this.#rules)) {
       checkRenamed(this.#options.schemas.version(oid, schema.version - 1), schema, this.#rules);
     }

@@ -3,7 +3,7 @@ import type { DatabaseConfig, SinkConfig } from '@millrace/api/config';
 import type { Finding } from '@millrace/engine/health/finding';
 import { changesTo, type PublicationNeeds, readPublicationNeeds } from '@millrace/engine/publication-decision';
 import { changeSql } from '@millrace/engine/publication-form';
-import { alterPublicationSql, type PublicationPlan } from '@millrace/engine/publication-plan';
+import type { PublicationPlan } from '@millrace/engine/publication-plan';
 import type { Publication } from '@millrace/engine/rows/published-tables';
 import { ruleFindings } from '@millrace/engine/rule-findings';
 import type { PgConnection } from '@millrace/postgres/connection';
@@ -58,28 +58,19 @@ function planFindings({ form }: PublicationNeeds, plan: PublicationPlan): Findin
         ? {
             slug,
             severity: 'warning',
-            text: `The column lists of the publication are not what the sinks ask for, and this user owns not both the publication and the tables: it cannot change them.${rest}`,
+            text: `The column lists and row filters of the publication are not what the sinks ask for, and this user owns not both the publication and the tables: it cannot change them.${rest}`,
             fix: sql,
             code: 'push_down_refused',
           }
         : {
             slug,
             severity: 'notice',
-            text: `The next start puts column lists into the publication, with the statements below: Postgres then leaves out by itself what no sink takes.${rest}`,
+            text: `The next start changes the column lists and row filters of the publication, with the statements below: Postgres then leaves out by itself what no sink takes.${rest}`,
             fix: sql,
           },
     );
-  } else if (plan.tables.every(({ columns }) => columns === null)) {
+  } else if (plan.tables.every(({ columns, rows }) => columns === null && rows === null)) {
     findings.push({ slug, severity: 'notice', text: `Nothing of the sinks' rules goes into the publication.${rest}` });
-  }
-  const filtered = plan.tables.filter(({ where }) => where !== null);
-  if (filtered.length > 0) {
-    findings.push({
-      slug: 'push_down_rows',
-      severity: 'notice',
-      text: 'Postgres could leave out rows that no sink takes. Millrace does not do it by itself: a sink that goes back, or is changed, could not be told that it lacks them. Whoever runs the statements below looks after these tables from then on.',
-      fix: `BEGIN;\n${alterPublicationSql(form.name, filtered)}\nCOMMIT;`,
-    });
   }
   return findings;
 }
