@@ -83,6 +83,6 @@ function configuration(
     certificates === null
       ? ''
       : `tls { cert_file: "${certificates.certificateFile}", key_file: "${certificates.keyFile}" }`;
-  const store = jetstream ? `jetstream { store_dir: "${data}", max_file_store: 256MB, max_memory_store: 64MB }` : '';
+  const store = jetstream ? `jetstream { store_dir: "${data}", max_file_store: 8GB, max_memory_store: 64MB }` : '';
   return [`listen: "127.0.0.1:${port}"`, store, tls, authorization, ''].join('\n');
 }
