@@ -1,5 +1,7 @@
 import { ORDINAL_END } from '@millrace/core/position';
+import { readChunkHeader } from '@millrace/engine/change-log/chunk';
 import { type LogPlace, positionOf } from '@millrace/engine/change-log/log-places';
+import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Captured, type CapturedTransaction, startCapturing } from './captured-log.ts';
@@ -78,4 +80,13 @@ test('a transaction of which the log has only the end is no place to begin', asy
   await expect(positionOf(captured.log, { timeMs })).rejects.toMatchObject({ code: 'log_overrun' });
   expect(await firstFrom('beginning')).toBe(7);
   expect(await firstFrom({ lsn: large!.lsn + 1n })).toBe(7);
+});
+
+test('a log that is bound to less than lies between two keyframes still begins at one', async () => {
+  const { log } = captured;
+  await log.trimToBytes(1);
+  const { records } = (await log.stream.read(log.stream.firstSeqNum, { countMax: 1, meteredBytesMax: 1 << 20 }))!;
+  const cursor = new RecordCursor(records);
+  expect(cursor.next()).toBe(true);
+  expect(readChunkHeader(Buffer.from(records), cursor.bodyStart, cursor.bodyEnd).keyframe).toBe(0);
 });

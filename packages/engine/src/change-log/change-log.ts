@@ -245,8 +245,8 @@ export class ChangeLog {
   }
 
   /**
-   * Forgets the oldest records until the log holds at most `bytesMax`, whoever still needs them; they find out by
-   * log_overrun. True when something was forgotten.
+   * Forgets the oldest records until the log holds at most `bytesMax`, or what follows its last keyframe, whoever still
+   * needs them; they find out by log_overrun. True when something was forgotten.
    */
   async trimToBytes(bytesMax: number): Promise<boolean> {
     let low = this.stream.firstSeqNum;
@@ -257,8 +257,10 @@ export class ChangeLog {
       if ((await this.bytesFrom(middle)) > bytesMax) low = middle + 1;
       else high = middle;
     }
-    // Reading starts at a keyframe, so the next one from here.
-    while (low < this.durableSeq - 1 && (await readTail(this.stream, low)).header.keyframe !== 0) low++;
+    // Reading starts at a keyframe: the next one from here, or where none has come yet, the last one.
+    let { keyframe } = (await readTail(this.stream, low)).header;
+    while (keyframe !== 0 && low < this.durableSeq - 1) ({ keyframe } = (await readTail(this.stream, ++low)).header);
+    low -= keyframe;
     if (low <= this.stream.firstSeqNum) return false;
     await this.stream.trim(low);
     return true;
