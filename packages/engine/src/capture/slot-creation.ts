@@ -8,9 +8,14 @@ import { pause } from '@millrace/core/pause';
 import { createPublication, readPublication } from '@millrace/postgres/catalog';
 import { PgConnection } from '@millrace/postgres/connection';
 import { publicationMissing } from '@millrace/postgres/replication';
+import { PgServerError } from '@millrace/postgres/server-error';
 import { createSlot, type SlotOptions } from '@millrace/postgres/slot';
 import type { SourceConfig } from './source.ts';
 import type { SourceState } from './source-state.ts';
+
+const DUPLICATE_OBJECT = '42710';
+/** Instead of it, when both were made at once. */
+const UNIQUE_VIOLATION = '23505';
 
 /** A standby waits for a record that a quiet primary writes every 15 seconds at most. */
 const STANDBY_CREATION_MS = 60_000;
@@ -105,8 +110,11 @@ export async function ensurePublication(
   const sql = await PgConnection.connect(inRecovery ? primary! : server, signal);
   try {
     if ((await readPublication(sql, name)) === null) {
-      if (initSql !== undefined) await sql.query(initSql);
-      else await createPublication(sql, name, null);
+      const making = initSql !== undefined ? sql.query(initSql) : createPublication(sql, name, null);
+      await making.catch(async (error: unknown) => {
+        // Of two that begin at the same moment one makes it.
+        if (!isDuplicate(error) || (await readPublication(sql, name)) === null) throw error;
+      });
     }
   } finally {
     await sql.close();
@@ -121,6 +129,11 @@ export async function ensurePublication(
     }
     await pause(PUBLICATION_POLL_MS, signal);
   }
+}
+
+/** What was to be made is there. */
+export function isDuplicate(error: unknown): boolean {
+  return error instanceof PgServerError && (error.sqlState === DUPLICATE_OBJECT || error.sqlState === UNIQUE_VIOLATION);
 }
 
 export function describeCreation(name: string, consistentPoint: Lsn): string {

@@ -11,7 +11,7 @@ import type { LogWriterEvents } from '../change-log/log-writer.ts';
 import { isFound, welcomeFoundSlot } from './found-slot.ts';
 import { type CapturedTransaction, lastTransaction, sendsAgain } from './resend-check.ts';
 import { type Admission, type AdmissionFacts, admit, type Loss, type ServerFacts } from './slot-admission.ts';
-import { describeCreation, ensurePublication, makeSlot, requireFailover } from './slot-creation.ts';
+import { describeCreation, ensurePublication, isDuplicate, makeSlot, requireFailover } from './slot-creation.ts';
 import { freeSlot } from './slot-holder.ts';
 import { type CompareWithSource, repairLoss } from './slot-repair.ts';
 import { describeUnsettled, settleSlot } from './slot-settling.ts';
@@ -191,10 +191,15 @@ async function create(
   const { consistentPoint } = await makeSlot(connection, slot, config, state).catch(async (error: unknown) => {
     // The server has refused: a slot of this name that is there later was made by somebody else, and is not to be moved.
     if (error instanceof MillraceError && error.retry !== 'reconnect') await state.forgetIntent();
-    throw error;
+    throw isDuplicate(error) ? madeMeanwhile(name) : error;
   });
   notify({ kind: 'slot_created', text: describeCreation(name, consistentPoint) });
   await settleBeginning(connection, config, state, inRecovery, signal, notify);
+}
+
+/** Of two that begin at the same moment one makes it. The other waits, as for any slot that is read. */
+function madeMeanwhile(name: string): MillraceError {
+  return new MillraceError('pg_slot_in_use', { detail: `"${name}" already exists: somebody else has just made it.` });
 }
 
 async function keepSettled(state: SourceState): Promise<void> {
