@@ -306,6 +306,10 @@ test('truncates, messages, annotations and changed keys keep their places', asyn
   expect(ordinals).toEqual([...ordinals.keys()]);
 });
 
+/** Before version 15, transactions without a published change are sent, too: those of the server's own work. */
+const withChanges = (transactions: readonly CapturedTransaction[]) =>
+  transactions.filter(({ changes }) => changes.length > 0);
+
 test('each change is what it is without streaming', async () => {
   await db.sql(`CREATE TYPE mood AS ENUM ('fine'); ALTER TABLE u ADD COLUMN mood mood`);
   captured = await startCapturing(db);
@@ -322,7 +326,7 @@ test('each change is what it is without streaming', async () => {
   const streamed = await captured.caughtUp();
   const plain = await startCapturing(db, { streaming: false, slot: `${db.name}_plain` });
   try {
-    expect(await plain.caughtUp()).toEqual(streamed);
+    expect(withChanges(await plain.caughtUp())).toEqual(withChanges(streamed));
   } finally {
     await plain.remove();
   }
