@@ -191,7 +191,8 @@ test(`no false alarm under load: large values, moved keys, truncates, DDL (seed 
   const random = seededRandom(seed);
   let writing = true;
   let statements = 0;
-  const ignored = new Set(['23505', '42701', '42703', '40P01']);
+  // Two writers meet: the same key, a column that is gone, a deadlock, a row that moved to another partition.
+  const ignored = new Set(['23505', '42701', '42703', '40P01', '40001']);
   const write = async (sql: string) => {
     statements++;
     await new Promise((resolve) => setTimeout(resolve, 5));
