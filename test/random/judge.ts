@@ -315,16 +315,17 @@ export function createJudge({ reference, fromStart, viaRoot, truncates, messages
       ({ name, parent, moved }) => name === named || parent === named || moved,
     );
     const keyed = candidatesOf.every(({ key }) => key.length > 0);
-    const found = candidatesOf.flatMap((table) => candidates(table, message.record));
-    const equal = found.filter((each) => differences(each, message.record).length === 0);
+    const given = new Map(Object.entries(message.record).map(([name, value]) => [name, canonical(value)]));
+    const found = candidatesOf.flatMap((table) => candidates(table, given));
+    const equal = found.filter((each) => isAsRead(each, given));
     const row = equal.find(({ readBy }) => readBy === null) ?? equal[0] ?? found[0];
     if (row === undefined) {
       report(`a read of a row that is not there: ${about(message)}`);
       return;
     }
     if (!row.old) {
-      for (const name of differences(row, message.record)) {
-        const is = show(canonical(message.record[name]));
+      for (const name of differences(row, given)) {
+        const is = show(given.get(name) ?? 'undefined');
         report(`stale read: ${name} is ${is}, not ${show(row.values.get(name) ?? 'there')}: ${about(message)}`);
       }
     }
@@ -337,23 +338,28 @@ export function createJudge({ reference, fromStart, viaRoot, truncates, messages
     row.unsure.clear();
     // Until a change shows the table anew, a row may be as it was before the table changed.
     row.old = candidatesOf.some(({ reshaped }) => reshaped);
-    for (const [name, value] of Object.entries(message.record)) {
-      row.values.set(name, canonical(value));
+    for (const [name, text] of given) {
+      row.values.set(name, text);
       row.known.add(name);
     }
   }
 
-  function candidates(table: TableState, record: Message['record']): Row[] {
-    if (table.key.length === 0) return table.rows.filter((row) => row.old || differences(row, record).length === 0);
-    const row = table.byKey.get(table.key.map((name) => canonical(record[name])).join());
+  function candidates(table: TableState, given: ReadonlyMap<string, string>): Row[] {
+    if (table.key.length === 0) return table.rows.filter((row) => row.old || isAsRead(row, given));
+    const row = table.byKey.get(table.key.map((name) => given.get(name)).join());
     return row === undefined ? [] : [row];
   }
 
-  function differences(row: Row, record: Message['record']): string[] {
-    const names = new Set([...Object.keys(record), ...row.values.keys()]);
-    return [...names].filter(
-      (name) => !row.unsure.has(name) && (!(name in record) || canonical(record[name]) !== row.values.get(name)),
-    );
+  function differences(row: Row, given: ReadonlyMap<string, string>): string[] {
+    const names = new Set([...given.keys(), ...row.values.keys()]);
+    return [...names].filter((name) => !row.unsure.has(name) && given.get(name) !== row.values.get(name));
+  }
+
+  /** As `differences` finding none; asked of every row of a table that has no key. */
+  function isAsRead({ values, unsure }: Row, given: ReadonlyMap<string, string>): boolean {
+    for (const [name, text] of given) if (text !== values.get(name) && !unsure.has(name)) return false;
+    for (const name of values.keys()) if (!given.has(name) && !unsure.has(name)) return false;
+    return true;
   }
 
   // The tables
