@@ -2,7 +2,7 @@ import type { ByteWriter } from '@millrace/core/byte-writer';
 import type { TimestampingMode } from './model.ts';
 import { COMMAND_NONE, commandOf, type RecordCommand, readCommand } from './record-commands.ts';
 import { joinHalves, RecordCursor } from './record-cursor.ts';
-import { fieldSize, varintSize, writeTag, writeVarint } from './record-fields.ts';
+import { contentSizeOf, copyContent, startSequenced } from './record-writer.ts';
 import { S2Error } from './s2-error.ts';
 
 /** Admitted records become records of a stream: with numbers, timestamps, and the bytes they are kept in. HOT PATH. */
@@ -67,7 +67,9 @@ export function sequenceRecords(
       firstLow = low;
       firstHigh = high;
     }
-    writeSequencedCopy(out, cursor, seqNum, low, high);
+    // Canonical: no unknown fields, empty ones left out.
+    startSequenced(out, seqNum, low, high, contentSizeOf(cursor));
+    copyContent(out, cursor);
     if (cursor.headerCount === 1) {
       const command = commandOf(cursor);
       if (command !== COMMAND_NONE) {
@@ -82,50 +84,4 @@ export function sequenceRecords(
     lastTimestamp: joinHalves(lastLow, lastHigh),
     commands,
   };
-}
-
-/** An entry of ReadBatch made from the AppendRecord under the cursor. Canonical: no unknown fields, empty ones left out. */
-function writeSequencedCopy(out: ByteWriter, cursor: RecordCursor, seqNum: number, low: number, high: number): void {
-  const source = cursor.bytes;
-  const headers = cursor.headers;
-  const headersEnd = cursor.headerCount * 4;
-  const bodySize = cursor.bodyEnd - cursor.bodyStart;
-  const seqLow = seqNum >>> 0;
-  const seqHigh = Math.floor(seqNum / TWO_32);
-
-  let size = 2 + varintSize(seqLow, seqHigh) + varintSize(low, high);
-  for (let at = 0; at < headersEnd; at += 4) {
-    const header = fieldSize(headers[at + 1]! - headers[at]!) + fieldSize(headers[at + 3]! - headers[at + 2]!);
-    size += 1 + varintSize(header, 0) + header;
-  }
-  size += fieldSize(bodySize);
-
-  out.reserve(size + 11);
-  writeTag(out, 0x0a);
-  writeVarint(out, size, 0);
-  writeTag(out, 0x08);
-  writeVarint(out, seqLow, seqHigh);
-  writeTag(out, 0x10);
-  writeVarint(out, low, high);
-  for (let at = 0; at < headersEnd; at += 4) {
-    const nameSize = headers[at + 1]! - headers[at]!;
-    const valueSize = headers[at + 3]! - headers[at + 2]!;
-    writeTag(out, 0x1a);
-    writeVarint(out, fieldSize(nameSize) + fieldSize(valueSize), 0);
-    if (nameSize > 0) {
-      writeTag(out, 0x0a);
-      writeVarint(out, nameSize, 0);
-      out.copy(source, headers[at]!, headers[at + 1]!);
-    }
-    if (valueSize > 0) {
-      writeTag(out, 0x12);
-      writeVarint(out, valueSize, 0);
-      out.copy(source, headers[at + 2]!, headers[at + 3]!);
-    }
-  }
-  if (bodySize > 0) {
-    writeTag(out, 0x22);
-    writeVarint(out, bodySize, 0);
-    out.copy(source, cursor.bodyStart, cursor.bodyEnd);
-  }
 }

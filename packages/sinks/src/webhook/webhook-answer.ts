@@ -18,7 +18,7 @@ const EXCERPT_CHARS_MAX = 1_000;
 
 /** 408 timeout, 409 conflict, 423 locked, 424 failed dependency, 425 too early, 429 too many requests. */
 const LATER = new Set([408, 409, 423, 424, 425, 429]);
-/** 501 not implemented, 505 HTTP version, 510 and 511: another try gives the same. */
+/** 501 (the method), 505 (the version), 510 (an extension), 511 (a login): another try gives the same. */
 const NEVER_BETTER = new Set([501, 505, 510, 511]);
 
 export function isSuccess(status: number, { successStatuses }: AnswerRules): boolean {

@@ -3,10 +3,11 @@ import { assert } from '@millrace/core/assert';
 import { ByteWriter } from '@millrace/core/byte-writer';
 import { COMMAND_NONE, commandOf } from '../record-commands.ts';
 import { RecordCursor } from '../record-cursor.ts';
+import { contentSizeOf, copyContent } from '../record-writer.ts';
 import { S2Error } from '../s2-error.ts';
 import type { ReadLimits, ReadSlice } from '../store.ts';
 import type { KeyedCipher, RecordCipher } from './record-cipher.ts';
-import { writeAppendHead, writeRecordContent, writeSequencedContent } from './record-content.ts';
+import { writeAppendHead, writeSequencedContent } from './record-content.ts';
 
 /*
  * Records as an encrypted stream stores them. A sealed record has no headers, and as its body, integers big-endian:
@@ -60,7 +61,8 @@ export class RecordSealer {
         continue;
       }
       content.rewind(0);
-      writeRecordContent(content, cursor);
+      content.reserve(contentSizeOf(cursor));
+      copyContent(content, cursor);
       const size = overhead + content.length;
       writeAppendHead(out, cursor, size);
       const { buffer } = out;
