@@ -5,6 +5,8 @@
 
 /** Parses JSON without losing digits: an integer beyond 2^53 becomes a bigint. */
 export function parseJson(text: string): unknown {
+  // A reviver makes parsing some ten times slower, and campaigns parse millions of messages.
+  if (!/\d{16}/.test(text)) return JSON.parse(text);
   // Node hands the source text of a number to the reviver; the type of JSON.parse does not know yet.
   const revive = (_key: string, value: unknown, context?: { source?: string }) =>
     typeof value === 'number' && !Number.isSafeInteger(value) && /^-?\d+$/.test(context?.source ?? '')
