@@ -234,6 +234,33 @@ test('a retry never comes before the destination asked for it', async () => {
   expect(at[1]! - at[0]!).toBeGreaterThanOrEqual(295);
 });
 
+test('messages that fail are tried again so many a second, and one more for each that arrives', async () => {
+  const world = worldOf(logOf(Array.from({ length: 300 }, (_, i) => `bad-${i}`)));
+  world.policy = { ...POLICY, batchSize: 1, maxAckPending: 2_000 };
+  let nowMs = 0;
+  world.options = { now: () => nowMs };
+  world.behaviour = ([message], arrive) => {
+    if (message!.keys[0] !== 'good') return [{ error: refused() }];
+    arrive(message!);
+    return null;
+  };
+  await world.start();
+  const requests = (count: number) =>
+    vi.waitFor(() => {
+      expect(world.requests).toBe(count);
+      expect(push(world).figures.blockedGroups).toBe(300);
+    }, WAIT);
+  await requests(300);
+  // All of them are due. What comes behind those that may go is sent before the others, and lets one more go.
+  nowMs = 1_000;
+  await requests(350);
+  world.log.append({ position: { lsn: 5_000n, ordinal: 0 }, key: 'good', version: 0 });
+  await requests(352);
+  expect(world.arrivals.map(({ key }) => key)).toEqual(['good']);
+  nowMs += 20;
+  await requests(362);
+});
+
 test('what a worker gave back comes again when it asked for it, without a growing pause, and was tried', async () => {
   const world = worldOf(logOf(['a']));
   world.policy = { ...POLICY, retry: { minMs: 60_000, maxMs: 60_000 } };

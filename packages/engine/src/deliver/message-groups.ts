@@ -6,6 +6,7 @@
 import { assert } from '@millrace/core/assert';
 import { Fifo } from './fifo.ts';
 import type { PendingMessage } from './pending-message.ts';
+import { RetryBudget } from './retry-budget.ts';
 import { RetryQueue } from './retry-queue.ts';
 
 export interface GroupLimits {
@@ -63,6 +64,7 @@ export class MessageGroups {
   /** Those that have enough for a request. */
   readonly #due = new Map<string, Lane>();
   readonly #delayed = new RetryQueue();
+  readonly #retries = new RetryBudget();
   #barrier: PendingMessage | null = null;
   /** What came after a barrier that is not done. */
   readonly #held = new Fifo<PendingMessage>();
@@ -184,6 +186,11 @@ export class MessageGroups {
     this.#checkDue(lane);
   }
 
+  /** Something arrived: the destination takes messages, so more of those that failed may be tried. */
+  arrived(): void {
+    this.#retries.earn();
+  }
+
   /** It arrived, or was given up: the next ones of its groups may go. */
   done(message: PendingMessage, nowMs: number): void {
     assert(message.state !== 'gone', 'a message is done once');
@@ -258,9 +265,10 @@ export class MessageGroups {
   }
 
   /** null: nothing becomes due by itself. */
-  nextDueMs(): number | null {
+  nextDueMs(nowMs: number): number | null {
     if (this.#due.size > 0) return 0;
     let next = this.#delayed.nextMs;
+    if (next <= nowMs && !this.#delayed.first!.returned) next = this.#retries.nextMs(nowMs);
     for (const lane of this.#waiting.values()) {
       next = Math.min(next, lane.sinceMs + this.#limits.waitMs);
       break;
@@ -269,8 +277,10 @@ export class MessageGroups {
   }
 
   #wakeDelayed(nowMs: number): void {
-    for (let due = this.#delayed.takeDue(nowMs); due !== null; due = this.#delayed.takeDue(nowMs)) {
-      this.putBack(due, nowMs);
+    while (this.#delayed.nextMs <= nowMs) {
+      // What a worker gave back has not failed.
+      if (!this.#delayed.first!.returned && !this.#retries.take(nowMs)) return;
+      this.putBack(this.#delayed.takeDue(nowMs)!, nowMs);
     }
   }
 

@@ -283,7 +283,7 @@ export class PushSession {
     this.#timer = null;
     const { sink } = this.#parts;
     if (this.#underWay.size >= sink.limits.concurrency || (this.#away !== null && this.#underWay.size > 0)) return;
-    const due = this.#groups.nextDueMs();
+    const due = this.#groups.nextDueMs(this.#now());
     if (due === null) return;
     const at = this.#away === null ? due : Math.max(due, this.#away.untilMs);
     this.#timer = setTimeout(() => this.#dispatch(), Math.max(1, at - this.#now()));
@@ -335,6 +335,7 @@ export class PushSession {
     this.#back();
     for (const message of messages) {
       if (message.state === 'gone') continue;
+      this.#groups.arrived();
       counts.delivered++;
       counts.bytes += message.size;
       this.#finish(message, 'delivered');

@@ -36,8 +36,13 @@ export class RetryQueue {
 
   /** When the first of them is due; Infinity: there is none. */
   get nextMs(): number {
+    return this.first?.nextTryMs ?? Infinity;
+  }
+
+  /** The one that is due soonest. */
+  get first(): PendingMessage | null {
     this.#dropStale();
-    return this.#heap[0]?.atMs ?? Infinity;
+    return this.#heap[0]?.message ?? null;
   }
 
   /** Takes out one that is due; null: there is none. */
