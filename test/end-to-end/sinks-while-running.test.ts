@@ -60,6 +60,36 @@ test('one that changes goes on where it was, the other is left alone, a new one 
   expect((await ids('gone')).length).toBeLessThan(last);
 });
 
+test('at a start, one that has run goes on without a table that is gone by then, and with it once it is back', async () => {
+  await db.sql('CREATE TABLE dropped (id int PRIMARY KEY)');
+  const sinks = [{ name: 'a' }, { name: 'named', source: { include_tables: ['t', 'dropped'] } }];
+  millrace = await startMillrace(db, { sinks });
+  const { dataDir } = millrace;
+  writing = Promise.resolve(0);
+  await db.sql(`INSERT INTO t VALUES (1, 'v'); INSERT INTO dropped VALUES (1)`);
+  await millrace.atLeast(2, 'named');
+  await millrace.stop();
+  await db.sql(`DROP TABLE dropped; INSERT INTO t VALUES (2, 'v')`);
+  millrace = await startMillrace(db, { sinks, dataDir });
+  await millrace.atLeast(3, 'named');
+  const { monitor } = millrace.server.databases[0]!;
+  await eventually('its health says which one', async () => {
+    await monitor.refresh();
+    const { health } = monitor.report().sinks.find(({ name }) => name === 'named')!;
+    return health.checks.some(({ findings }) => findings.some(({ text }) => text.includes('dropped')));
+  });
+  await db.sql('CREATE TABLE dropped (id int PRIMARY KEY); INSERT INTO dropped VALUES (7)');
+  await millrace.atLeast(4, 'named');
+  expect(await ids('named')).toEqual([1, 1, 2, 7]);
+  expect(await ids('a')).toEqual([1, 1, 2, 7]);
+  // A new one is a mistake, and is told at once.
+  await db.sql('DROP TABLE dropped');
+  await millrace.stop();
+  const more = [...sinks, { name: 'new', source: { include_tables: ['dropped'] } }];
+  await expect(startMillrace(db, { sinks: more, dataDir })).rejects.toMatchObject({ code: 'pg_table_missing' });
+  millrace = await startMillrace(db, { sinks, dataDir });
+});
+
 test('one that names a table that is not there is refused, and all goes on as it was', async () => {
   millrace = await startMillrace(db, { sinks: [{ name: 'a' }] });
   writing = write();

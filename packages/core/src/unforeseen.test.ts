@@ -1,7 +1,7 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { MillraceError } from './error.ts';
-import { kindOf, placesOf, unforeseen } from './unforeseen.ts';
+import { isOfConnection, kindOf, placesOf, unforeseen } from './unforeseen.ts';
 
 class ReplyError extends Error {}
 
@@ -15,6 +15,19 @@ test('it tells class, code, cause and place, and keeps the error', () => {
   expect(told.detail).toMatch(
     /^TypeError, caused by AggregateError, caused by ReplyError, caused by Error \(ECONNRESET\), at packages\/core\/src\/unforeseen\.test\.ts:\d+:\d+/,
   );
+});
+
+test('a connection that fails is told from everything else, whoever wraps it', () => {
+  const coded = (code: unknown) => Object.assign(new Error('x'), { code });
+  const wrapped = (code: unknown) => new TypeError('fetch failed', { cause: new AggregateError([coded(code)]) });
+  for (const code of ['ECONNRESET', 'ECONNREFUSED', 'EPIPE', 'ETIMEDOUT', 'EHOSTUNREACH', 'ENETDOWN', 'EAI_AGAIN'])
+    expect(isOfConnection(wrapped(code))).toBe(true);
+  for (const code of ['ENOTFOUND', 'UND_ERR_SOCKET', 'UND_ERR_HEADERS_TIMEOUT', 'ERR_STREAM_PREMATURE_CLOSE'])
+    expect(isOfConnection(coded(code))).toBe(true);
+  for (const code of ['ENOENT', 'ENOSPC', 'ERR_INVALID_ARG_TYPE', 'UND_ERR_INVALID_ARG', '42P01', 7, undefined])
+    expect(isOfConnection(wrapped(code))).toBe(false);
+  for (const error of ['ECONNRESET', null, undefined, { cause: coded('ECONNRESET') }])
+    expect(isOfConnection(error)).toBe(false);
 });
 
 test('a coded error is told as it is', () => {

@@ -12,6 +12,9 @@ const PLACES_MAX = 6;
 const CLASS = /^[A-Za-z_$][\w$]{0,60}$/;
 /** `ECONNRESET`, `ERR_INVALID_ARG_TYPE`, `UND_ERR_SOCKET`, `42P01`. */
 const CODE = /^[A-Z0-9][A-Z0-9_]{1,59}$/;
+/** What Node and its clients call a connection that fails. */
+const OF_CONNECTION =
+  /^(?:E(?:CONN\w+|PIPE|TIMEDOUT|HOST\w+|NET\w+|AI_\w+|NOTFOUND|ADDRNOTAVAIL)|UND_ERR_(?:SOCKET|CLOSED|\w+_TIMEOUT)|ERR_SOCKET_CLOSED|ERR_STREAM_PREMATURE_CLOSE)$/;
 const NUMBER_MAX = 99_999;
 const FRAME = /^ {4}at .*?\(?(?:file:\/\/)?(\/[^()]*\.[cm]?[jt]s:\d+:\d+)\)?$/;
 
@@ -25,11 +28,19 @@ export function unforeseen(error: unknown): MillraceError {
 
 /** `TypeError, caused by SocketError (UND_ERR_SOCKET)` */
 export function kindOf(error: unknown): string {
-  const chain: string[] = [];
-  for (let one = error; one !== undefined && one !== null && chain.length < CHAIN_MAX; one = causeOf(one)) {
-    chain.push(`${classOf(one)}${codeOf(one)}`);
-  }
-  return chain.length === 0 ? String(error) : chain.join(', caused by ');
+  const chain = chainOf(error);
+  return chain.length === 0 ? String(error) : chain.map((one) => `${classOf(one)}${codeOf(one)}`).join(', caused by ');
+}
+
+/** The network failed, or who is at its other end: no fault of what was sent. */
+export function isOfConnection(error: unknown): boolean {
+  return chainOf(error).some((one) => OF_CONNECTION.test(String((one as { code?: unknown }).code)));
+}
+
+function chainOf(error: unknown): readonly unknown[] {
+  const chain: unknown[] = [];
+  for (let one = error; one !== undefined && one !== null && chain.length < CHAIN_MAX; one = causeOf(one)) chain.push(one);
+  return chain;
 }
 
 /** Where it was made, the innermost first, within this program and its libraries: `node_modules/ioredis/built/Redis.js:12:3`. */

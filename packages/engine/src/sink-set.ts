@@ -98,9 +98,12 @@ export class SinkSet {
     return this.#failed.promise;
   }
 
-  /** Rejects, with none of them started, when a table that one names is not there or not published. */
+  /**
+   * Rejects, with none of them started, when a table that a new one names is not there or not published. One that has run
+   * before goes on without: a table that was dropped must not stop the capture of all others at the next start.
+   */
   async start(): Promise<void> {
-    for (const spec of this.#specs) await this.#requireTables(spec);
+    for (const spec of this.#specs) if (!this.#cursors.get(spec.name)!.begun) await this.#requireTables(spec);
     this.#started = true;
     for (const spec of this.#specs) this.#startOne(spec);
   }

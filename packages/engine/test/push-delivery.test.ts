@@ -221,6 +221,23 @@ test('an error that no adapter knows is told by its class, code and place, and b
   await caughtUp(world);
 });
 
+test('a connection that fails in a way that no adapter knows counts against no message', async () => {
+  const world = worldOf(logOf(['a', 'b', 'c', 'd', 'e']));
+  world.policy = { ...POLICY, maxRetryCount: 2 };
+  let reached = false;
+  world.behaviour = (messages, arrive, signal) => {
+    if (!reached) throw new TypeError('failed', { cause: Object.assign(new Error('hang up'), { code: 'ECONNRESET' }) });
+    return takesAll(messages, arrive, signal);
+  };
+  await world.start();
+  await vi.waitFor(() => expect(world.requests).toBeGreaterThan(12), WAIT);
+  expect(world.delivery.state).toMatchObject({ kind: 'retrying', error: { code: 'sink_unavailable' } });
+  expect(push(world).list({ limit: 10 }).map(({ tries }) => tries)).toEqual([0, 0, 0, 0, 0]);
+  reached = true;
+  await caughtUp(world);
+  expect([world.letters.length, world.arrivals.length]).toEqual([0, 5]);
+});
+
 test('a retry never comes before the destination asked for it', async () => {
   const world = worldOf(logOf(['a']));
   const at: number[] = [];

@@ -5,7 +5,7 @@
 import { InvariantError } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
-import { unforeseen } from '@millrace/core/unforeseen';
+import { isOfConnection, unforeseen } from '@millrace/core/unforeseen';
 import {
   type DeliveryFailure,
   type DeliveryOutcome,
@@ -326,7 +326,9 @@ export class PushSession {
     } catch (error) {
       if (error instanceof InvariantError) throw error;
       if (error instanceof DeliveryRejection) return error.failure;
-      return { error: unforeseen(error) };
+      const told = unforeseen(error);
+      if (!isOfConnection(error)) return { error: told };
+      return { error: new MillraceError('sink_unavailable', { detail: told.detail!, cause: error }) };
     }
   }
 
