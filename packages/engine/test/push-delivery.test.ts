@@ -232,7 +232,11 @@ test('a connection that fails in a way that no adapter knows counts against no m
   await world.start();
   await vi.waitFor(() => expect(world.requests).toBeGreaterThan(12), WAIT);
   expect(world.delivery.state).toMatchObject({ kind: 'retrying', error: { code: 'sink_unavailable' } });
-  expect(push(world).list({ limit: 10 }).map(({ tries }) => tries)).toEqual([0, 0, 0, 0, 0]);
+  expect(
+    push(world)
+      .list({ limit: 10 })
+      .map(({ tries }) => tries),
+  ).toEqual([0, 0, 0, 0, 0]);
   reached = true;
   await caughtUp(world);
   expect([world.letters.length, world.arrivals.length]).toEqual([0, 5]);
@@ -415,6 +419,27 @@ test('the window is never exceeded, in messages or in bytes, and nothing is read
   await large.start();
   await vi.waitFor(() => expect(push(large).figures.pendingBytes).toBeGreaterThan(60 << 20), WAIT);
   expect(push(large).figures.pendingBytes).toBeLessThan(68 << 20);
+});
+
+test('for a destination that takes nothing no more is read ahead than it could be given; what it refuses is no part of that', async () => {
+  const world = worldOf(logOf(Array.from({ length: 4_000 }, (_, i) => `key-${i}`)));
+  world.policy = { ...POLICY, maxAckPending: 10_000 };
+  let fault: MillraceError | null = away();
+  world.behaviour = (messages, arrive, signal) => {
+    if (fault?.code === 'sink_refused') return messages.map(() => ({ error: fault! }));
+    if (fault !== null) throw new DeliveryRejection({ error: fault });
+    return takesAll(messages, arrive, signal);
+  };
+  const pending = () => push(world).figures.pending;
+  await world.start();
+  await vi.waitFor(() => expect(world.requests).toBeGreaterThan(10), WAIT);
+  expect(pending()).toBeGreaterThanOrEqual(1_000);
+  expect(pending()).toBeLessThanOrEqual(1_500);
+  fault = refused();
+  await vi.waitFor(() => expect(pending()).toBe(4_000), WAIT);
+  fault = null;
+  await caughtUp(world);
+  expect(new Set(world.arrivals.map(({ key }) => key)).size).toBe(4_000);
 });
 
 test('a message too large for the destination is never sent, and blocks its group by default', async () => {

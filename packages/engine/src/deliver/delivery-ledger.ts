@@ -119,7 +119,7 @@ export class DeliveryLedger {
 
   /** A change, in the order of the feed. */
   begin(position: Position, messages: number, history: EntryHistory): LedgerEntry {
-    const entry: LedgerEntry = { position, run: null, remaining: messages, ...history };
+    const entry = entryOf(position, null, messages, history);
     if (messages > 0) this.#pending.add(entry);
     return entry;
   }
@@ -135,7 +135,7 @@ export class DeliveryLedger {
 
   beginRow(run: MarkedRun, position: Position, messages: number): LedgerEntry {
     if (messages > 0) run.remaining++;
-    return { position, run, remaining: messages, ...NO_HISTORY };
+    return entryOf(position, run, messages, NO_HISTORY);
   }
 
   /** All of the run was begun: without anything pending it is done. */
@@ -190,6 +190,11 @@ export class DeliveryLedger {
     }
   }
 
+  /** Rows of some backfill are begun and not done: its mark is not where it will be. */
+  get marking(): boolean {
+    return this.#runs.size > 0;
+  }
+
   /** Whether the mark has come to its backfill's last batch that was begun. */
   isMarked(backfill: string): boolean {
     return !this.#runs.has(backfill);
@@ -237,6 +242,16 @@ export class DeliveryLedger {
     };
     return { position: this.#position, backfills: new Map(this.#marks), destination: stored };
   }
+}
+
+/** Field by field: spread, they would be kept in an array beside the object. */
+function entryOf(
+  position: Position,
+  run: MarkedRun | null,
+  remaining: number,
+  { leading, tries, firstFailedAt }: EntryHistory,
+): LedgerEntry {
+  return { position, run, remaining, leading, tries, firstFailedAt, key: undefined };
 }
 
 /**

@@ -126,7 +126,7 @@ export class MessageGroups {
     else queue.tail.after = place;
     queue.tail = place;
     queue.length++;
-    message.places.push(place);
+    addPlace(message, place);
   }
 
   /**
@@ -238,7 +238,7 @@ export class MessageGroups {
           else last.after.before = next;
           last.after = next;
           queue.length++;
-          one.places.push(next);
+          addPlace(one, next);
           last = next;
         }
         unlink(place);
@@ -322,6 +322,12 @@ export class MessageGroups {
     this.#waiting.delete(lane.key);
     this.#due.delete(lane.key);
   }
+}
+
+/** In an array of that length: one that grows has room for sixteen more, and there are ten thousand of them. */
+function addPlace(message: PendingMessage, place: GroupPlace): void {
+  const [first] = message.places;
+  message.places = first === undefined ? [place] : [first, place];
 }
 
 function laneOf(message: PendingMessage): string {

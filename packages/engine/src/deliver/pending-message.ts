@@ -47,23 +47,19 @@ const MESSAGE_COST = 768;
  */
 export type MessageState = 'queued' | 'ready' | 'taken' | 'delayed' | 'gone';
 
+const NOTHING_LEFT: readonly string[] = [];
+const NO_PLACES: readonly GroupPlace[] = [];
+
+/** There are as many of them as all windows hold, and the collector looks at each field: none is here twice. */
 export class PendingMessage implements OutMessage {
-  readonly action: MessageAction;
-  readonly schema: string;
-  readonly table: string;
-  readonly keys: readonly string[];
-  readonly databaseName: string;
   readonly idempotencyKey: string;
-  readonly group: string | null;
-  readonly lsn: Lsn;
-  readonly ordinal: number;
   readonly original: OriginalMessage;
   /** Its number among the messages that a function made of one. */
   readonly sub: number;
   body: Buffer;
   json = true;
   /** Columns that it went without, because it was too large. */
-  left: readonly string[] = [];
+  left: readonly string[] = NOTHING_LEFT;
   route: unknown;
   tries = 0;
   /** null: it can be sent. */
@@ -74,7 +70,7 @@ export class PendingMessage implements OutMessage {
   readonly cost: number;
 
   state: MessageState = 'queued';
-  places: GroupPlace[] = [];
+  places: readonly GroupPlace[] = NO_PLACES;
   /** Of messages that a sharing request could take with it; see message-groups.ts. */
   estimate = 0;
   /** In a request of its own: one that held several was refused whole, and this one may be why. */
@@ -92,15 +88,7 @@ export class PendingMessage implements OutMessage {
 
   constructor(original: OriginalMessage, sub: number, body: Buffer, route: unknown, sinceMs: number) {
     const { facts } = original;
-    this.action = facts.action;
-    this.schema = facts.schema;
-    this.table = facts.table;
-    this.keys = facts.keys;
-    this.databaseName = facts.databaseName;
     this.idempotencyKey = subKey(facts.idempotencyKey, sub);
-    this.group = facts.group;
-    this.lsn = original.lsn;
-    this.ordinal = original.ordinal;
     this.original = original;
     this.sub = sub;
     // Functions that leave it as it is make a copy of it, and what they make is a part of something larger.
@@ -108,6 +96,38 @@ export class PendingMessage implements OutMessage {
     this.route = route;
     this.cost = MESSAGE_COST + body.length + (this.body === original.bytes ? 0 : original.bytes.length);
     this.sinceMs = sinceMs;
+  }
+
+  get action(): MessageAction {
+    return this.original.facts.action;
+  }
+
+  get schema(): string {
+    return this.original.facts.schema;
+  }
+
+  get table(): string {
+    return this.original.facts.table;
+  }
+
+  get keys(): readonly string[] {
+    return this.original.facts.keys;
+  }
+
+  get databaseName(): string {
+    return this.original.facts.databaseName;
+  }
+
+  get group(): string | null {
+    return this.original.facts.group;
+  }
+
+  get lsn(): Lsn {
+    return this.original.lsn;
+  }
+
+  get ordinal(): number {
+    return this.original.ordinal;
   }
 }
 

@@ -7,9 +7,11 @@ export class PendingWindow {
   /** In the order of the feed. */
   readonly messages = new Set<PendingMessage>();
   bytes = 0;
-  /** When one was done last. */
+  /** When one was done last; at first, when it began. */
   lastDoneMs: number;
+  everDone = false;
   #waiting: (() => void)[] = [];
+  #waitingForRoom: (() => void)[] = [];
 
   constructor(now: () => number) {
     this.now = now;
@@ -32,17 +34,33 @@ export class PendingWindow {
   /** Something was done. */
   progressed(): void {
     this.lastDoneMs = this.now();
+    this.everDone = true;
     this.wake();
   }
 
   wake(): void {
-    const waiting = this.#waiting;
-    this.#waiting = [];
-    for (const resolve of waiting) resolve();
+    this.#waiting = wakeAll(this.#waiting);
+    this.moved();
+  }
+
+  /** There may be room, though nothing is done. */
+  moved(): void {
+    this.#waitingForRoom = wakeAll(this.#waitingForRoom);
   }
 
   /** Resolves when something was done. */
   changed(): Promise<void> {
     return new Promise((resolve) => this.#waiting.push(resolve));
   }
+
+  /** Resolves when there may be room. */
+  room(): Promise<void> {
+    return new Promise((resolve) => this.#waitingForRoom.push(resolve));
+  }
+}
+
+function wakeAll(waiting: (() => void)[]): (() => void)[] {
+  if (waiting.length === 0) return waiting;
+  for (const resolve of waiting) resolve();
+  return [];
 }

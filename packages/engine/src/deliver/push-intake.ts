@@ -24,6 +24,10 @@ export const WINDOW_BYTES_MAX = 64 * 1_048_576;
 /** Messages read from the log at a time, and their bytes. */
 const READ_MESSAGES_MAX = 500;
 const READ_BYTES_MAX = 1_048_576;
+/** Messages that are ready while nothing arrives. What a destination cannot take now it will not take sooner for being here. */
+const READY_MAX = 1_000;
+/** Nothing arrived for so long. */
+const QUIET_MS = 1_000;
 /** A buffer that a huge message has blown up is not kept. */
 const READ_BUFFER_KEPT_BYTES = 4 * 1_048_576;
 /** With `discard_on_full`: the window is full, and nothing was done for this long. */
@@ -34,7 +38,9 @@ const DISCARD_NOTICE_EVERY_MS = 1_000;
 /** Without one, ending a wait makes an error with its stack each time. */
 const OVER = 'over';
 
-export interface IntakeParts extends Pick<SessionParts, 'options' | 'ledger' | 'counts' | 'deadKeys' | 'onProgress'> {
+type OfSession = 'options' | 'sink' | 'ledger' | 'counts' | 'deadKeys' | 'onProgress';
+
+export interface IntakeParts extends Pick<SessionParts, OfSession> {
   readonly window: PendingWindow;
   readonly groups: MessageGroups;
   readonly preparation: MessagePreparation;
@@ -48,7 +54,10 @@ export interface IntakeParts extends Pick<SessionParts, 'options' | 'ledger' | '
 export class PushIntake {
   readonly #parts: IntakeParts;
   readonly #readMax: number;
+  readonly #readyMax: number;
   #idle = false;
+  /** There is room, and enough is ready. */
+  #ahead = false;
   #shed: { messages: number; from: Position; through: Position } | null = null;
   #shedNoticeMs = -Infinity;
 
@@ -56,6 +65,8 @@ export class PushIntake {
     this.#parts = parts;
     const { maxAckPending } = parts.options.policy;
     this.#readMax = Math.max(1, Math.min(READ_MESSAGES_MAX, Math.floor(maxAckPending / 4)));
+    const { concurrency, messagesMax } = parts.sink.limits;
+    this.#readyMax = Math.max(READY_MAX, concurrency * Math.min(messagesMax, parts.options.policy.batchSize));
   }
 
   /** All of the log was looked at. */
@@ -65,14 +76,16 @@ export class PushIntake {
 
   /** Resolves on the signal; rejects when the feed fails. */
   async run(feed: Feed): Promise<void> {
-    const { signal, dispatch } = this.#parts;
+    const { signal, dispatch, ledger } = this.#parts;
     let batch = this.#newBatch();
     while (!signal.aborted) {
       const sheds = await this.#room();
       if (signal.aborted) return;
+      const { marking } = ledger;
       const result = await feed.fill(batch);
       if (signal.aborted) return;
-      if (!batch.empty || batch.mark !== null) this.#idle = false;
+      const marks = batch.mark !== null;
+      if (!batch.empty || marks) this.#idle = false;
       if (sheds) this.#discard(batch);
       else await this.#takeIn(batch);
       if (batch.body.buffer.length > READ_BUFFER_KEPT_BYTES) batch = this.#newBatch();
@@ -80,7 +93,9 @@ export class PushIntake {
       if (signal.aborted) return;
       if (result === 'idle') this.#idle = true;
       dispatch();
-      if (result === 'idle') await this.#feedChanged(feed);
+      // Rows that a backfill waits for were done meanwhile: it has to be asked once more.
+      const marked = marks || (marking && !ledger.marking);
+      if (result === 'idle' && !marked) await this.#feedChanged(feed);
     }
   }
 
@@ -90,15 +105,16 @@ export class PushIntake {
   }
 
   async #feedChanged(feed: Feed): Promise<void> {
-    const { signal, window } = this.#parts;
+    const { signal, window, ledger } = this.#parts;
     // A wait that lives as long as the sink would gather listeners.
     const over = new AbortController();
     const end = () => over.abort(OVER);
     signal.addEventListener('abort', end, { once: true });
     if (signal.aborted) end();
     try {
+      const changed = feed.changed(over.signal);
       // Something done: a backfill may be waiting for its last rows.
-      await Promise.race([feed.changed(over.signal), window.changed()]);
+      await (ledger.marking ? Promise.race([changed, window.changed()]) : changed);
     } finally {
       signal.removeEventListener('abort', end);
       end();
@@ -111,7 +127,8 @@ export class PushIntake {
     const { maxAckPending, loadShedding } = options.policy;
     while (!signal.aborted) {
       const fits = window.size + this.#readMax <= maxAckPending && window.bytes < WINDOW_BYTES_MAX;
-      if (fits || window.size === 0) return false;
+      this.#ahead = fits && window.size > 0 && this.#aheadEnough();
+      if (window.size === 0 || (fits && !this.#ahead)) return false;
       dispatch();
       if (loadShedding === 'discard_on_full') {
         const leftMs = LOAD_SHEDDING_AFTER_MS - (window.now() - window.lastDoneMs);
@@ -120,9 +137,21 @@ export class PushIntake {
         const waitMs = Math.min(leftMs, SHED_LOOK_MS);
         await Promise.race([window.changed(), pause(waitMs, AbortSignal.any([signal, over.signal]))]);
         over.abort(OVER);
-      } else await window.changed();
+      } else await window.room();
     }
     return false;
+  }
+
+  /** Something was sent, or failed: with less that is ready there may be room, though nothing is done. */
+  dispatched(): void {
+    if (this.#ahead && !this.#aheadEnough()) this.#parts.window.moved();
+  }
+
+  /** Nothing arrives, and there is more to send than the destination could be given. With load shedding all is to be seen. */
+  #aheadEnough(): boolean {
+    const { window, groups, options } = this.#parts;
+    if (options.policy.loadShedding === 'discard_on_full' || groups.ready < this.#readyMax) return false;
+    return !window.everDone || window.now() - window.lastDoneMs >= QUIET_MS;
   }
 
   #discard(batch: MessageBatch): void {

@@ -264,6 +264,7 @@ export class PushSession {
       else if (first!.refusal.again && first!.refusal.error === first!.error) this.#track(this.#makeAnew(first!));
       else this.#refuse(first!);
     }
+    this.#intake.dispatched();
     this.#arm();
     this.#parts.onChange();
   }
