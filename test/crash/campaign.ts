@@ -19,7 +19,6 @@ import { backfillStore } from '@millrace/engine/backfill/backfill-store';
 import { SourceState } from '@millrace/engine/capture/source-state';
 import { ChangeLog } from '@millrace/engine/change-log/change-log';
 import { openLocalStore } from '@millrace/stream-store/local-store';
-import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { createOracle } from '@millrace/testkit/oracle';
 import { startOwnPostgres, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { type ProcessHarness, processHarness } from '@millrace/testkit/process-harness';
@@ -42,6 +41,7 @@ import {
   WORKLOAD_TABLES,
 } from '@millrace/testkit/workload-tables';
 import { stringify } from 'yaml';
+import { bodiesOf } from '../stream-bodies.ts';
 import { FilledValues } from './filled-values.ts';
 import { type SecondServer, startSecondServer } from './second-server.ts';
 
@@ -382,18 +382,10 @@ async function judgeStream(
       backfilling: backfill,
     });
     let ended = false;
-    let seq = stream.firstSeqNum;
-    while (seq < stream.tail.seqNum) {
-      const slice = await stream.read(seq, { countMax: 1000, meteredBytesMax: 1 << 21 });
-      if (slice === null) throw new Error(`record ${seq} cannot be read`);
-      const cursor = new RecordCursor(slice.records);
-      while (cursor.next()) {
-        const text = Buffer.from(slice.records.subarray(cursor.bodyStart, cursor.bodyEnd)).toString();
-        if (text.includes('"table_name":"campaign_end"')) ended = true;
-        oracle.take(text);
-        beside(text);
-      }
-      seq = slice.firstSeqNum + slice.count;
+    for await (const text of bodiesOf(stream)) {
+      if (text.includes('"table_name":"campaign_end"')) ended = true;
+      oracle.take(text);
+      beside(text);
     }
     const problems = [...(await oracle.compareWith(db))];
     if (!ended) problems.push('the change that ends the campaign never arrived');

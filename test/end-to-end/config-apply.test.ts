@@ -5,10 +5,10 @@ import { readFileSync, rmSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Plan } from '@millrace/api/applied/plan';
 import { type Server, startServer } from '@millrace/server/main';
-import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { createDatabase, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { stringify } from 'yaml';
+import { bodiesOf } from '../stream-bodies.ts';
 import { BASIN, eventually } from './millrace.ts';
 
 let db: TestDatabase;
@@ -91,17 +91,7 @@ async function apply(document: object, rest: object = {}): Promise<Plan> {
 async function ids(stream: string): Promise<number[]> {
   const target = await server.store.openStream(BASIN, stream, 'read');
   const found: number[] = [];
-  for (let seq = target.firstSeqNum; seq < target.tail.seqNum; ) {
-    const slice = await target.read(seq, { countMax: 1000, meteredBytesMax: 1 << 21 });
-    if (slice === null) break;
-    const cursor = new RecordCursor(slice.records);
-    while (cursor.next()) {
-      found.push(
-        JSON.parse(Buffer.from(slice.records.subarray(cursor.bodyStart, cursor.bodyEnd)).toString()).record.id,
-      );
-    }
-    seq = slice.firstSeqNum + slice.count;
-  }
+  for await (const body of bodiesOf(target)) found.push(JSON.parse(body).record.id);
   return found;
 }
 

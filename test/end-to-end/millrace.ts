@@ -2,10 +2,10 @@
 import { rmSync } from 'node:fs';
 import { type Config, loadConfig } from '@millrace/api/config';
 import { type Server, type ServerOptions, startServer } from '@millrace/server/main';
-import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import type { StreamStore } from '@millrace/stream-store/store';
 import { type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { stringify } from 'yaml';
+import { bodiesOf } from '../stream-bodies.ts';
 
 export const BASIN = 'test-basin';
 
@@ -135,15 +135,7 @@ export async function startMillrace(db: TestDatabase, options: MillraceOptions =
   async function bodies(stream = defaultStream): Promise<string[]> {
     const target = await server.store.openStream(BASIN, stream, 'read');
     const found: string[] = [];
-    let seq = target.firstSeqNum;
-    while (seq < target.tail.seqNum) {
-      const slice = await target.read(seq, { countMax: 1000, meteredBytesMax: 1 << 21 });
-      if (slice === null) break;
-      const cursor = new RecordCursor(slice.records);
-      while (cursor.next())
-        found.push(Buffer.from(slice.records.subarray(cursor.bodyStart, cursor.bodyEnd)).toString());
-      seq = slice.firstSeqNum + slice.count;
-    }
+    for await (const body of bodiesOf(target)) found.push(body);
     return found;
   }
 

@@ -2,12 +2,12 @@
 import { remoteS2Sink } from '@millrace/sinks/s2-remote';
 import { openLocalStore } from '@millrace/stream-store/local-store';
 import type { AccessTokenScope } from '@millrace/stream-store/model';
-import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { holdDeadPort } from '@millrace/testkit/dead-port';
 import { createDatabase, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { startProxy } from '@millrace/testkit/proxy';
 import { AppendInput, AppendRecord, S2 } from '@s2-dev/streamstore';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { bodiesOf } from '../stream-bodies.ts';
 import { eventually, type Millrace, startMillrace } from './millrace.ts';
 import { REMOTE_BASIN, type RemoteStore, startRemoteStore } from './remote-store.ts';
 
@@ -29,16 +29,7 @@ afterEach(async () => {
 async function idsIn({ store }: RemoteStore): Promise<unknown[]> {
   const stream = await store.openStream(REMOTE_BASIN, 's', 'append');
   const found: unknown[] = [];
-  for (let seq = 0; seq < stream.tail.seqNum; ) {
-    const slice = (await stream.read(seq, { countMax: 1000, meteredBytesMax: 1 << 21 }))!;
-    const cursor = new RecordCursor(slice.records);
-    while (cursor.next()) {
-      found.push(
-        JSON.parse(Buffer.from(slice.records.subarray(cursor.bodyStart, cursor.bodyEnd)).toString()).record.id,
-      );
-    }
-    seq = slice.firstSeqNum + slice.count;
-  }
+  for await (const body of bodiesOf(stream)) found.push(JSON.parse(body).record.id);
   return found;
 }
 

@@ -5,18 +5,24 @@ import { SourceState } from '@millrace/engine/capture/source-state';
 import { PgConnection } from '@millrace/postgres/connection';
 import { createSlot, identifySystem, readSlot } from '@millrace/postgres/slot';
 import { openLocalStore } from '@millrace/stream-store/local-store';
-import { createDatabase, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
+import { type OwnPostgres, startOwnPostgres, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import pg from 'pg';
-import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
 import { eventually, type Millrace, startMillrace } from '../end-to-end/millrace.ts';
 
 // Processes and servers start here, beside other tests.
 vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
 
+// A server of its own: in that of the others their slots would wait for the transaction that is open here.
+let own: OwnPostgres;
 let db: TestDatabase;
 let writer: pg.Client;
+beforeAll(async () => {
+  own = await startOwnPostgres();
+});
+afterAll(() => own.remove());
 beforeEach(async () => {
-  db = await createDatabase();
+  db = await own.createDatabase();
   await db.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
   writer = new pg.Client(db.config);
   await writer.connect();

@@ -2,11 +2,11 @@
 import { localS2Sink } from '@millrace/sinks/s2-local';
 import type { Sink } from '@millrace/sinks/sink';
 import { openLocalStore } from '@millrace/stream-store/local-store';
-import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { seededRandom } from '@millrace/testkit/random';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { eventually } from '../end-to-end/millrace.ts';
+import { bodiesOf } from '../stream-bodies.ts';
 import { type Arrived, inDirectory, ownSink, startOwnPipeline, untilAborted } from './own-sink.ts';
 
 const SEED = Number(process.env['MILLRACE_TEST_SEED'] ?? 20_261_122);
@@ -105,15 +105,7 @@ async function streamIds(dir: string): Promise<number[]> {
   const store = await openLocalStore({ dir, log: () => {} });
   const stream = await store.openStream(BASIN, 's', 'read');
   const ids: number[] = [];
-  for (let seq = stream.firstSeqNum; seq < stream.tail.seqNum; ) {
-    const slice = await stream.read(seq, { countMax: 1000, meteredBytesMax: 1 << 21 });
-    const cursor = new RecordCursor(slice!.records);
-    while (cursor.next()) {
-      const body = Buffer.from(slice!.records.subarray(cursor.bodyStart, cursor.bodyEnd)).toString();
-      ids.push((JSON.parse(body) as { record: { id: number } }).record.id);
-    }
-    seq = slice!.firstSeqNum + slice!.count;
-  }
+  for await (const body of bodiesOf(stream)) ids.push((JSON.parse(body) as { record: { id: number } }).record.id);
   await store.close();
   return ids;
 }

@@ -4,10 +4,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ChangeLog } from '@millrace/engine/change-log/change-log';
 import { openLocalStore } from '@millrace/stream-store/local-store';
-import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { type ProcessHarness, processHarness } from '@millrace/testkit/process-harness';
 import { BASIN, configText, eventually, type Message, type MillraceOptions } from '../end-to-end/millrace.ts';
+import { bodiesOf } from '../stream-bodies.ts';
 
 const ROOT_TOKEN = 'the-root-token-of-a-test';
 const CLI = fileURLToPath(new URL('../../packages/cli/bin/millrace.js', import.meta.url));
@@ -103,17 +103,7 @@ export async function engineProcess(db: TestDatabase, options: MillraceOptions =
       stored(async (store) => {
         const target = await store.openStream(BASIN, stream, 'read').catch(() => null);
         const found: Message[] = [];
-        let seq = target?.firstSeqNum ?? 0;
-        while (target !== null && seq < target.tail.seqNum) {
-          const slice = await target.read(seq, { countMax: 1000, meteredBytesMax: 1 << 21 });
-          if (slice === null) break;
-          const cursor = new RecordCursor(slice.records);
-          while (cursor.next()) {
-            const body = Buffer.from(slice.records.subarray(cursor.bodyStart, cursor.bodyEnd)).toString();
-            found.push(JSON.parse(body) as Message);
-          }
-          seq = slice.firstSeqNum + slice.count;
-        }
+        if (target !== null) for await (const body of bodiesOf(target)) found.push(JSON.parse(body) as Message);
         return found;
       }),
     logRecords: () =>

@@ -8,9 +8,9 @@ import type { SinkSpec } from '@millrace/engine/sink-spec';
 import { localS2Sink } from '@millrace/sinks/s2-local';
 import type { Sink } from '@millrace/sinks/sink';
 import type { LocalStore } from '@millrace/stream-store/local-store';
-import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import type { TestDatabase } from '@millrace/testkit/postgres';
 import { BASIN, eventually, type Message } from '../end-to-end/millrace.ts';
+import { bodiesOf } from '../stream-bodies.ts';
 import { inDirectory, startOwnPipeline, untilAborted } from './own-sink.ts';
 
 const STREAM = 'lives';
@@ -79,17 +79,7 @@ async function arrived(
   while (!deadline.aborted) {
     const stream = await store.openStream(BASIN, STREAM, 'read').catch(() => null);
     const messages: Message[] = [];
-    let seq = 0;
-    while (stream !== null && seq < stream.tail.seqNum) {
-      const slice = await stream.read(seq, { countMax: 1000, meteredBytesMax: 1 << 21 });
-      if (slice === null) break;
-      const cursor = new RecordCursor(slice.records);
-      while (cursor.next()) {
-        const body = Buffer.from(slice.records.subarray(cursor.bodyStart, cursor.bodyEnd)).toString();
-        messages.push(JSON.parse(body) as Message);
-      }
-      seq = slice.firstSeqNum + slice.count;
-    }
+    if (stream !== null) for await (const body of bodiesOf(stream)) messages.push(JSON.parse(body) as Message);
     if (enough(messages.length, messages.at(-1))) return messages;
     await new Promise((resolve) => setTimeout(resolve, 5));
   }

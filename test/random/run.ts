@@ -11,12 +11,12 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { openLocalStore } from '@millrace/stream-store/local-store';
-import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { type OwnPostgres, startOwnPostgres, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
 import { type ProcessHarness, processHarness } from '@millrace/testkit/process-harness';
 import { type Random, seededRandom } from '@millrace/testkit/random';
 import pg from 'pg';
 import { stringify } from 'yaml';
+import { bodiesOf } from '../stream-bodies.ts';
 import { createJudge } from './judge.ts';
 import { createReference, readReference } from './reference.ts';
 import { initialSchema } from './schema.ts';
@@ -317,13 +317,7 @@ async function readStream(dataDir: string, take: (body: string) => void): Promis
   const store = await openLocalStore({ dir: dataDir });
   try {
     const stream = await store.openStream(BASIN, SINK, 'read');
-    for (let seq = stream.firstSeqNum; seq < stream.tail.seqNum; ) {
-      const slice = await stream.read(seq, { countMax: 1000, meteredBytesMax: 1 << 21 });
-      if (slice === null) throw new Error(`record ${seq} cannot be read`);
-      const cursor = new RecordCursor(slice.records);
-      while (cursor.next()) take(Buffer.from(slice.records.subarray(cursor.bodyStart, cursor.bodyEnd)).toString());
-      seq = slice.firstSeqNum + slice.count;
-    }
+    for await (const body of bodiesOf(stream)) take(body);
   } finally {
     await store.close();
   }

@@ -17,7 +17,6 @@ import {
   ReceiveMessageCommand,
 } from '@aws-sdk/client-sqs';
 import { openLocalStore } from '@millrace/stream-store/local-store';
-import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { startProxy, type TcpProxy } from '@millrace/testkit/proxy';
 import { awsMissing } from '@millrace/testkit/servers/aws';
 import { kafkaMissing, startKafka } from '@millrace/testkit/servers/kafka';
@@ -28,6 +27,7 @@ import { ACCOUNT, type AwsBench, startAwsBench } from '../../packages/sinks/test
 import { startNatsBench } from '../../packages/sinks/test/nats-target.ts';
 import { startRabbitmqBench } from '../../packages/sinks/test/rabbitmq-target.ts';
 import { type RedisBench, startRedisBench } from '../../packages/sinks/test/redis-target.ts';
+import { bodiesOf } from '../stream-bodies.ts';
 import { startFlakyEndpoint } from './flaky-endpoint.ts';
 import { type KeyedChange, TABLE } from './keyed-workload.ts';
 import { startWorkers } from './workers.ts';
@@ -352,14 +352,7 @@ const STARTS: Readonly<Record<Kind, (parts: Parts) => Promise<Destination>>> = {
           const found: KeyedChange[] = [];
           for (const name of STREAMS) {
             const stream = await store.openStream(BASIN, name, 'read').catch(() => null);
-            let seq = stream?.firstSeqNum ?? 0;
-            while (stream !== null && seq < stream.tail.seqNum) {
-              const slice = await stream.read(seq, { countMax: 1000, meteredBytesMax: 1 << 21 });
-              if (slice === null) throw new Error(`record ${seq} of ${name} cannot be read`);
-              const cursor = new RecordCursor(slice.records);
-              while (cursor.next()) found.push(changeOfText(slice.records.subarray(cursor.bodyStart, cursor.bodyEnd)));
-              seq = slice.firstSeqNum + slice.count;
-            }
+            if (stream !== null) for await (const body of bodiesOf(stream)) found.push(changeOfText(body));
           }
           return found;
         } finally {

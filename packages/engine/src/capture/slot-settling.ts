@@ -26,7 +26,8 @@ export interface SettleOptions {
   readonly timeoutMs?: number;
 }
 
-const TIMEOUT_MS = 10_000;
+/** A batch job may take that long. The slot is there meanwhile and holds back no more WAL than it would anyway. */
+const TIMEOUT_MS = 30_000;
 const POLL_MS = 20;
 /** Insufficient privilege; a read-only transaction. */
 const NOT_ALLOWED = new Set(['42501', '25006']);
