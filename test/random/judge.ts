@@ -7,6 +7,7 @@ import { parseJson } from '@millrace/testkit/oracle-values';
 import type { Client, QueryArrayConfig } from 'pg';
 import { canonical, expected, TEXT_SETTINGS } from './expected-value.ts';
 import {
+  movedBy,
   type ReferenceChange,
   type ReferenceRelation,
   type ReferenceTransaction,
@@ -586,13 +587,6 @@ export function createJudge({ reference, fromStart, viaRoot, truncates, messages
         .join(),
     )})`;
   }
-}
-
-/** Tables that are attached or detached by a change of the log of schema changes. */
-function movedBy(change: ReferenceChange): string[] {
-  if (change.kind !== 'insert' || change.relation.name !== 'schema_log') return [];
-  const event = JSON.parse(change.values[1]!) as SchemaEvent;
-  return event.op === 'attach' || event.op === 'detach' ? [event.table, event.parent] : [];
 }
 
 function hex(lsn: bigint): string {

@@ -6,6 +6,7 @@
 import type { TestDatabase } from '@millrace/testkit/postgres';
 import type { Client } from 'pg';
 import { TEXT_SETTINGS } from './expected-value.ts';
+import type { SchemaEvent } from './schema.ts';
 
 /** Text as Postgres sends it; null; or undefined for an out-of-line value that an update left alone. */
 export type Values = readonly (string | null | undefined)[];
@@ -213,4 +214,11 @@ class Decoder {
     this.#at = end + 1;
     return text;
   }
+}
+
+/** Tables that are attached or detached by a change of the log of schema changes. */
+export function movedBy(change: ReferenceChange): string[] {
+  if (change.kind !== 'insert' || change.relation.name !== 'schema_log') return [];
+  const event = JSON.parse(change.values[1]!) as SchemaEvent;
+  return event.op === 'attach' || event.op === 'detach' ? [event.table, event.parent] : [];
 }
