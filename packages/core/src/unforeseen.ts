@@ -39,7 +39,8 @@ export function isOfConnection(error: unknown): boolean {
 
 function chainOf(error: unknown): readonly unknown[] {
   const chain: unknown[] = [];
-  for (let one = error; one !== undefined && one !== null && chain.length < CHAIN_MAX; one = causeOf(one)) chain.push(one);
+  for (let one = error; one !== undefined && one !== null && chain.length < CHAIN_MAX; one = causeOf(one))
+    chain.push(one);
   return chain;
 }
 
