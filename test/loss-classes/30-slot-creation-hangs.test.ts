@@ -3,6 +3,7 @@
 import { parseLsn } from '@millrace/core/lsn';
 import { SourceState } from '@millrace/engine/capture/source-state';
 import { PgConnection } from '@millrace/postgres/connection';
+import { startReplication } from '@millrace/postgres/replication';
 import { createSlot, identifySystem, readSlot } from '@millrace/postgres/slot';
 import { openLocalStore } from '@millrace/stream-store/local-store';
 import { type OwnPostgres, startOwnPostgres, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
@@ -127,6 +128,39 @@ test('one that died before its slot stood where it may be read from has the next
     expect(parseLsn(slot!.lsn as string)!).toBeGreaterThan(consistentPoint);
     await db.sql(`INSERT INTO t VALUES (1)`);
     expect((await millrace.atLeast(1)).map(({ record }) => record['id'])).toEqual([1]);
+  } finally {
+    await millrace.remove();
+  }
+});
+
+test('a slot of ours that another reads before it stood is left to him, and taken over where he ended', async () => {
+  await writer.query('ROLLBACK');
+  const [connection, other] = [await connect(), await connect()];
+  await db.sql(`CREATE PUBLICATION millrace FOR TABLE t`);
+  await createSlot(connection, db.name);
+  const { systemId } = await identifySystem(connection);
+  await connection.close();
+  const dataDir = testDirectory('data');
+  const store = await openLocalStore({ dir: dataDir, log: () => {} });
+  await new SourceState(store.state, 'source/shop/identity').saveIntent({ systemId, slot: db.name, after: 0n });
+  await store.close();
+  // It cannot be moved while this one is open.
+  await writer.query('BEGIN; INSERT INTO t VALUES (0)');
+  const starting = startMillrace(db, { dataDir });
+  const settling = () =>
+    db.sql(`SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_snapshot_xmin%' AND pid <> pg_backend_pid()`);
+  await eventually('it waits for the transaction', async () => (await settling()).length > 0);
+  const nothing = { message() {}, keepalive() {}, burst() {}, closed() {} };
+  const stream = await startReplication(other, { slot: db.name, publications: ['millrace'], startLsn: 0n }, nothing);
+  await writer.query('ROLLBACK');
+  await eventually('it has let go of the slot', async () => (await settling()).length === 0);
+  expect(await slots()).toHaveLength(1);
+  await db.sql(`INSERT INTO t VALUES (1)`);
+  await stream.stop();
+  const millrace = await starting;
+  try {
+    await db.sql(`INSERT INTO t VALUES (2)`);
+    expect((await millrace.atLeast(2)).map(({ record }) => record['id'])).toEqual([1, 2]);
   } finally {
     await millrace.remove();
   }

@@ -5,7 +5,8 @@
 import { MillraceError } from '@millrace/core/error';
 import { type Lsn, maxLsn } from '@millrace/core/lsn';
 import { type ConnectionConfig, PgConnection, quoteLiteral } from '@millrace/postgres/connection';
-import { dropSlot, identifySystem, readSlot, type SlotInfo, setSlotFailover } from '@millrace/postgres/slot';
+import { PgServerError } from '@millrace/postgres/server-error';
+import { dropSlot, identifySystem, readSlot, type SlotInfo, setSlotFailover, slotInUse } from '@millrace/postgres/slot';
 import type { ChangeLog } from '../change-log/change-log.ts';
 import type { LogWriterEvents } from '../change-log/log-writer.ts';
 import { isFound, welcomeFoundSlot } from './found-slot.ts';
@@ -63,6 +64,8 @@ export interface OpenSource {
 }
 
 const STANDBY_VERSION_MIN = 16_00_00;
+/** Of a slot: somebody reads it. */
+const OBJECT_IN_USE = '55006';
 
 /** The caller owns the connection. Called with no transaction open in the log. */
 export async function openSource(
@@ -222,6 +225,11 @@ async function settleBeginning(
     await keepSettled(state);
     if (from === null) notify({ kind: 'slot_unsettled', text: describeUnsettled(slot) });
   } catch (error) {
+    if (error instanceof PgServerError && error.sqlState === OBJECT_IN_USE) {
+      // Another engine has found it and reads it: it is his, begins where he began, and is not to be moved any more.
+      await state.forgetIntent();
+      throw slotInUse(slot, error);
+    }
     // One that somebody makes under this name later is not ours.
     if (await dropSlot(connection, slot).catch(() => false)) await state.forgetIntent();
     throw error;
