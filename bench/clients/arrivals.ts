@@ -6,9 +6,11 @@ export interface Arrivals {
   readonly atMs: readonly number[];
 }
 
-const ORIGIN_MS = Number(process.hrtime.bigint()) / 1e6 - performance.now();
-
-/** A clock that all processes of a machine share, to some microseconds. */
+/**
+ * A clock that all processes of a machine share. Not performance.now() and an origin: the first use of `performance` loads
+ * it, which takes some milliseconds between the two readings that an origin is made of.
+ */
 export function monotonicMs(): number {
-  return ORIGIN_MS + performance.now();
+  const [seconds, nanoseconds] = process.hrtime();
+  return seconds * 1000 + nanoseconds / 1e6;
 }

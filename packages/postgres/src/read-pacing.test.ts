@@ -23,6 +23,24 @@ test('a backlog is read with pauses from its first milliseconds on', () => {
   expect(all.slice(1000)).not.toContain(0);
 });
 
+test('a steady load of small transactions with silence between them is read at once, at the rate of a backlog too', () => {
+  const pacing = new AdaptivePacing();
+  const all: number[] = [];
+  // Ten rows of 1 KB within 0.2 ms, every 2 ms: 5 MB/s.
+  for (let now = 1000; now < 1400; now += 2) {
+    for (let row = 0; row < 10; row++) all.push(pacing.pauseAfter(1000, now + row * 0.02));
+  }
+  expect(all.every((pause) => pause === 0)).toBe(true);
+});
+
+test('after a lull a backlog is paused for again within a window', () => {
+  const pacing = new AdaptivePacing();
+  pauses(pacing, 750, 0.02, 100);
+  const all = pauses(pacing, 750, 0.02, 20, 1200);
+  expect(all[0]).toBe(0);
+  expect(all.slice(500)).not.toContain(0);
+});
+
 test('a read that found the socket full is followed by the next at once', () => {
   expect(pauses(new AdaptivePacing(), 1 << 20, 1, 200).every((pause) => pause === 0)).toBe(true);
 });

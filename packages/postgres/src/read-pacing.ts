@@ -33,11 +33,18 @@ const WINDOW_MS = 8;
  */
 const BUSY_BYTES_PER_MS = 4 * 1024;
 
+/**
+ * The server was silent for this long, and then had less than the rate above to show for it: it had nothing to send.
+ * Small transactions at that rate, with pauses between them, are no backlog, and to each of them latency counts.
+ */
+const LULL_MS = 1;
+
 /** A read that returned this much (wide rows) found the socket's buffer full or nearly so: read on at once. */
 const FULL_READ_BYTES = 96 * 1024;
 
 export class AdaptivePacing implements ReadPacing {
   readonly #intervalMs: number;
+  /** When the socket was last left to itself. */
   #lastRead = 0;
   #windowStart = 0;
   #windowBytes = 0;
@@ -48,9 +55,15 @@ export class AdaptivePacing implements ReadPacing {
   }
 
   pauseAfter(size: number, nowMs: number): number {
+    const silentMs = nowMs - this.#lastRead;
+    const lull = silentMs > LULL_MS && size < BUSY_BYTES_PER_MS * silentMs;
     const elapsed = nowMs - this.#windowStart;
     this.#windowBytes += size;
-    if (elapsed >= WINDOW_MS) {
+    if (lull) {
+      this.#busy = false;
+      this.#windowStart = nowMs;
+      this.#windowBytes = 0;
+    } else if (elapsed >= WINDOW_MS) {
       this.#busy = this.#windowBytes >= BUSY_BYTES_PER_MS * elapsed;
       this.#windowStart = nowMs;
       this.#windowBytes = 0;
