@@ -42,6 +42,7 @@ async function follow(stream: Stream, rows: number): Promise<Arrivals> {
     seqNum = slice.firstSeqNum + slice.count;
     arrivals.ends.push(seqNum);
     arrivals.atMs.push(monotonicMs());
+    slice.release?.();
   }
   return arrivals;
 }

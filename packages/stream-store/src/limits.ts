@@ -19,6 +19,9 @@ export const BODY_BYTES_MAX = 4 * 1_048_576;
 export const APPEND_INFLIGHT_BYTES_MAX = 128 * 1_048_576;
 /** Recent durable batches kept in memory for the followers of one stream. */
 export const TAIL_RING_BYTES_MAX = 4 * 1_048_576;
+/** The memory of a ring is taken in pieces of this size, smaller ones while the ring is small. */
+export const TAIL_RING_BLOCK_BYTES = 256 * 1024;
+export const TAIL_RING_BLOCK_BYTES_MIN = 4 * 1024;
 /** Recent durable batches kept in memory for the followers of all streams together. */
 export const TAIL_RINGS_BYTES_MAX = 256 * 1_048_576;
 /** A follower that neither read nor waited for this long loses its stream's ring. */

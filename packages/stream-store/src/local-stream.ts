@@ -463,14 +463,11 @@ class PendingBatch implements Commit {
     );
     if (this.commands.length > 0) trimmed(core, state);
     if (state.followers !== null && state.followers.ring !== null) {
-      core.pushRing(state, {
-        // The journal's buffer is used again; a follower's copy is made once, however many follow.
-        records: this.external ?? Buffer.from(place.buffer.subarray(place.start + BATCH_HEADER_BYTES, place.end)),
-        firstSeqNum,
-        count,
-        meteredBytes: this.#meteredBytes,
-        lastTimestamp,
-      });
+      const { external } = this;
+      // The journal's buffer is used again; a follower's copy is made once, however many follow.
+      const records = external ?? place.buffer.subarray(place.start + BATCH_HEADER_BYTES, place.end);
+      const batch = { records, firstSeqNum, count, meteredBytes: this.#meteredBytes, lastTimestamp };
+      core.pushRing(state, batch, external !== null);
     }
     const end = { seqNum: firstSeqNum + count, timestamp: lastTimestamp };
     this.resolve!({ start: { seqNum: firstSeqNum, timestamp: this.firstTimestamp }, end, tail: end });

@@ -2,7 +2,8 @@ import { sliceRecords } from './record-slice.ts';
 import type { SpanPool } from './span-pool.ts';
 import type { ReadLimits, ReadSlice } from './store.ts';
 
-/** Puts consecutive batches together into one slice within the limits. A single whole batch is passed on uncopied. */
+/** Puts consecutive batches together into one slice within the limits. Batches that lie next to one another are passed on
+ * uncopied. */
 export class SliceGatherer {
   readonly #limits: ReadLimits;
   readonly #pool: SpanPool | null;
@@ -68,11 +69,25 @@ export class SliceGatherer {
     }
     const [{ records, firstSeqNum, count, meteredBytes, lastTimestamp }] = pieces as [ReadSlice];
     if (pieces.length === 1) {
-      const release = pool === null ? undefined : () => this.#giveBack();
+      const release = this.#spans.length === 0 ? undefined : () => this.#giveBack();
       return { records, firstSeqNum, count, meteredBytes, lastTimestamp, release };
     }
+    const all = {
+      firstSeqNum,
+      count: this.#count,
+      meteredBytes: this.#meteredBytes,
+      lastTimestamp: pieces.at(-1)!.lastTimestamp,
+    };
     let size = 0;
-    for (const piece of pieces) size += piece.records.length;
+    let adjacent = true;
+    for (const piece of pieces) {
+      adjacent &&= piece.records.buffer === records.buffer && piece.records.byteOffset === records.byteOffset + size;
+      size += piece.records.length;
+    }
+    if (adjacent) {
+      const release = this.#spans.length === 0 ? undefined : () => this.#giveBack();
+      return { records: new Uint8Array(records.buffer, records.byteOffset, size), ...all, release };
+    }
     const joined = pool === null ? Buffer.allocUnsafe(size) : pool.take(size);
     let at = 0;
     for (const piece of pieces) {
@@ -80,14 +95,7 @@ export class SliceGatherer {
       at += piece.records.length;
     }
     this.#giveBack();
-    return {
-      records: joined,
-      firstSeqNum,
-      count: this.#count,
-      meteredBytes: this.#meteredBytes,
-      lastTimestamp: pieces.at(-1)!.lastTimestamp,
-      release: pool === null ? undefined : () => pool.give(joined),
-    };
+    return { records: joined, ...all, release: pool === null ? undefined : () => pool.give(joined) };
   }
 
   #giveBack(): void {

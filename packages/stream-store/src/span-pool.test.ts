@@ -51,10 +51,12 @@ test('a slice of several batches gives its spans back at once, and its own memor
   const pool = new SpanPool();
   const records = sequenced(100, 2000);
   const gatherer = new SliceGatherer(0, { countMax: 1000, meteredBytesMax: 1 << 20 }, pool);
-  const span = gatherer.span(records.length);
-  records.copy(span);
-  const half = span.length / 2;
-  for (const [at, firstSeqNum] of [[0, 0] as const, [half, 50] as const]) {
+  const half = records.length / 2;
+  // As in a segment: the head of the second batch lies between them.
+  const span = gatherer.span(records.length + 30);
+  records.copy(span, 0, 0, half);
+  records.copy(span, half + 30, half);
+  for (const [at, firstSeqNum] of [[0, 0] as const, [half + 30, 50] as const]) {
     gatherer.add({
       records: span.subarray(at, at + half),
       firstSeqNum,

@@ -195,17 +195,18 @@ export class StoreCore {
     const { ring } = followers;
     // With thousands of followers this is called for each of them: the order of use need not be exact.
     if (ring !== null && Math.abs(now - ring.usedAtMs) < RING_ORDER_MS) return;
-    if (ring === null) followers.ring = new TailRing(now);
+    if (ring === null) followers.ring = new TailRing(now, this.spans);
     else ring.usedAtMs = now;
     this.#ringed.delete(state);
     this.#ringed.add(state);
   }
 
-  pushRing(state: StreamState, batch: ReadSlice): void {
+  /** As TailRing.push. */
+  pushRing(state: StreamState, batch: ReadSlice, lasting: boolean): void {
     const ring = state.followers?.ring;
     if (ring == null) return;
     this.#ringBytes -= ring.bytes;
-    ring.push(batch);
+    ring.push(batch, lasting);
     this.#ringBytes += ring.bytes;
     while (this.#ringBytes > TAIL_RINGS_BYTES_MAX) this.#dropRing(this.#ringed.values().next().value!);
   }
@@ -256,7 +257,10 @@ export class StoreCore {
     this.#ringed.delete(state);
     const { followers } = state;
     if (followers === null) return;
-    if (followers.ring !== null) this.#ringBytes -= followers.ring.bytes;
+    if (followers.ring !== null) {
+      this.#ringBytes -= followers.ring.bytes;
+      followers.ring.clear();
+    }
     followers.ring = null;
     if (followers.waiters.size === 0 && !followers.touched) state.followers = null;
   }

@@ -133,7 +133,10 @@ function readFrames(call: Call, stream: Stream, request: ReadRequest): Promise<v
         const tailBytes = encodeTail(tail);
         if (coding === null) {
           const frames = shared.frames.of(slice, tail, encodeSharedFrames);
-          if (frames !== null) return write(frames);
+          if (frames !== null) {
+            slice.release?.();
+            return write(frames);
+          }
         }
         if (coding !== null) return writeCompressedFrames(write, slice.records, tailBytes, coding);
         const room = readFramesRoom(slice.records.length, slice.count, tailBytes.length, READ_FRAME_BYTES);
@@ -212,6 +215,7 @@ function readEvents(
           const json = part.count === slice.count ? shared.of(slice, tail, encode) : null;
           events += `data: ${json ?? readBatchJson([part.records], tail, format)}\n\n`;
         }
+        slice.release?.();
         return write(Buffer.from(events, 'utf8'));
       },
       heartbeat: (tail) =>
