@@ -71,6 +71,7 @@ async function read({ connection, table, oid, publication, connections, order, r
     rowsPerSecondMax: null,
     publication,
     takes: () => true,
+    takesUpdates: () => true,
     blocked: () => null,
     write: () => {
       counted++;
@@ -82,6 +83,7 @@ async function read({ connection, table, oid, publication, connections, order, r
     onEstimate: () => {},
     onProgress: () => {},
     ends: new Map(),
+    begun: { since: null },
     onPlanned: async () => {},
   });
   const batch = new MessageBatch(NO_LIMITS);

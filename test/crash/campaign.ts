@@ -177,7 +177,7 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
       if (!(survives && postgres)) await child.kill('SIGKILL');
       if (standby !== null && kill === Math.ceil(kills / 2)) {
         if (!child.running) child.start();
-        await synced(standby.database(db));
+        await synced(standby.database(db), db, child);
         await server.kill();
         await standby.promote();
         server = standby.server;
@@ -246,14 +246,17 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
 }
 
 /** Until the standby has a copy of the slot that outlives a promotion. */
-async function synced(standby: TestDatabase): Promise<void> {
+async function synced(standby: TestDatabase, primary: TestDatabase, child: ProcessHarness): Promise<void> {
   const deadline = performance.now() + CATCH_UP_MS;
+  const slot = async (db: TestDatabase) =>
+    (await db.sql(`SELECT * FROM pg_replication_slots WHERE slot_name = '${SLOT}'`))[0];
   for (;;) {
-    const [slot] = await standby.sql(
-      `SELECT synced AND NOT temporary AND invalidation_reason IS NULL AS ready FROM pg_replication_slots WHERE slot_name = '${SLOT}'`,
-    );
-    if (slot?.ready === true) return;
-    if (performance.now() > deadline) throw new Error('the slot is never copied to the standby');
+    const copy = await slot(standby);
+    if (copy?.synced === true && copy.temporary === false && copy.invalidation_reason === null) return;
+    if (performance.now() > deadline) {
+      const facts = JSON.stringify({ copy, slot: await slot(primary), running: child.running }, null, 1);
+      throw new Error(`the slot is never copied to the standby: ${facts}\n${child.transcript()}`);
+    }
     await delay(50);
   }
 }

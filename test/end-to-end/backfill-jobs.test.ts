@@ -1,3 +1,4 @@
+import { quoteIdentifier } from '@millrace/postgres/connection';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { chosenMajor } from '@millrace/testkit/postgres-majors';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -191,6 +192,27 @@ describe('which rows', () => {
   });
 });
 
+test('all tables of an initial backfill are listed before one is looked at; one that cannot be read fails alone', async () => {
+  const names = ['a', 'b', 'c', 'd', 'e', 'f'];
+  for (const name of names)
+    await db.sql(`CREATE TABLE ${name} (id int PRIMARY KEY, at json); INSERT INTO ${name} VALUES (1, '1')`);
+  const unsortable = { type: 'partial', sort_column: 'at', start_position: 1 };
+  const list = names.map((table) => ({ table, ...(table === 'c' && unsortable) }));
+  await start({ sinks: [{ initial_backfill: list }] });
+  await settled(millrace!);
+  const lines = millrace!.lines.filter((line) => line.includes('backfill of'));
+  expect(lines.slice(0, 6)).toEqual(names.map((name) => `sink: backfill of public.${name} begins`));
+  const manager = managerOf(millrace!);
+  const job = () => manager.list().find(({ table }) => table.name === 'c')!;
+  expect(job()).toMatchObject({ state: 'failed', error: { message: expect.stringContaining('has no order') } });
+  expect(manager.list().filter(({ state }) => state === 'completed')).toHaveLength(5);
+  // What failed is looked at again.
+  await db.sql(`ALTER TABLE c ALTER at TYPE int USING 1`);
+  await manager.resume(job().id);
+  await settled(millrace!);
+  expect(job()).toMatchObject({ state: 'completed', order: 'sort', error: null, rowsIngested: 1 });
+});
+
 describe('a running backfill', () => {
   const wide = `CREATE TABLE t (id int PRIMARY KEY, pad text); INSERT INTO t SELECT i, repeat('p', 500) FROM generate_series(1, 20000) i`;
 
@@ -259,6 +281,37 @@ describe('a running backfill', () => {
     const after = messages.filter(({ metadata }) => metadata.table_name === 'moved');
     expect(after.length).toBeGreaterThan(0);
     expect(after.at(-1)!.record).toMatchObject({ more: 7 });
+  }, 60_000);
+
+  test('a table that cannot be read into the row index is told in health, and tried again at the next start', async () => {
+    const role = `reader_${db.name}`;
+    await db.sql(`CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE ROLE ${role} LOGIN REPLICATION PASSWORD 'secret';
+      GRANT SELECT ON t TO ${role}; ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE PUBLICATION millrace FOR TABLE t`);
+    const url = new URL(db.url);
+    url.username = role;
+    url.password = 'secret';
+    const as = { ...db, url: url.href };
+    const options = { publication: { create_if_not_exists: false }, sinks: [{ fill_unchanged: true }] };
+    const findings = () =>
+      millrace!.server.databases[0]!.monitor.report().health.checks.flatMap(({ slug, findings: of }) =>
+        slug === 'row_index' ? of : [],
+      );
+    const index = () => millrace!.server.pipelines[0]!.rowIndex!;
+    try {
+      millrace = await startMillrace(as, options);
+      await eventually('it is told', () => findings().length > 0);
+      expect(findings()).toMatchObject([{ slug: 'row_index_not_filled', severity: 'error', code: 'pg_privilege' }]);
+      expect(index().complete('public', 't')).toBe(false);
+      await db.sql(`ALTER ROLE ${role} BYPASSRLS`);
+      await millrace.stop();
+      millrace = await startMillrace(as, { ...options, dataDir: millrace.dataDir });
+      await eventually('it is complete', () => index().complete('public', 't'));
+      expect(findings()).toEqual([]);
+      await millrace.remove();
+      millrace = undefined;
+    } finally {
+      await db.sql(`DROP PUBLICATION millrace; DROP OWNED BY ${role}; DROP ROLE ${role}`);
+    }
   }, 60_000);
 
   test('of a table whose rows a policy hides is refused, not silently short', async () => {
@@ -345,6 +398,115 @@ describe('what the publication says', () => {
     const messages = await millrace!.messages();
     expect([ids(messages), ids(messages, 'child')]).toEqual([[1], [2]]);
   });
+});
+
+test('names that hold quotes, dollars or SQL are names and nothing else', async () => {
+  const role = `m${db.name.slice(-6)}`;
+  // The first has what a role that may only create tables would like to be run.
+  const names = [
+    `$'::pg_catalog.char::int);END;ALTER ROLE ${role} SUPERUSER;--`,
+    'a$$b',
+    'a$&b',
+    "a$'b",
+    'a$`b',
+    `a"b'c.d\\e`,
+    'é b',
+  ];
+  await db.sql(`CREATE ROLE ${role}; GRANT CREATE ON SCHEMA public TO ${role}`);
+  try {
+    for (const [i, name] of names.entries()) {
+      const schema = quoteIdentifier(i === 0 ? 'public' : name);
+      const table = `${schema}.${quoteIdentifier(name)}`;
+      await db.sql(`CREATE SCHEMA IF NOT EXISTS ${schema}; GRANT CREATE, USAGE ON SCHEMA ${schema} TO ${role}; SET ROLE ${role};
+        CREATE TABLE ${table} (id int PRIMARY KEY, "i""d.x$$" int); INSERT INTO ${table} VALUES (${i}, ${i}); RESET ROLE`);
+    }
+    await start({ sinks: [{ initial_backfill: true }] });
+    await eventually(
+      'all were read',
+      () =>
+        managerOf(millrace!)
+          .list()
+          .filter(({ state }) => state === 'completed').length === names.length,
+    );
+    const messages = await millrace!.messages();
+    expect(messages.map(({ metadata }) => metadata.table_name).sort()).toEqual([...names].sort());
+    expect(await db.sql(`SELECT rolsuper FROM pg_roles WHERE rolname = '${role}'`)).toEqual([{ rolsuper: false }]);
+    await millrace!.remove();
+    millrace = undefined;
+  } finally {
+    await db.sql(`DROP OWNED BY ${role}; DROP ROLE ${role}`);
+  }
+});
+
+test('a search_path that is empty, or has an empty name, or odd ones, is no hindrance', async () => {
+  const role = `reader_${db.name}`;
+  await db.sql(`CREATE SCHEMA "a,"",b"; CREATE TYPE "a,"",b".mood AS ENUM ('sad', 'glad');
+    CREATE TABLE t (id int, mood "a,"",b".mood, kind regtype, PRIMARY KEY (id, mood)); INSERT INTO t VALUES (1, 'sad', '"a,"",b".mood');
+    CREATE ROLE ${role} LOGIN REPLICATION PASSWORD 'secret'; GRANT SELECT ON t TO ${role};
+    GRANT USAGE ON SCHEMA "a,"",b" TO ${role}; CREATE PUBLICATION millrace FOR TABLE t`);
+  const url = new URL(db.url);
+  url.username = role;
+  url.password = 'secret';
+  const publication = { create_if_not_exists: false };
+  try {
+    for (const path of [`''`, `'', public`, `"a,"",b", ''`]) {
+      await db.sql(`ALTER ROLE ${role} SET search_path = ${path}`);
+      millrace = await startMillrace({ ...db, url: url.href }, { publication, sinks: [{ initial_backfill: true }] });
+      await settled(millrace);
+      expect(managerOf(millrace).list(), path).toMatchObject([{ state: 'completed', error: null }]);
+      await db.sql(`INSERT INTO t VALUES (2, 'sad', '"a,"",b".mood')`);
+      const [read, insert] = await millrace.atLeast(2);
+      expect(insert!.record).toEqual({ ...read!.record, id: 2 });
+      await millrace.remove();
+      millrace = undefined;
+      await db.sql(`DELETE FROM t WHERE id = 2; SELECT pg_drop_replication_slot('${db.name}')`);
+    }
+  } finally {
+    await db.sql(`DROP PUBLICATION millrace; DROP OWNED BY ${role}; DROP ROLE ${role}`);
+  }
+}, 60_000);
+
+test('a row that is read has the key of its changes, also where the primary key is deferrable', async () => {
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY DEFERRABLE, v text); CREATE TABLE u (v text, id int PRIMARY KEY DEFERRABLE);
+    ALTER TABLE u REPLICA IDENTITY FULL; CREATE TABLE w (a int, b int, PRIMARY KEY (b) INCLUDE (a));
+    INSERT INTO t VALUES (1); INSERT INTO u VALUES ('u', 1); INSERT INTO w VALUES (7, 1)`);
+  await start({ sinks: [{ initial_backfill: true }] });
+  await millrace!.atLeast(3);
+  await db.sql(`INSERT INTO t VALUES (2); INSERT INTO u VALUES ('u', 2); INSERT INTO w VALUES (7, 2)`);
+  const keys = (await millrace!.atLeast(6)).map(
+    ({ action, metadata }) => `${metadata.table_name} ${action} ${metadata.record_pks}`,
+  );
+  expect(keys.sort()).toEqual(['t insert ', 't read ', 'u insert 2', 'u read 1', 'w insert 2', 'w read 1']);
+});
+
+describe('where updates can be held back from the sink, rows that they move on disk are read all the same:', () => {
+  const held = `({ action, changes }) => action !== 'update' || 'status' in changes`;
+  const cases = [
+    ['by a rule', { where: [{ changed: ['status'] }] }, '', []],
+    ['by a rule of the table', { tables: [{ name: 't', where: [{ changed: ['status'] }] }] }, '', []],
+    ['by a function', { filter: 'held' }, '', [{ name: 'held', type: 'filter', code: held }]],
+    ['by the publication', {}, `WITH (publish = 'insert, delete')`, []],
+  ] as const;
+  for (const [name, sink, publication, functions] of cases) {
+    for (const order of [undefined, 'physical'] as const) {
+      test(`${name}, ${order === undefined ? 'in the order of the key' : 'by place on disk and then by key'}`, async () => {
+        await db.sql(`CREATE TABLE t (id int PRIMARY KEY, status text, note text); ALTER TABLE t REPLICA IDENTITY FULL;
+          INSERT INTO t SELECT i, 'new', repeat('x', 200) FROM generate_series(1, 3000) i; CREATE PUBLICATION millrace FOR TABLE t ${publication}`);
+        await start({
+          sinks: [sink],
+          functions,
+          database: { backfill: { rows_per_second: 1000, connections: 1 } },
+        });
+        const request = { table: { schema: 'public', name: 't' } };
+        await managerOf(millrace!).create([order === undefined ? request : { ...request, order }]);
+        await millrace!.atLeast(500);
+        await db.sql(`UPDATE t SET note = repeat('y', 200) WHERE id > 2000`);
+        await settled(millrace!);
+        expect(managerOf(millrace!).list()).toMatchObject([{ state: 'completed', order: order ?? 'key' }]);
+        expect([...new Set(ids(await millrace!.messages()))]).toEqual(numbers(1, 3000));
+      });
+    }
+  }
 });
 
 describe('tables without a primary key', () => {

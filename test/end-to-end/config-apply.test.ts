@@ -192,6 +192,28 @@ test('without --prune what a file lacks stays, and with it goes; the slot stays 
   ]);
 });
 
+test('a sink for a table that was made a moment ago is well from the start, and is looked at', async () => {
+  await apply({ databases: [database()], sinks: [sink('a')] });
+  const tablesOf = async (name: string) => {
+    const { checks } = (await ask('GET', `/sinks/${name}`)).body.health;
+    return checks.find(({ slug }: { slug: string }) => slug === 'sink_configuration');
+  };
+  await eventually('it runs', () => deliveryOf('a')?.state.kind === 'running');
+  const { monitor } = server.databases[0]!;
+  monitor.report();
+  await monitor.refresh();
+  await db.sql('CREATE TABLE young (id int PRIMARY KEY)');
+  await apply({ sinks: [sink('y', { source: { include_tables: ['young'] } })] });
+  await eventually('it runs', () => deliveryOf('y')?.state.kind === 'running');
+  expect(await tablesOf('y')).toMatchObject({ status: 'healthy', findings: [] });
+  // A publication FOR ALL TABLES: there is nothing to be added to it.
+  await db.sql('DROP TABLE young');
+  await monitor.refresh();
+  const { findings } = await tablesOf('y');
+  expect(findings).toEqual([expect.objectContaining({ slug: 'table_not_in_publication', severity: 'error' })]);
+  expect(findings[0].fix).not.toContain('ADD TABLE');
+});
+
 test('a plan that is no longer true is not applied, and neither is what a source refuses', async () => {
   await apply({ databases: [database()], sinks: [sink('a')] });
   const plan = (await ask('POST', '/config/plan', file({ sinks: [sink('b')] }))).body as Plan;
@@ -214,6 +236,25 @@ test('a plan that is no longer true is not applied, and neither is what a source
       ),
     },
   });
+  // Nor does anybody else know what its SQL is worth.
+  for (const [code, said] of [
+    ['DELETE FROM t WHERE id = ANY($1) RETURNING id', 'syntax error at or near "FROM"'],
+    ['SELECT id, w FROM t WHERE id = ANY($1)', 'column "w" does not exist'],
+    ['SELECT v FROM t WHERE id = ANY($1)', 'does not return "id" of the primary key'],
+    ['WITH gone AS (DELETE FROM t RETURNING id) SELECT id FROM gone', 'SQLSTATE 0A000'],
+  ]) {
+    const poor = { name: 'poor', type: 'enrichment', code };
+    const refusal = await ask(
+      'POST',
+      '/config/apply',
+      file({ functions: [poor], sinks: [sink('d', { enrichment: 'poor' })] }),
+    );
+    expect(refusal).toMatchObject({
+      status: 422,
+      body: { code: 'enrichment_failed', summary: expect.stringContaining('Function "poor": ') },
+    });
+    expect(refusal.body.summary).toContain(said);
+  }
   const broken = await ask('POST', '/config/apply', file({ sinks: [sink('d'), { name: 'e', databse: 'shop' }] }));
   expect(broken).toMatchObject({
     status: 422,

@@ -141,6 +141,8 @@ describe('POST /api/functions/{name}/test', () => {
     expect(endless.body.results).toMatchObject([
       { error: { code: 'function_timeout', summary: expect.stringContaining('longer than 150 ms') } },
     ]);
+    // Once: it is no text of its author's.
+    expect(endless.body.results[0].error).not.toHaveProperty('text');
   });
 
   test("asks the source for the sink's enrichment, in front of the function", async () => {
@@ -197,8 +199,9 @@ describe('POST /api/functions/{name}/test', () => {
   });
 
   test('refuses what cannot be tried', async () => {
-    expect(await ask('none', {})).toMatchObject({ status: 404 });
-    expect(await ask('short', { sink: 'none' })).toMatchObject({ status: 404 });
+    const named = (text: RegExp) => ({ status: 404, body: { summary: expect.stringMatching(text) } });
+    expect(await ask('none', {})).toMatchObject(named(/No function "none"\. There is: .*short/));
+    expect(await ask('short', { sink: 'none' })).toMatchObject(named(/No sink "none"\. There is: .*drops/));
     expect(await ask('short', { count: 1000 })).toMatchObject({ status: 422 });
     expect(await ask('short', { code: '(a, b' })).toMatchObject({ status: 422, body: { code: 'function_invalid' } });
   });
@@ -230,6 +233,14 @@ describe('millrace function', () => {
     expect(stdout).toContain('short (transform) on 1 captured message of sink all');
     expect(stdout).toContain('out:   9007199254740993');
     expect(stdout).toContain('out:   update');
+  }, 60_000);
+
+  test('fails where there is nothing to try it on, and names what there is for one that is not', async () => {
+    const nothing = await run('function', 'test', 'short', '--table', 'nope');
+    expect(nothing).toMatchObject({ code: 1, stderr: expect.stringMatching(/no messages of a table "nope"/) });
+    const unknown = await run('function', 'test', 'nope');
+    expect(unknown).toMatchObject({ code: 1, stderr: expect.stringMatching(/No function "nope"\. There is: /) });
+    expect(unknown.stderr).not.toContain('applied');
   }, 60_000);
 
   test("asks a file's own database for the enrichment, without a server", async () => {

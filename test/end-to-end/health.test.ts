@@ -1,4 +1,6 @@
 /** Never green while nothing flows: each way of standing still turns `/ready` red in bounded time, and mending it green. */
+import { createServer, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { createDatabase, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
 import { startProxy } from '@millrace/testkit/proxy';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -132,6 +134,36 @@ describe('/ready', { timeout: 60_000 }, () => {
     }
   });
 
+  test('a webhook that answers too late is red as long as nothing arrives, also while it is tried once more', async () => {
+    const held = new Set<ServerResponse>();
+    let answers = false;
+    const endpoint = createServer((_, response) => {
+      if (answers) response.end();
+      else held.add(response);
+    });
+    await new Promise<void>((resolve) => endpoint.listen(0, '127.0.0.1', resolve));
+    try {
+      const { port } = endpoint.address() as AddressInfo;
+      const destination = { type: 'webhook', http_endpoint: 'late' };
+      const sink = { destination, ack_wait_ms: 500, retry: { min_ms: 50, max_ms: 100 } };
+      watched = await startWatched([shop({ sink })], QUICK, { late: `http://127.0.0.1:${port}` });
+      await watched.untilGreen();
+      await db.sql(`INSERT INTO items VALUES (1)`);
+      await watched.untilRed(({ name, check }) => name === 'shop' && check === 'messages_delivered');
+      // Most of the time a try is under way.
+      const tries = held.size;
+      while (held.size < tries + 3) {
+        expect((await watched.ready()).reasons).toMatchObject([{ check: 'messages_delivered', status: 'error' }]);
+      }
+      answers = true;
+      for (const response of held) response.end();
+      await watched.untilGreen();
+    } finally {
+      endpoint.closeAllConnections();
+      endpoint.close();
+    }
+  });
+
   test('a sink that is blocked does not keep the process from ending', async () => {
     const store = await startBlockableStore();
     try {
@@ -175,6 +207,23 @@ describe('/ready', { timeout: 60_000 }, () => {
     await watched.untilGreen();
   });
 
+  test('warns of actions that a sink takes and the publication leaves out, with the SQL, and stays green', async () => {
+    await db.sql(`CREATE PUBLICATION mine FOR TABLE items WITH (publish = 'insert')`);
+    const sink = { actions: ['insert', 'delete', 'truncate'] };
+    watched = await startWatched([shop({ database: { publication: { name: 'mine' } }, sink })]);
+    await watched.untilGreen();
+    const { status, findings } = (await checksOf('/sinks/shop')).get('sink_configuration')!;
+    expect(status).toBe('warning');
+    expect(findings).toMatchObject([{ slug: 'action_not_published' }]);
+    await db.sql(findings[0]!.fix!);
+    await eventually('the finding goes', async () => {
+      await watched!.api('/postgres_databases/shop/refresh_tables', { method: 'POST' });
+      return (await checksOf('/sinks/shop')).get('sink_configuration')!.findings.length === 0;
+    });
+    await db.sql(`INSERT INTO items VALUES (1); DELETE FROM items; TRUNCATE items`);
+    await eventually('all three arrive', async () => (await watched!.count('shop')) === 3);
+  });
+
   test('the same is in /metrics: databases and sinks by name, and no value of a row', async () => {
     watched = await startWatched([shop()]);
     await watched.untilGreen();
@@ -200,6 +249,46 @@ describe('/ready', { timeout: 60_000 }, () => {
     await eventually('the metrics are red', async () =>
       (await metrics()).includes('millrace_entity_health{entity_type="postgres_database",entity_name="shop"} 2'),
     );
+  });
+
+  test('what is annotated with ignore_health is shown as it is, and does not count', async () => {
+    const destination = {
+      type: 's2',
+      basin: 'far-basin',
+      stream: 'far',
+      endpoint: 'http://127.0.0.1:1',
+      access_token: 't',
+    };
+    const annotations = { ignore_health: true };
+    const other = await createDatabase();
+    try {
+      await other.drop();
+      const gone = { name: 'gone', url: other.url, slot: other.name, database: { annotations }, sink: { annotations } };
+      watched = await startWatched([shop({ sink: { destination, annotations }, secondSink: 'near' }), gone]);
+      await eventually(
+        'one of them streams',
+        async () => (await watched!.api('/postgres_databases/shop')).state === 'streaming',
+      );
+      await db.sql(`INSERT INTO items VALUES (1)`);
+      await eventually(
+        'both are errors',
+        async () =>
+          (await watched!.api('/sinks/shop')).health.status === 'error' &&
+          (await watched!.api('/postgres_databases/gone')).health.status === 'error',
+      );
+      expect((await watched.api('/sinks/shop')).health.ignored).toBe(true);
+      expect((await watched.api('/postgres_databases/gone')).health.ignored).toBe(true);
+      expect((await watched.api('/sinks/near')).health).not.toHaveProperty('ignored');
+      await watched.untilGreen();
+      const metrics = await (await fetch(`${watched.server.url}/metrics`)).text();
+      expect(metrics.match(/^millrace_entity_health.*$/gm)).toEqual([
+        'millrace_entity_health{entity_type="postgres_database",entity_name="shop"} 0',
+        'millrace_entity_health{entity_type="sink",entity_name="near"} 0',
+      ]);
+    } finally {
+      await watched?.remove();
+      watched = null;
+    }
   });
 
   test('shows what is no error, with the SQL, and stays green: identity, partitions, large values', async () => {

@@ -90,8 +90,9 @@ describe('messages', () => {
   });
 
   test('carry transaction annotations from where they are set to where they are cleared', async () => {
-    await db.sql(`CREATE TABLE t (id int PRIMARY KEY)`);
-    millrace = await startMillrace(db);
+    await db.sql(`CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY)`);
+    const source = (table: string) => ({ source: { include_tables: [table] } });
+    millrace = await startMillrace(db, { sinks: [source('t'), { name: 'other', stream: 'other', ...source('u') }] });
     const set = (json: string) =>
       `SELECT pg_logical_emit_message(true, 'sequin:transaction_annotations.set', '${json}')`;
     await db.sql(`BEGIN; INSERT INTO t VALUES (1); ${set('{"by": "ann"}')}; INSERT INTO t VALUES (2);
@@ -108,6 +109,11 @@ describe('messages', () => {
     ]);
     // Logical messages take an ordinal.
     expect(messages.map((m) => m.metadata.commit_idx)).toEqual([0, 2, 4, 6, 0]);
+    // It is told of the sink that has rows of the transaction.
+    await db.sql(`INSERT INTO u VALUES (1)`);
+    await millrace.atLeast(1, 'other');
+    const told = millrace.lines.filter((line) => line.includes('invalid_transaction_annotation_received'));
+    expect(told.map((line) => line.split(':')[0])).toEqual(['sink']);
   });
 
   test('name the partitioned table for changes of its partitions, at any depth', async () => {

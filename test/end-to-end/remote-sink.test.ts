@@ -199,6 +199,7 @@ test('as many records of another writer as a batch had are not taken for the bat
   const sinkWith = async (ops: AccessTokenScope['ops']) =>
     remoteS2Sink({
       ...{ name: 'sink', basin: REMOTE_BASIN, stream: 'products', endpoint: remote!.url },
+      network: { allowPrivate: true, allow: [] },
       accessToken: await remote!.token(ops),
       intents: { load: () => [intent], save: async () => {} },
     });

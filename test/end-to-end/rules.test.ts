@@ -75,7 +75,10 @@ test('rows read and streamed pass the same rules to the byte, and nothing hidden
   const raw = await rawStream(server, 'ruled');
   expect(raw.includes('sealed')).toBe(true);
   for (const secret of SECRETS) {
-    for (const text of [secret, Buffer.from(secret).toString('base64').slice(2, -4)]) {
+    // Less of it than four characters is found in any key.
+    const encoded = Buffer.from(secret).toString('base64').slice(2, -2);
+    for (const text of [secret, encoded]) {
+      expect(text.length).toBeGreaterThanOrEqual(4);
       expect(raw.includes(text), text).toBe(false);
       expect(millrace.lines.some((line) => line.includes(text))).toBe(false);
     }

@@ -6,6 +6,7 @@ import { type Server, startServer } from '@millrace/server/main';
 import type { StreamStore } from '@millrace/stream-store/store';
 import { testDirectory } from '@millrace/testkit/postgres';
 import { stringify } from 'yaml';
+import { ALL_ADDRESSES } from './hook-server.ts';
 import { BASIN, eventually } from './millrace.ts';
 
 /** A minute of the real ones is a second or so here. */
@@ -54,6 +55,8 @@ export interface Watched {
 export async function startWatched(
   entries: readonly DatabaseEntry[],
   timing: Partial<HealthTiming> = QUICK,
+  /** For webhooks, by name; they may be on this machine. */
+  endpoints: Readonly<Record<string, string>> = {},
 ): Promise<Watched> {
   const dataDir = testDirectory('data');
   const lines: string[] = [];
@@ -66,6 +69,7 @@ export async function startWatched(
       await_database: { timeout_ms: 2_000 },
       ...database,
     })),
+    http_endpoints: Object.entries(endpoints).map(([name, url]) => ({ name, url })),
     sinks: entries.flatMap(({ name, sink, secondSink }) => [
       { name, database: name, destination: { type: 's2', basin: BASIN, stream: name }, ...sink },
       ...(secondSink === undefined
@@ -88,6 +92,7 @@ export async function startWatched(
     host: '127.0.0.1',
     port: 0,
     healthTiming: timing,
+    network: ALL_ADDRESSES,
     log: (line) => void lines.push(line),
   });
 

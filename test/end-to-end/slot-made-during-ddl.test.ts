@@ -127,6 +127,25 @@ test('rows that follow a repair have the columns that their table has, and so ha
   }
 });
 
+test('an event trigger that forbids the temporary table does not keep the first start from its slot', async () => {
+  await db.sql(TABLES);
+  for (const raise of [`RAISE 'DDL goes through the migration tool'`, `RAISE feature_not_supported`]) {
+    await db.sql(`CREATE FUNCTION no_ddl() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN ${raise}; END $$;
+      CREATE PUBLICATION millrace FOR TABLE t;
+      CREATE EVENT TRIGGER no_ddl ON ddl_command_start WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION no_ddl()`);
+    const millrace = await startMillrace(db);
+    try {
+      expect(millrace.lines.filter((line) => line.includes('an event trigger forbids it'))).toHaveLength(1);
+      await db.sql(`INSERT INTO t VALUES (1, 'a')`);
+      await millrace.atLeast(1);
+    } finally {
+      await millrace.remove();
+    }
+    await db.sql(`DROP EVENT TRIGGER no_ddl; DROP FUNCTION no_ddl; DROP PUBLICATION millrace; DELETE FROM t;
+      SELECT pg_drop_replication_slot('${db.name}')`);
+  }
+});
+
 test('a repair without room for both of its slots says so, leaves none, and does not count as one', async () => {
   await db.sql(TABLES);
   const options = { slot: { on_loss: 'repair' }, sinks: [{ initial_backfill: true }] };

@@ -48,6 +48,8 @@ test('a message that a function fails on holds its sink up, with what and where;
   expect(letters['picky']).toHaveLength(1);
   expect(letters['picky']![0]).toContain('function_failed');
   expect(letters['picky']![0]).toContain('"name":"bad"');
+  expect(JSON.parse(letters['picky']![0]!).error.text).toBe('Error: no bad');
+  expect(millrace.lines.join('\n')).not.toContain('no bad');
 }, 60_000);
 
 test('an enrichment prints a row as the stream prints it, and the functions after it use it', async () => {

@@ -114,8 +114,17 @@ test('with a copy that was not persistent yet the promoted server is refused', a
 
 test('with a persistent copy it is safe, and every change of both lives is there once', async () => {
   const synced = await standby('synced', { sync_replication_slots: 'on' });
+  // Another standby is waited for: nothing is held back for this one.
+  await db.sql(`ALTER SYSTEM SET synchronized_standby_slots = 'absent'`);
+  await db.sql(`SELECT pg_reload_conf()`);
+  const mend = async () =>
+    (await ready(synced)).standbys[0]!.problems.find(({ code }) => code === 'standby_not_waited_for');
+  await eventually('it is told that the other one is', async () => (await mend()) !== undefined);
+  expect((await mend())!.fix).toContain(`synchronized_standby_slots = 'absent, synced';`);
+  expect((await ready(synced)).safe).toBe(false);
   await db.sql(`ALTER SYSTEM SET synchronized_standby_slots = 'synced'`);
   await db.sql(`SELECT pg_reload_conf()`);
+  await eventually('this one is', async () => (await mend()) === undefined);
   const before = await startMillrace(db, { dataDir: millrace.dataDir, slot: SLOT });
   let next = 21;
   await eventually(

@@ -1,7 +1,11 @@
-/** A connection to Postgres on which the server's clock is wrong: every time it sends while replicating is moved. */
+/**
+ * A connection to Postgres on which the server's clock is wrong: every time it sends while replicating is moved, and so is
+ * its present time where a row has it in milliseconds.
+ */
 import { once } from 'node:events';
 import { connect, createServer } from 'node:net';
 
+const DATA_ROW = 0x44;
 const COPY_DATA = 0x64;
 const XLOG_DATA = 0x77;
 const KEEPALIVE = 0x6b;
@@ -23,8 +27,23 @@ export async function startSkewedServer(target: number, skewMs: number): Promise
     moved++;
   };
 
+  function moveNow(row: Buffer): void {
+    const columns = row.readUInt16BE(5);
+    for (let i = 0, at = 7; i < columns; i++) {
+      const size = row.readInt32BE(at);
+      at += 4;
+      if (size < 0) continue;
+      const text = row.toString('latin1', at, at + size);
+      if (/^\d{13}$/.test(text) && Math.abs(Number(text) - Date.now()) < 60_000) {
+        row.write(String(Number(text) + skewMs), at, 'latin1');
+      }
+      at += size;
+    }
+  }
+
   /** One message of the server, its type byte and length first. */
   function skew(frame: Buffer): void {
+    if (frame[0] === DATA_ROW) moveNow(frame);
     if (frame[0] !== COPY_DATA) return;
     if (frame[5] === KEEPALIVE) move(frame, 14);
     if (frame[5] !== XLOG_DATA) return;

@@ -2,11 +2,11 @@
  * The random run: random tables, random transactions and random changes of the schema on several connections, while
  * Millrace and Postgres are killed at random moments. Then the stream is judged (judge.ts).
  *
- *   npm run test:random -- [--seed N] [--runs 1] [--transactions 400] [--serial] [--kills 4] [--postgres-kills 1]
+ *   npm run test:random -- [--seed N] [--runs 1] [--transactions 400] [--serial] [--kills 4] [--postgres-kills 1] [--keep DIR]
  *
  * Everything follows from the seed; with --serial (one connection, no kills while it writes) exactly so.
  */
-import { rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -34,6 +34,8 @@ export interface RunOptions {
   readonly postgresKills: number;
   /** Absent: the seed decides. */
   readonly backfill?: boolean;
+  /** A directory for what a run was judged by, should it be wrong. */
+  readonly keep?: string | undefined;
   readonly report?: (line: string) => void;
 }
 
@@ -64,6 +66,7 @@ const SETTINGS = { logical_decoding_work_mem: '64kB', autovacuum: 'off', max_wal
 
 /** What the seed decides about a run as a whole. */
 interface Kind {
+  readonly serial: boolean;
   readonly viaRoot: boolean;
   readonly backfill: boolean;
   /** Of the sink. */
@@ -82,6 +85,7 @@ function chooseKind(random: Random, { serial, backfill: asked }: RunOptions): Ki
   // A reader of tables as they are now cannot say what they were called and looked like before.
   const ddl = random.chance(0.75) ? 0.03 + random.next() * 0.05 : 0;
   return {
+    serial,
     viaRoot,
     backfill,
     truncates: random.chance(0.6),
@@ -157,6 +161,9 @@ export async function runRandom(options: RunOptions): Promise<RunResult> {
       await child.kill('SIGTERM');
       judged = await judgeStream(db, dataDir, truth, kind);
     }
+    if (judged.problems.length > 0 && options.keep !== undefined) {
+      await keepEvidence(join(options.keep, String(seed)), db, dataDir, truth, child);
+    }
     return { ...judged, kind: describeKind(kind), script: counts };
   } finally {
     await child?.kill('SIGKILL');
@@ -165,7 +172,22 @@ export async function runRandom(options: RunOptions): Promise<RunResult> {
   }
 }
 
-function describeKind({ script, ...sink }: Kind): string {
+/** What both streams held, a line each, and what Millrace said. */
+async function keepEvidence(dir: string, db: TestDatabase, dataDir: string, truth: string, child: ProcessHarness) {
+  mkdirSync(dir, { recursive: true });
+  const client = new pg.Client(db.config);
+  await client.connect();
+  const reference = await readReference(client, truth, PUBLICATION).finally(() => client.end());
+  const line = (value: unknown) =>
+    `${JSON.stringify(value, (_, each) => (typeof each === 'bigint' ? `0x${each.toString(16)}` : each))}\n`;
+  writeFileSync(join(dir, 'reference.jsonl'), reference.map(line).join(''));
+  const stream: string[] = [];
+  await readStream(dataDir, (body) => stream.push(body));
+  writeFileSync(join(dir, 'stream.jsonl'), stream.map((body) => `${body}\n`).join(''));
+  writeFileSync(join(dir, 'transcript.log'), child.transcript());
+}
+
+function describeKind({ script, serial: _, ...sink }: Kind): string {
   const flags = { ...sink, emptied: script.truncates, moves: script.partitionMoves };
   const on = Object.entries(flags).flatMap(([name, set]) => (set ? [name] : []));
   return `${script.connections} connections, ddl ${script.ddl.toFixed(2)}, large ${script.largeRowsMax}, ${on.join(' ')}`;
@@ -304,7 +326,14 @@ async function judgeStream(db: TestDatabase, dataDir: string, truth: string, kin
   try {
     const reference = await readReference(client, truth, PUBLICATION);
     const { viaRoot, truncates, messages } = kind;
-    const judge = createJudge({ reference, fromStart: !kind.backfill, viaRoot, truncates, messages });
+    const judge = createJudge({
+      reference,
+      fromStart: !kind.backfill,
+      viaRoot,
+      truncates,
+      messages,
+      killed: !kind.serial,
+    });
     await readStream(dataDir, (body) => judge.take(body));
     const problems = await judge.end(client);
     return { problems, changes: judge.counts.changes, reads: judge.counts.reads };
@@ -334,6 +363,7 @@ if (import.meta.main) {
       runs: { type: 'string', default: '1' },
       transactions: { type: 'string', default: '400' },
       serial: { type: 'boolean', default: false },
+      keep: { type: 'string' },
       kills: { type: 'string', default: '4' },
       'postgres-kills': { type: 'string', default: '1' },
     },
@@ -344,6 +374,7 @@ if (import.meta.main) {
     const options = {
       seed,
       serial: values.serial,
+      keep: values.keep,
       transactions: Number(values.transactions),
       kills: Number(values.kills),
       postgresKills: Number(values['postgres-kills']),

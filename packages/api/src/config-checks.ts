@@ -105,6 +105,11 @@ function createsPublication(sql: string, name: string): boolean {
 /** A slot has one reader: two databases that share one would take changes from each other. */
 function checkSlots(databases: readonly Block[], lineOf: (path: Path) => number, report: Report): void {
   const first = new Map<string, number>();
+  const nameOf = (index: number) => {
+    const line = lineOf(['databases', index]);
+    const name = `"${String(databases[index]?.name)}"`;
+    return line === 0 ? `${name}, which is applied now and stays without --prune` : `${name} (line ${line})`;
+  };
   databases.forEach((database, index) => {
     const slot = block(database.slot)?.name ?? database.slot_name;
     if (typeof slot !== 'string') return;
@@ -113,10 +118,7 @@ function checkSlots(databases: readonly Block[], lineOf: (path: Path) => number,
     const earlier = first.get(key);
     if (earlier === undefined) first.set(key, index);
     else {
-      report(
-        ['databases', index],
-        `reads the same slot of the same server as databases[${earlier}] (line ${lineOf(['databases', earlier])})`,
-      );
+      report(['databases', index], `reads the same slot of the same server as the database ${nameOf(earlier)}`);
     }
   });
 }

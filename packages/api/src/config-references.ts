@@ -50,7 +50,7 @@ export function expandText(text: string, references: References, report: (proble
       try {
         return references.file(target!).replace(/\r?\n$/, '');
       } catch (error) {
-        report(`\${file:...} names a file that cannot be read: ${readFailure(error)}`);
+        report(`\${file:${target}} cannot be read: ${readFailure(error)}`);
         return whole;
       }
     }

@@ -391,7 +391,9 @@ describe('a wrong value is refused with what is allowed', () => {
 
   test('two databases on one slot', () => {
     const two = `databases:\n${['a', 'b'].map((name) => `  - { name: ${name}, hostname: h, database: d, slot_name: s, publication_name: p }\n`).join('')}`;
-    expect(problems(two)).toEqual(['3: databases[1]: reads the same slot of the same server as databases[0] (line 2)']);
+    expect(problems(two)).toEqual([
+      '3: databases[1]: reads the same slot of the same server as the database "a" (line 2)',
+    ]);
   });
 
   test('column lists in a publication that two databases read', () => {

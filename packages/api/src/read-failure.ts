@@ -2,7 +2,7 @@ const READ_FAILURES: Readonly<Record<string, string>> = {
   ENOENT: 'there is no such file',
   EACCES: 'this user may not read it',
   EISDIR: 'it is a directory',
-  NOT_SENT: 'it did not come with the request; millrace config apply sends what a file names',
+  NOT_SENT: 'it did not come with the request; millrace config sends the files that are named and that it can read',
   FILE_TOO_LARGE: 'it is too large',
 };
 

@@ -188,6 +188,38 @@ test('what stays and cannot is named, although it is in no line of the file', ()
   });
 });
 
+test('a database that has another name now is told of the one that stays on its slot, by its name', () => {
+  const database = (name: string) =>
+    `databases: [{ name: ${name}, hostname: h, database: d, slot: { name: s }, publication: { name: p } }]`;
+  const found = draftOfText(database('new'), { applied: draft(database('old')), outside: HERE, prune: false });
+  expect(found).toMatchObject({
+    ok: false,
+    problems: [
+      { line: 1, path: 'databases[0]', text: expect.stringMatching(/the database "old", .*applied now.*--prune/) },
+    ],
+  });
+});
+
+test('a file that is not there is named', () => {
+  const found = draftOfText('databases: [{ name: a, password: "${file:pw.txt}" }]', {
+    applied: NOTHING_APPLIED,
+    outside: { ...HERE, file: gone },
+    prune: true,
+  });
+  expect(found).toMatchObject({
+    problems: expect.arrayContaining([
+      expect.objectContaining({
+        path: 'databases[0].password',
+        text: '${file:pw.txt} cannot be read: there is no such file',
+      }),
+    ]),
+  });
+});
+
+function gone(): never {
+  throw Object.assign(new Error('gone'), { code: 'ENOENT' });
+}
+
 test('a name of an export that nothing is kept under is refused', () => {
   const found = draftOfText(WHOLE.replace('t0ken', '"${kept:sinks/nobody/password}"'), {
     applied: draft(WHOLE),

@@ -55,6 +55,10 @@ sinks:
   - name: stream
     database: shop
     destination: { type: s2, basin: shop-streams, stream: items }
+  - name: off
+    database: shop
+    status: disabled
+    destination: { type: s2, basin: shop-streams, stream: off }
 `,
   );
   const flags = ['--port', '0', '--webhooks-allow-private'];
@@ -86,7 +90,10 @@ const show = async (sink: string) => {
 
 test('a message that blocks its group is found, tried again and skipped; the sinks are listed', async () => {
   refused.add(1).add(2);
-  await db.sql('INSERT INTO items VALUES (1, 0), (2, 0), (3, 0)');
+  await db.sql('INSERT INTO items VALUES (1, 0)');
+  // Groups do not wait for each other: the letters' order is that of their last tries.
+  await vi.waitFor(async () => expect(await show('gives-up')).toMatchObject({ messages_dead_lettered: 1 }), WAIT);
+  await db.sql('INSERT INTO items VALUES (2, 0), (3, 0)');
   await vi.waitFor(async () => expect(await show('keeps')).toMatchObject({ blocked_groups: 2 }), WAIT);
   const failing = await json('sink', 'messages', 'keeps', '--failing', '--show-keys');
   expect(failing).toMatchObject([
@@ -103,6 +110,11 @@ test('a message that blocks its group is found, tried again and skipped; the sin
     messages_pending: 0,
     messages_skipped: 1,
     messages_delivered: 2,
+  });
+  const nowhere = await run(['dead-letters', 'list', 'nope'], env);
+  expect(nowhere).toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining('No sink "nope". There is: keeps, gives-up, stream, off.'),
   });
   const unknown = await run(['sink', 'skip', 'keeps', 'nothing'], env);
   expect(unknown.code).toBe(1);
@@ -158,9 +170,16 @@ test('a sink is paused, resumed and rewound while it runs; one into a stream is 
   await json('sink', 'rewind', 'gives-up', '--time', from);
   await vi.waitFor(() => expect(seen.slice(before)).toEqual([10, 10, 11, 11, 11]), WAIT);
   expect((await run(['sink', 'rewind', 'gives-up'], env)).code).toBe(2);
+  const ahead = await run(['sink', 'rewind', 'gives-up', '--lsn', 'FF/0'], env);
+  expect(ahead).toMatchObject({ code: 1, stderr: expect.stringMatching(/^rewind_ahead: .*Name an earlier place/s) });
   const stream = await run(['sink', 'rewind', 'stream', '--beginning'], env);
   expect(stream.code).toBe(1);
-  expect(stream.stderr).toContain('A sink into a stream');
+  expect(stream.stderr).toMatch(/A sink into a stream .*max_retry_count/);
+  const off = await run(['sink', 'resume', 'off'], env);
+  expect(off).toMatchObject({
+    code: 1,
+    stderr: expect.stringContaining('by the configuration. Say status: active there'),
+  });
 }, 60_000);
 
 test('a token for workers is made, listed and revoked', async () => {

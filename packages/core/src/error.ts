@@ -101,6 +101,7 @@ export const codes = {
   verify_unreadable: { retry: 'operator', text: 'A record of the stream is no message of a sink.' },
   row_index_reset: { retry: 'backoff', text: 'The row index starts over, or reads a table again.' },
   log_overrun: { retry: 'operator', text: 'A sink fell behind the retained change log.' },
+  rewind_ahead: { retry: 'operator', text: 'A sink is rewound to where it has been, not ahead.' },
   // Object storage
   object_store_unavailable: {
     retry: 'backoff',
@@ -130,8 +131,20 @@ export const codes = {
 
 export type ErrorCode = keyof typeof codes;
 
+/** A noncharacter: nothing else has it in it. */
+const MARK = '\ufdd0';
+const MARKED = /\ufdd0[^\ufdd0]*\ufdd0/g;
+
+/**
+ * For `detail` and `hint`: a name that a routing function may have made of a row. Who asks about the message is told it,
+ * in logs `…` stands for it (I11).
+ */
+export function madeName(name: string): string {
+  return `${MARK}${name.replaceAll(MARK, '')}${MARK}`;
+}
+
 export interface ErrorOptions {
-  /** The particular of this case: names and numbers, never a row value or a secret (I11). */
+  /** The particular of this case: names and numbers, never a row value or a secret (I11); see `madeName`. */
   readonly detail?: string | undefined;
   /** What to do next, with the SQL or command to run. */
   readonly hint?: string | undefined;
@@ -144,15 +157,21 @@ export class MillraceError extends Error {
   readonly code: ErrorCode;
   readonly detail: string | undefined;
   readonly hint: string | undefined;
+  /** `message` and `hint`, as they may be logged. */
+  readonly logText: string;
+  readonly logHint: string | undefined;
+  /** For another error about the same: what is marked in it stays marked. */
+  readonly markedDetail: string | undefined;
 
   constructor(code: ErrorCode, { detail, hint, cause }: ErrorOptions = {}) {
-    super(
-      detail === undefined ? codes[code].text : `${codes[code].text} ${detail}`,
-      cause === undefined ? {} : { cause },
-    );
+    const text = detail === undefined ? codes[code].text : `${codes[code].text} ${detail}`;
+    super(text.replaceAll(MARK, ''), cause === undefined ? {} : { cause });
     this.code = code;
-    this.detail = detail;
-    this.hint = hint;
+    this.detail = detail?.replaceAll(MARK, '');
+    this.hint = hint?.replaceAll(MARK, '');
+    this.logText = text.replaceAll(MARKED, '…');
+    this.logHint = hint?.replaceAll(MARKED, '…');
+    this.markedDetail = detail;
   }
 
   get retry(): Retry {

@@ -24,6 +24,16 @@ export function formatPosition(position: Position): string {
   return `${formatLsn(position.lsn)}#${position.ordinal}`;
 }
 
+/** A row of a backfill: it has no position of its own. */
+export function isBackfilled(position: Position): boolean {
+  return comparePositions(position, POSITION_ZERO) === 0;
+}
+
+/** For people: `at 0/16B3748#0`. */
+export function whereOf(position: Position): string {
+  return isBackfilled(position) ? 'of a backfill' : `at ${formatPosition(position)}`;
+}
+
 export function parsePosition(text: string): Position | null {
   const hash = text.indexOf('#');
   if (hash < 0) return null;

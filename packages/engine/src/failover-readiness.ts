@@ -14,6 +14,7 @@ export type FailoverProblemCode =
   | 'slot_missing'
   | 'slot_not_failover'
   | 'standby_slots_unset'
+  | 'standby_not_waited_for'
   | 'no_standby_configured'
   | 'primary_unreachable'
   | 'standby_unreachable'
@@ -85,15 +86,21 @@ export async function failoverReadiness(question: FailoverQuestion): Promise<Fai
       fix: 'standbys: [{ hostname: ... }] in the database of the configuration',
     });
   }
-  const original = found instanceof MillraceError ? null : found;
-  const answers = await Promise.all(standbys.map((standby) => askStandby(standby, slot, original, captured)));
+  const primary = found instanceof MillraceError ? null : found;
+  const answers = await Promise.all(standbys.map((standby) => askStandby(standby, slot, primary, captured)));
   // What is wrong with the primary is so for every standby.
-  const ready = problems.every(({ code }) => code === 'primary_unreachable') && original !== null;
+  const ready = problems.every(({ code }) => code === 'primary_unreachable') && primary !== null;
   const judged = answers.map((answer) => ({ ...answer, safe: answer.safe && ready }));
   return { slot, safe: judged.some(({ safe }) => safe), problems, standbys: judged };
 }
 
-async function askPrimary(sql: PgConnection, name: string, problems: FailoverProblem[]): Promise<SlotInfo | null> {
+interface Primary {
+  readonly slot: SlotInfo;
+  /** Physical slots of the standbys that have to have a change before it is sent. */
+  readonly waitedFor: readonly string[];
+}
+
+async function askPrimary(sql: PgConnection, name: string, problems: FailoverProblem[]): Promise<Primary | null> {
   if (sql.serverVersion < FAILOVER_VERSION_MIN) {
     problems.push({
       code: 'version_unsupported',
@@ -131,20 +138,27 @@ async function askPrimary(sql: PgConnection, name: string, problems: FailoverPro
       fix: 'slot.failover: true in the database of the configuration, and a restart of Millrace',
     });
   }
-  if (!waited) {
+  const waitedFor = slotNames(waited ?? '');
+  if (waitedFor.length === 0) {
     problems.push({
       code: 'standby_slots_unset',
       text: 'synchronized_standby_slots is empty: changes are sent before a standby has them, and would be lost to it.',
       fix: `ALTER SYSTEM SET synchronized_standby_slots = ${quoteLiteral(physical ?? '<physical slot of the standby>')}; SELECT pg_reload_conf();`,
     });
   }
-  return slot;
+  return { slot, waitedFor };
+}
+
+/** Of a setting that is a list of identifiers. */
+function slotNames(list: string): string[] {
+  const names = list.split(',').map((name) => name.trim().replace(/^"(.*)"$/, '$1'));
+  return names.filter((name) => name !== '');
 }
 
 async function askStandby(
   config: ConnectionConfig,
   slot: string,
-  original: SlotInfo | null,
+  primary: Primary | null,
   captured: Lsn,
 ): Promise<StandbyReadiness> {
   const { host, port } = config;
@@ -154,7 +168,8 @@ async function askStandby(
     problems.push({ code: 'standby_unreachable', text: seen.message, fix: seen.hint ?? 'Start it.' });
     return { host, port, safe: false, problems, copy: null, receivedLsn: null };
   }
-  const { copy, received } = seen;
+  const { copy, received, physical } = seen;
+  if (primary !== null && physical !== null) checkWaitedFor(primary.waitedFor, physical, problems);
   if (received !== null && received < captured) {
     problems.push({
       code: 'wal_behind',
@@ -163,7 +178,7 @@ async function askStandby(
     });
   }
   const confirmed = copy?.confirmedFlushLsn ?? 0n;
-  const behind = maxLsn(original?.confirmedFlushLsn ?? 0n, confirmed) - confirmed;
+  const behind = maxLsn(primary?.slot.confirmedFlushLsn ?? 0n, confirmed) - confirmed;
   return {
     host,
     port,
@@ -179,6 +194,17 @@ async function askStandby(
   };
 }
 
+/** Another standby's slot in the list holds nothing back for this one. That nothing is in it is the primary's problem. */
+function checkWaitedFor(waitedFor: readonly string[], physical: string, problems: FailoverProblem[]): void {
+  if (waitedFor.length === 0 || waitedFor.includes(physical)) return;
+  const all = quoteLiteral([...waitedFor, physical].join(', '));
+  problems.push({
+    code: 'standby_not_waited_for',
+    text: `synchronized_standby_slots of the primary does not name "${physical}", the primary_slot_name here: changes are sent before this standby has them, and would be lost to it.`,
+    fix: `-- on the primary\nALTER SYSTEM SET synchronized_standby_slots = ${all}; SELECT pg_reload_conf();`,
+  });
+}
+
 function textOf(lsn: Lsn | null): string | null {
   return lsn === null ? null : formatLsn(lsn);
 }
@@ -187,7 +213,7 @@ async function readStandby(
   sql: PgConnection,
   name: string,
   problems: FailoverProblem[],
-): Promise<{ copy: SlotInfo | null; received: Lsn | null }> {
+): Promise<{ copy: SlotInfo | null; received: Lsn | null; physical: string | null }> {
   const setting = (of: string) => `pg_catalog.current_setting('${of}', true)`;
   const { rows } = await sql.query(`
     SELECT pg_catalog.pg_is_in_recovery(),
@@ -196,7 +222,7 @@ async function readStandby(
   const [recovery, received, sync, feedback, physical] = rows[0] ?? [];
   if (recovery !== 't') {
     problems.push({ code: 'not_a_standby', text: 'It is not a standby.', fix: 'Take it out of standbys.' });
-    return { copy: null, received: null };
+    return { copy: null, received: null, physical: null };
   }
   const wrong = (code: FailoverProblemCode, text: string, fix: string) => problems.push({ code, text, fix });
   const set = (what: string) => `ALTER SYSTEM SET ${what}; SELECT pg_reload_conf();`;
@@ -231,7 +257,7 @@ async function readStandby(
       'Wait until the slot has advanced on the primary and been copied again; a write to a published table helps.',
     );
   }
-  return { copy, received: parseLsn(received ?? '') };
+  return { copy, received: parseLsn(received ?? ''), physical: physical || null };
 }
 
 async function ask<T>(

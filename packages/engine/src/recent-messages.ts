@@ -5,6 +5,7 @@ import { MessageBatch } from '@millrace/sinks/message-batch';
 import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import type { ChangeLog } from './change-log/change-log.ts';
 import { readChunkHeader } from './change-log/chunk.ts';
+import { positionOf } from './change-log/log-places.ts';
 import { MessageEncoder } from './decode/message-encoder.ts';
 import { MessageSource } from './decode/message-source.ts';
 import type { SchemaHistory } from './decode/schema-history.ts';
@@ -41,7 +42,13 @@ export async function recentMessages(options: RecentMessagesOptions): Promise<st
 async function messagesFrom({ log, schemas, spec, count, signal }: RecentMessagesOptions, seq: number) {
   const { origin, takes, actions, contents, rules } = spec;
   const encoder = new MessageEncoder({ schemas, origin, takes, actions, contents, ...(rules && { rules }) });
-  const source = await MessageSource.open(log, schemas, encoder, await positionBefore(log, seq), signal);
+  const source = await MessageSource.open(
+    log,
+    schemas,
+    encoder,
+    seq === log.stream.firstSeqNum ? await positionOf(log, 'beginning') : await positionBefore(log, seq),
+    signal,
+  );
   const batch = new MessageBatch(BATCH);
   const newest: string[] = [];
   for (;;) {

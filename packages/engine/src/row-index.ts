@@ -16,9 +16,10 @@ import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { StateTable } from '@millrace/stream-store/store';
 import { BackfillFeed } from './backfill/backfill-feed.ts';
 import { BackfillManager } from './backfill/backfill-manager.ts';
-import type { WriteRead } from './backfill/backfill-run.ts';
 import type { BackfillSource } from './backfill/backfill-source.ts';
 import { backfillStore } from './backfill/backfill-store.ts';
+import type { BackfillView } from './backfill/backfill-view.ts';
+import type { WriteRead } from './backfill/run-options.ts';
 import type { CompareWithSource } from './capture/slot-repair.ts';
 import type { ChangeLog } from './change-log/change-log.ts';
 import { MessageSource } from './decode/message-source.ts';
@@ -65,8 +66,10 @@ export interface RowIndex extends DiffedIndex {
   reach(lsn: Lsn, signal: AbortSignal): Promise<void>;
   /** Tables left out because they have no key, as `schema.table`. */
   readonly keyless: readonly string[];
-  /** Every published table was read. */
+  /** Every published table was read, or could not be. */
   readonly filled: boolean;
+  /** Of the tables that could not be read. */
+  readonly failedFills: readonly BackfillView[];
   stop(): Promise<void>;
 }
 
@@ -111,7 +114,7 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
     end: () => newCursor(log.durableLsn).position,
     async holds(position) {
       try {
-        await log.seek(position.lsn);
+        await log.seekAfter(position);
         return true;
       } catch (error) {
         if (error instanceof MillraceError && error.code === 'log_overrun') return false;
@@ -126,7 +129,7 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
     initial: true,
     initialId,
     takes,
-    takesUpdates: true,
+    takesUpdates: () => true,
   });
 
   /** Of the first fill of a table: another one when its rows were forgotten. */
@@ -134,9 +137,16 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
     return JSON.stringify([sink.incarnation, schema, name, lookup.table(schema, name)?.generation ?? 0]);
   }
 
+  /** Of the tables as they are held now. */
+  function failedFills(): BackfillView[] {
+    if (!open) return [];
+    return manager
+      .list()
+      .filter(({ id, state, table }) => state === 'failed' && id === initialId(table.schema, table.name));
+  }
+
   function complete(schema: string, name: string): boolean {
-    const id = initialId(schema, name);
-    return manager.list().some((job) => job.id === id && job.state === 'completed');
+    return manager.get(initialId(schema, name))?.state === 'completed';
   }
 
   const openFeed: OpenFeed = async (cursor, signal) => {
@@ -149,7 +159,7 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
       onKeyless: ({ schema, name }) => keyless.add(`${schema}.${name}`),
       onTable: ({ schema, name }) => {
         const id = initialId(schema, name);
-        if (published === null || added.has(id) || manager.list().some((job) => job.id === id)) return;
+        if (published === null || added.has(id) || manager.get(id) !== null) return;
         added.add(id);
         reopen = 'a table was added';
       },
@@ -180,6 +190,8 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
     });
     encoder.watch = manager;
     open = true;
+    // The cause may be gone by now, and nobody else can ask for it.
+    for (const { id } of failedFills()) manager.resume(id).catch(() => {});
     return watched(new BackfillFeed(changes, manager, (abort) => log.changed(abort)));
   };
 
@@ -291,6 +303,9 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
     complete,
     get keyless() {
       return [...keyless];
+    },
+    get failedFills() {
+      return failedFills();
     },
     get filled() {
       return (filled ||= isFilled());

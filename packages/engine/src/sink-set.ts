@@ -240,7 +240,7 @@ export class SinkSet {
       initial: spec.initialBackfill,
       initialId: spec.backfillId,
       takes: spec.takes,
-      takesUpdates: spec.actions.update,
+      takesUpdates: (schema, table) => takesEveryUpdate(spec, schema, table),
       onChange: (view) => onBackfill?.(spec.name, view),
     });
     const seal = new MarkSeal(state, spec);
@@ -283,6 +283,12 @@ export class SinkSet {
     delivery.done.catch((error: unknown) => this.#failed.reject(error));
     this.#running.set(spec.name, { spec, backfills: manager, delivery });
   }
+}
+
+/** Whether no update of the table can be held back from the sink. */
+function takesEveryUpdate({ actions, rules, filtered }: SinkSpec, schema: string, table: string): boolean {
+  const own = rules?.tables.find((one) => one.schema === schema && one.name === table);
+  return actions.update && filtered !== true && !rules?.where.length && !own?.where.length;
 }
 
 function startStreamDelivery(

@@ -32,6 +32,8 @@ export interface SinkSpec {
   readonly contents: MessageContents;
   /** Which rows become messages and how their values stand in them, without code. Absent: all of them, as they are. */
   readonly rules?: RowRulesConfig | undefined;
+  /** A function decides which messages it gets. */
+  readonly filtered?: boolean;
   /** Values that an update left alone are filled in from the row index. */
   readonly fillUnchanged: boolean;
   readonly initialBackfill: InitialBackfill;

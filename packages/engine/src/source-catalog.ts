@@ -6,6 +6,7 @@ import {
   describeTableByName,
   describeTypes,
   listPublishedTables,
+  readPublication,
   type TableDescription,
 } from '@millrace/postgres/catalog';
 import { type ConnectionConfig, PgConnection, quoteIdentifier, quoteLiteral } from '@millrace/postgres/connection';
@@ -100,9 +101,12 @@ export class SourceCatalog {
       const covered = published.some((other) => other.oid === table.oid || other.oid === table.root.oid);
       if (covered || (table.kind === 'partitioned' && (await coversPartition(connection, publication, table.oid))))
         continue;
+      const holdsAll = (await readPublication(connection, publication))?.allTables === true;
       throw new MillraceError('pg_table_unpublished', {
         detail: `${label} is not in publication "${publication}".`,
-        hint: `ALTER PUBLICATION ${quoteIdentifier(publication)} ADD TABLE ${label};`,
+        hint: holdsAll
+          ? 'It holds all tables that Postgres can publish, and an unlogged, temporary or foreign table or a view is none.'
+          : `ALTER PUBLICATION ${quoteIdentifier(publication)} ADD TABLE ${label};`,
       });
     }
   }

@@ -97,7 +97,7 @@ export class Verifier {
       takes: spec.takes,
       whole(schema, table) {
         const id = spec.backfillId(schema, table);
-        const job = manager?.list().find((one) => one.id === id);
+        const job = manager?.get(id) ?? undefined;
         return job !== undefined && job.state === 'completed' && !isPartial(job.range);
       },
       altered: (schema, table) => spec.rules !== undefined && changesRecords(spec.rules, schema, table),

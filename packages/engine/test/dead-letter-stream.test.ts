@@ -2,6 +2,7 @@ import { rmSync } from 'node:fs';
 import { MillraceError } from '@millrace/core/error';
 import { DeadLetterStream, type KeptLetter } from '@millrace/engine/deliver/dead-letter-stream';
 import type { DeadLetter } from '@millrace/engine/deliver/dead-letters';
+import { FunctionFailure } from '@millrace/engine/transform/function-failure';
 import { type LocalStore, openLocalStore } from '@millrace/stream-store/local-store';
 import { testDirectory } from '@millrace/testkit/postgres';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -74,6 +75,22 @@ test('a letter says everything, and has the message byte for byte', async () => 
   });
   expect(kept!.message.toString()).toBe(letter(1).message.toString());
   expect(store.getStreamConfig('dead-letters', 'all').retentionSecs).toBeNull();
+});
+
+test('what a function said is in the letter, however deep in the causes of its error', async () => {
+  const letters = lettersOf('hook');
+  const cause = new FunctionFailure('Error: leaked 17', 'leak', 1, 28);
+  const error = new MillraceError('function_failed', { detail: 'The transform function "leak".', cause });
+  const explained = new MillraceError('function_failed', { detail: 'It is change 0/1#0.', cause: error });
+  await letters.add([
+    { ...letter(1), error },
+    { ...letter(2), error: explained },
+  ]);
+  for (const kept of await all(letters.read())) {
+    expect(kept.error.text).toBe('Error: leaked 17');
+    expect(kept.error.message).not.toContain('leaked');
+    expect(kept.message.toString()).toBe(letter(1).message.toString());
+  }
 });
 
 test('a message larger than a record is kept in parts, whole', async () => {

@@ -85,6 +85,37 @@ test('connections that are refused are tried again, later and later, and then at
   }
 }, 60_000);
 
+test('a connection that is cut each time it begins to stream is tried later and later, one that was of use at once', async () => {
+  const db = await createDatabase();
+  await db.sql('CREATE TABLE t (id int PRIMARY KEY)');
+  const proxy = await startProxy({ port: db.config.port });
+  let cutting = false;
+  const attempts: number[] = [];
+  const captured = await startCapturing(db, {
+    connection: { port: proxy.port },
+    onCapture(state) {
+      if (state.kind === 'connecting') attempts.push(state.attempt);
+      else if (state.kind === 'streaming' && cutting) proxy.cut();
+    },
+  });
+  try {
+    cutting = true;
+    proxy.cut();
+    await until(() => attempts.includes(5));
+    cutting = false;
+    await db.sql('INSERT INTO t VALUES (1)');
+    expect(ids(await captured.caughtUp())).toEqual([1]);
+    attempts.length = 0;
+    proxy.cut();
+    await until(() => attempts.length > 0);
+    expect(attempts[0]).toBe(0);
+  } finally {
+    await captured.remove();
+    await proxy.close();
+    await db.drop();
+  }
+}, 60_000);
+
 test('an idle position that one connection was about to acknowledge never reaches the next one', async () => {
   const db = await createDatabase();
   const busy = await createDatabase();

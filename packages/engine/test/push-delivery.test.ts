@@ -1,6 +1,7 @@
 import { MillraceError } from '@millrace/core/error';
 import { formatPosition } from '@millrace/core/position';
 import { cursorStore, newCursor } from '@millrace/engine/deliver/cursor-store';
+import { FunctionFailure } from '@millrace/engine/transform/function-failure';
 import type { Processed, Processor } from '@millrace/engine/transform/processor';
 import { DeliveryRejection, type OutMessage } from '@millrace/sinks/push-sink';
 import { afterEach, expect, test, vi } from 'vitest';
@@ -609,6 +610,28 @@ test('rewound it delivers again from there, and not beyond what the log has', as
   expect(world.arrivals.length).toBe(18);
 });
 
+test('it is not rewound ahead of a message that is not done: that would be given up without a trace', async () => {
+  const log = logOf(['a', 'b', 'a', 'c']);
+  const world = worldOf(log);
+  world.policy = { ...POLICY, retry: { minMs: 600_000, maxMs: 600_000 } };
+  const bad = new Set(['b']);
+  world.behaviour = refusing(bad);
+  await world.start();
+  await vi.waitFor(() => expect(push(world).figures).toMatchObject({ blockedGroups: 1, pending: 1 }), WAIT);
+  const failing = log[1]!.position.lsn;
+  for (const lsn of [failing + 1n, 0xffff_0000_0000n]) {
+    await expect(push(world).rewind({ lsn })).rejects.toMatchObject({
+      code: 'rewind_ahead',
+      hint: expect.stringContaining('skip'),
+    });
+  }
+  expect(push(world).list({ state: 'failing', limit: 10 })).toMatchObject([{ id: 'b:0', tries: 1 }]);
+  bad.clear();
+  await push(world).rewind({ lsn: failing });
+  await vi.waitFor(() => expect(world.firstArrivals()).toContain('b:0'), WAIT);
+  await caughtUp(world);
+});
+
 test('a failing message is redelivered at once, or skipped, when an operator says so', async () => {
   const world = worldOf(logOf(['a', 'a', 'b', 'b']));
   world.policy = { ...POLICY, retry: { minMs: 600_000, maxMs: 600_000 } };
@@ -634,7 +657,8 @@ function processorOf(broken: ReadonlySet<string>): Processor {
         const body = Buffer.from(batch.body.buffer.subarray(batch.start(i), batch.ends[i]!));
         const key = batch.descriptions!.keys[i]![0]!;
         const one = { body, json: true, route: { to: key } };
-        if (broken.has(key)) results.push({ kind: 'failed', error: new MillraceError('function_failed') });
+        const cause = new FunctionFailure(`no ${key}`, 'picky', 1, 1);
+        if (broken.has(key)) results.push({ kind: 'failed', error: new MillraceError('function_failed', { cause }) });
         else if (key === 'gone') results.push({ kind: 'filtered' });
         else results.push({ kind: 'messages', messages: key === 'two' ? [one, one] : [one] });
       }
@@ -680,7 +704,12 @@ test('a function that fails for ever gives its messages up as they were before i
   await world.start();
   await caughtUp(world);
   expect(world.letters).toMatchObject([
-    { facts: { idempotencyKey: 'bad:0' }, sub: -1, tries: 2, error: { code: 'function_failed' } },
+    {
+      facts: { idempotencyKey: 'bad:0' },
+      sub: -1,
+      tries: 2,
+      error: { code: 'function_failed', cause: { message: 'no bad' } },
+    },
     { facts: { idempotencyKey: 'bad:1' }, sub: -1, tries: 2 },
   ]);
 });

@@ -107,7 +107,7 @@ test.each(
     const http = await startHttpServer({ store: lossyStore(remote, random), port: 0 });
     closing.push(() => http.close({ graceMs: 0 }));
     const lives = await liveOn(random, steps, () =>
-      remoteRoutedStreams({ name: 's', accessToken, endpoint: http.url }),
+      remoteRoutedStreams({ name: 's', accessToken, endpoint: http.url, network: { allowPrivate: true, allow: [] } }),
     );
     expect(await streamsOf(remote)).toEqual(expectedStreams(steps));
     expect(lives).toBeGreaterThan(1);

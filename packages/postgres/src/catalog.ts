@@ -204,6 +204,21 @@ export async function listPublishedTables(connection: PgConnection, publication:
   return rows.map(([oid, schema, name]) => ({ oid: Number(oid), schema: schema!, name: name! }));
 }
 
+/** What a publication covers, each partition under the topmost table above it: in one query, however many there are. */
+export async function listPublishedRoots(connection: PgConnection, publication: string): Promise<TableName[]> {
+  const { rows } = await connection.query(`
+    SELECT DISTINCT rn.nspname, r.relname, r.oid
+      FROM pg_catalog.pg_publication_tables AS p
+      JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.schemaname
+      JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
+      JOIN pg_catalog.pg_class AS r ON r.oid = CASE WHEN c.relispartition
+           THEN COALESCE(pg_catalog.pg_partition_root(c.oid), c.oid) ELSE c.oid END
+      JOIN pg_catalog.pg_namespace AS rn ON rn.oid = r.relnamespace
+     WHERE p.pubname = ${quoteLiteral(publication)}
+     ORDER BY 1, 2`);
+  return rows.map(([schema, name, oid]) => ({ oid: Number(oid), schema: schema!, name: name! }));
+}
+
 /** Creates a publication for `tables`, or for all (present and future) when null. */
 export async function createPublication(
   connection: PgConnection,

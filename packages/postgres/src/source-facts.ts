@@ -60,9 +60,15 @@ export interface SlotFacts {
 export interface PublicationFacts {
   readonly name: string;
   readonly allTables: boolean;
+  /** Whose tables it holds, those that will be made as well. */
+  readonly schemas: readonly string[];
   readonly viaRoot: boolean;
-  readonly publishes: { readonly insert: boolean; readonly update: boolean; readonly delete: boolean };
+  readonly publishes: Readonly<Record<PublishedAction, boolean>>;
 }
+
+/** In the order in which Postgres names them. */
+export const PUBLISHED_ACTIONS = ['insert', 'update', 'delete', 'truncate'] as const;
+export type PublishedAction = (typeof PUBLISHED_ACTIONS)[number];
 
 export interface PublishedTable {
   readonly oid: number;
@@ -75,6 +81,7 @@ export interface PublishedTable {
   readonly rootName: string;
   /** `default`, `full`, `index`, `nothing`. */
   readonly identity: 'default' | 'full' | 'index' | 'nothing';
+  /** A primary key that can be its identity: Postgres does not take a DEFERRABLE one for that. */
   readonly hasKey: boolean;
   /** Updates and deletes can be told apart: a key, an index that is there, or the whole row. */
   readonly hasIdentity: boolean;
@@ -148,19 +155,24 @@ export async function readSlotFacts(connection: PgConnection, name: string): Pro
   };
 }
 
+const SCHEMAS = `(SELECT pg_catalog.json_agg(n.nspname ORDER BY n.nspname) FROM pg_catalog.pg_publication_namespace AS s
+             JOIN pg_catalog.pg_namespace AS n ON n.oid = s.pnnspid WHERE s.pnpubid = p.oid)`;
+
 /** null: there is no such publication. */
 export async function readPublicationFacts(connection: PgConnection, name: string): Promise<PublicationFacts | null> {
   const { rows } = await connection.query(`
-    SELECT puballtables, pubviaroot, pubinsert, pubupdate, pubdelete
-      FROM pg_catalog.pg_publication WHERE pubname = ${quoteLiteral(name)}`);
+    SELECT puballtables, pubviaroot, pubinsert, pubupdate, pubdelete, pubtruncate,
+           ${connection.serverVersion < 150_000 ? 'NULL' : SCHEMAS}
+      FROM pg_catalog.pg_publication AS p WHERE pubname = ${quoteLiteral(name)}`);
   const row = rows[0];
   if (row === undefined) return null;
-  const [allTables, viaRoot, insert, update, remove] = row.map((value) => value === 't');
+  const [allTables, viaRoot, insert, update, remove, truncate] = row.map((value) => value === 't');
   return {
     name,
     allTables: allTables!,
+    schemas: JSON.parse(row[6] ?? '[]') as string[],
     viaRoot: viaRoot!,
-    publishes: { insert: insert!, update: update!, delete: remove! },
+    publishes: { insert: insert!, update: update!, delete: remove!, truncate: truncate! },
   };
 }
 
@@ -170,7 +182,7 @@ export async function readPublishedTables(connection: PgConnection, publication:
     WITH identity AS (
       SELECT c.oid, c.relreplident AS kind,
              EXISTS (SELECT FROM pg_catalog.pg_index AS i
-                      WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid) AS has_key,
+                      WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate) AS has_key,
              EXISTS (SELECT FROM pg_catalog.pg_index AS i
                       WHERE i.indrelid = c.oid AND i.indisreplident AND i.indisvalid) AS has_index
         FROM pg_catalog.pg_class AS c WHERE c.relkind IN ('r', 'p')
@@ -262,7 +274,8 @@ export async function readTablesWithoutIdentity(
        AND CASE c.relreplident
            WHEN 'f' THEN false
            WHEN 'n' THEN true
-           WHEN 'd' THEN NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indrelid = c.oid AND i.indisprimary)
+           WHEN 'd' THEN NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i
+                                      WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate)
            ELSE NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indrelid = c.oid AND i.indisreplident) END
      ORDER BY 1, 2 LIMIT ${TABLES_LOOKED_AT_MAX}`);
   return rows.map(([schema, name]) => ({ schema: schema!, name: name! }));

@@ -1,5 +1,5 @@
 /** What deliveries must not do unnoticed: a line in the log, now and then one for many, and a notice that health shows. */
-import { formatPosition } from '@millrace/core/position';
+import { formatPosition, whereOf } from '@millrace/core/position';
 import type { DeliveryNotice } from '@millrace/engine/deliver/push-options';
 import type { NoticeBoard } from '@millrace/engine/health/notice-board';
 
@@ -41,8 +41,8 @@ export function deliveryReporter(
         break;
       }
       case 'dead_lettered': {
-        const { code, message } = notice.error;
-        const text = `${total} messages were given up since the start, the last for this: ${message}`;
+        const { code, logText } = notice.error;
+        const text = `${total} messages were given up since the start, the last for this: ${logText}`;
         const fix = `millrace dead-letters list "${sink}"`;
         notices.pin(place, { slug: 'dead_letters', severity: 'warning', text, fix, code });
         break;
@@ -61,11 +61,11 @@ function lineOf(notice: DeliveryNotice): string {
     case 'discarded':
       return `${notice.messages} messages from ${formatPosition(notice.from)} to ${formatPosition(notice.through)} discarded: the window is full and nothing moves (discard_on_full).`;
     case 'dead_lettered':
-      return `a message${of(notice.table)} at ${formatPosition(notice.position)} was given up: ${notice.error.message} (${notice.error.code})`;
+      return `a message${of(notice.table)} ${whereOf(notice.position)} was given up: ${notice.error.logText} (${notice.error.code})`;
     case 'truncated':
-      return `a message${of(notice.table)} at ${formatPosition(notice.position)} was too large and went without: ${notice.columns.join(', ')}`;
+      return `a message${of(notice.table)} ${whereOf(notice.position)} was too large and went without: ${notice.columns.join(', ')}`;
     case 'skipped':
-      return `a message${of(notice.table)} at ${formatPosition(notice.position)} was skipped by an operator.`;
+      return `a message${of(notice.table)} ${whereOf(notice.position)} was skipped by an operator.`;
   }
 }
 

@@ -2,12 +2,14 @@
  * What /metrics says of databases, sinks and their health. Labels are names of the configuration, which are the
  * operator's own; no table and no value is ever one (I11). Every name is in docs/operating.md, and stays.
  */
+
 import type { CheckStatus, EntityHealth } from '@millrace/engine/health/finding';
 import type { DatabaseReport } from '@millrace/engine/health/health-monitor';
 import type { FunctionMeters } from '@millrace/engine/transform/function-meter';
 import type { AuditStatus } from '@millrace/engine/verifier';
 import type { DatabaseSupervisor } from './database-supervisor.ts';
 import { functionMetrics } from './function-metrics.ts';
+import { ignoresHealth } from './ignored-health.ts';
 import { expose, type Metric } from './metric-text.ts';
 
 /** Sequin's `sequin_entity_health` in numbers one can alert on. */
@@ -23,8 +25,10 @@ const LEVELS: Readonly<Record<CheckStatus, number>> = {
 };
 
 export function engineMetrics(databases: readonly DatabaseSupervisor[], functions: FunctionMeters): string {
-  const all = databases.map(({ name, monitor, pipeline }) => ({
+  const all = databases.map(({ name, config, sinks, monitor, pipeline }) => ({
     name,
+    ignored: ignoresHealth(config),
+    ignoredSinks: new Set(sinks.filter(ignoresHealth).map((sink) => sink.name)),
     report: monitor.report(),
     audit: pipeline?.auditor?.status ?? null,
   }));
@@ -33,6 +37,8 @@ export function engineMetrics(databases: readonly DatabaseSupervisor[], function
 
 interface Measured {
   readonly name: string;
+  readonly ignored: boolean;
+  readonly ignoredSinks: ReadonlySet<string>;
   readonly report: DatabaseReport;
   readonly audit: AuditStatus | null;
 }
@@ -73,7 +79,7 @@ function metricsOf(all: readonly Measured[]): Metric[] {
     ),
     gauge(
       'millrace_source_lag_seconds',
-      'Age of the oldest WAL that is not captured yet.',
+      'For how long the server has been beyond what is captured.',
       bySource((r) => r.lag.seconds),
     ),
     gauge(
@@ -109,7 +115,7 @@ function metricsOf(all: readonly Measured[]): Metric[] {
     ),
     gauge(
       'millrace_sink_lag_seconds',
-      'From the last commit delivered to the last one captured.',
+      'Age of the oldest transaction that is captured and not delivered.',
       bySink((s) => s.lag.seconds),
     ),
     gauge(
@@ -206,10 +212,14 @@ function metricsOf(all: readonly Measured[]): Metric[] {
       samples: bySink(({ backfills }) => backfills.reduce((sum, { rowsProcessed }) => sum + rowsProcessed, 0)),
     },
     gauge('millrace_entity_health', '0 healthy, 1 warning or not known yet, 2 error.', [
-      ...bySource(({ health }) => level(health)).map(([{ database }, value]) =>
-        entity('postgres_database', database, value),
+      ...all
+        .filter(({ ignored }) => !ignored)
+        .map(({ name, report }) => entity('postgres_database', name, level(report.health))),
+      ...all.flatMap(({ report, ignoredSinks }) =>
+        report.sinks
+          .filter(({ name }) => !ignoredSinks.has(name))
+          .map(({ name, health }) => entity('sink', name, level(health))),
       ),
-      ...all.flatMap(({ report }) => report.sinks.map(({ name, health }) => entity('sink', name, level(health)))),
     ]),
     gauge(
       'millrace_health_findings',

@@ -273,7 +273,7 @@ function errorOf(error: MillraceError): TrialError {
   return {
     code: error.code,
     summary: error.message,
-    ...(said !== null && { text: said.message }),
+    ...(said?.told === false && { text: said.message }),
     ...(said?.line != null && { line: said.line }),
     ...(said?.column != null && { column: said.column }),
   };

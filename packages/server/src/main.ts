@@ -34,7 +34,7 @@ import { engineMetrics } from './engine-metrics.ts';
 import { checkEnrichments } from './enrichment-checks.ts';
 import { requireFunctions } from './function-checks.ts';
 import { createManagement, type Management } from './management/management.ts';
-import { pinContentNotice, pinSourceNotice, pushDownReporter } from './pipeline-notices.ts';
+import { pinContentNotice, pinSourceNotice, pushDownReporter, unpinFailedRepair } from './pipeline-notices.ts';
 import { checkAgainstSources, reconfigure } from './reconfigure.ts';
 import { provisionResources } from './resource-provisioning.ts';
 import { assembleSink, type SinkParts, sinkContextOf } from './sink-assembly.ts';
@@ -263,8 +263,10 @@ async function openPipeline({
     spoolDir: database.streaming === false ? undefined : join(spool, stableId('database', database.name)),
     signal,
     onCapture(state) {
-      if (state.kind === 'streaming') log(`${database.name}: streaming from slot "${database.slot.name}"`);
-      else if (state.kind === 'connecting' && state.error !== null) {
+      if (state.kind === 'streaming') {
+        log(`${database.name}: streaming from slot "${database.slot.name}"`);
+        unpinFailedRepair(notices);
+      } else if (state.kind === 'connecting' && state.error !== null) {
         log(`${database.name}: ${state.error.message} Retrying.`);
         onTrouble(state.error);
       }

@@ -13,6 +13,12 @@ export function pinSourceNotice(board: NoticeBoard, { kind, text }: SourceNotice
   else board.pin('database', { slug: kind, severity: 'notice', text });
 }
 
+/** A slot that is back, after a failback for instance, needs no repair any more; what a finished one did stays to be read. */
+export function unpinFailedRepair(board: NoticeBoard): void {
+  const failed = board.of('database').some(({ slug, severity }) => slug === 'repair' && severity === 'error');
+  if (failed) board.takeDown('database', 'repair');
+}
+
 const REPAIR: Readonly<Partial<Record<SourceNotice['kind'], Pick<Finding, 'severity' | 'fix'>>>> = {
   repair_started: { severity: 'warning', fix: 'It goes on by itself.' },
   repair_finished: { severity: 'notice' },

@@ -37,7 +37,7 @@ import { openOrCreate } from '@millrace/sinks/s2-local-records';
 import { localRoutedStreams } from '@millrace/sinks/s2-local-streams';
 import { placeName, routePlace } from '@millrace/sinks/s2-place';
 import { type Intent, remoteS2Sink } from '@millrace/sinks/s2-remote';
-import { findTail, RECORD_BYTES_MAX, remoteClient } from '@millrace/sinks/s2-remote-client';
+import { findTail, RECORD_BYTES_MAX, remoteClient, requireOpenEndpoint } from '@millrace/sinks/s2-remote-client';
 import { remoteRoutedStreams } from '@millrace/sinks/s2-remote-streams';
 import type { Sink } from '@millrace/sinks/sink';
 import type { NetworkPolicy, SinkContext } from '@millrace/sinks/sink-kind';
@@ -71,9 +71,10 @@ export function assembleSink(sink: SinkConfig, database: DatabaseConfig, parts: 
     target: isS2(sink.destination)
       ? streamTarget(sink, sink.destination, database, parts)
       : pushTarget(sink, sink.destination, database, parts),
-    ...(isS2(sink.destination) && recordsOf(sink, sink.destination, parts.store)),
+    ...(isS2(sink.destination) && recordsOf(sink, sink.destination, parts)),
     ...messageSpecOf(sink, database),
     tables: sink.source.includeTables ?? [],
+    filtered: sink.functions.filter !== null,
     fillUnchanged: sink.fillUnchanged,
     initialBackfill: sink.initialBackfill,
     start: placeOf(sink.delivery.start),
@@ -234,7 +235,7 @@ function streamTarget(
   const { delivery } = sink;
   return {
     kind: 'stream',
-    sink: streamSink(sink.name, destination, processor !== null, parts.store),
+    sink: streamSink(sink.name, destination, processor !== null, parts),
     policy: {
       sink: sink.name,
       maxRetryCount: delivery.maxRetryCount,
@@ -253,7 +254,12 @@ function isLocal({ accessToken, endpoint }: S2DestinationConfig): boolean {
   return accessToken === undefined && endpoint === undefined;
 }
 
-function streamSink(name: string, destination: S2DestinationConfig, routed: boolean, store: LocalStore): Sink {
+function streamSink(
+  name: string,
+  destination: S2DestinationConfig,
+  routed: boolean,
+  { store, network }: SinkParts,
+): Sink {
   const { accessToken, endpoint } = destination;
   const fixed = fixedPlaceOf(destination);
   const log = routeLog(store.state, name);
@@ -272,7 +278,7 @@ function streamSink(name: string, destination: S2DestinationConfig, routed: bool
   }
   const intents = intentStore<Intent>(store.state, sinkKey(name, 'intents'));
   // A store that asks for no token still wants the header.
-  const remote = { name, accessToken: accessToken ?? 'none', endpoint };
+  const remote = { name, accessToken: accessToken ?? 'none', endpoint, network: network.brokers };
   return routableSink({
     single: fixed === null ? null : remoteS2Sink({ ...remote, ...fixed, intents }),
     streams: remoteRoutedStreams(remote),
@@ -280,6 +286,7 @@ function streamSink(name: string, destination: S2DestinationConfig, routed: bool
     async placeNow(signal) {
       // What was under way into the one stream is long settled.
       await intents.save([]);
+      await requireOpenEndpoint(remote, signal);
       const { basin, stream } = fixedPlace(fixed);
       return { seqNum: await findTail(remoteClient(remote).basin(basin).stream(stream), signal) };
     },
@@ -305,12 +312,12 @@ function fixedPlace(fixed: FixedPlace | null): FixedPlace {
 function recordsOf(
   { name, functions }: SinkConfig,
   destination: S2DestinationConfig,
-  store: LocalStore,
+  { store, network }: SinkParts,
 ): { records: () => SinkRecords } | undefined {
   const { accessToken, endpoint } = destination;
   if (Object.values(functions).some((one) => one !== null)) return undefined;
   const fixed = fixedPlace(fixedPlaceOf(destination));
   if (isLocal(destination)) return { records: () => localSinkRecords({ store, name, ...fixed }) };
-  const remote = { name, ...fixed, accessToken: accessToken ?? 'none', endpoint };
+  const remote = { name, ...fixed, accessToken: accessToken ?? 'none', endpoint, network: network.brokers };
   return { records: () => remoteSinkRecords(remote) };
 }

@@ -1,4 +1,4 @@
-import { MillraceError } from '@millrace/core/error';
+import { MillraceError, madeName } from '@millrace/core/error';
 import type { DeliveryState } from '@millrace/engine/deliver/delivery';
 import { expect, test } from 'vitest';
 import { sinkReporter } from './sink-reporter.ts';
@@ -35,4 +35,10 @@ test('a sink that goes back and forth with each try says so once a minute; what 
   report('a', running);
   report('a', running);
   expect(lines.slice(5)).toEqual(['a: running']);
+});
+
+test('what a routing function made of a row is in no line', () => {
+  const lines: string[] = [];
+  sinkReporter((line) => lines.push(line))('a', retrying(`No topic "${madeName('Ada')}".`));
+  expect(lines).toEqual([expect.stringContaining('No topic "…". Retrying.')]);
 });

@@ -14,7 +14,7 @@ export function sinkReporter(
   const said = new Map<string, Map<string, number>>();
 
   return (sink, state) => {
-    const text = state.kind === 'retrying' ? `${state.error.message} Retrying. (${state.error.code})` : state.kind;
+    const text = state.kind === 'retrying' ? `${state.error.logText} Retrying. (${state.error.code})` : state.kind;
     if (state.kind === 'starting' || last.get(sink) === text) return;
     last.set(sink, text);
     let texts = said.get(sink);

@@ -2,7 +2,7 @@
 import { isS2, type S2DestinationConfig, type SinkConfig } from '@millrace/api/config';
 import { MillraceError } from '@millrace/core/error';
 import { unforeseen } from '@millrace/core/unforeseen';
-import { classify, findTail, remoteClient } from '@millrace/sinks/s2-remote-client';
+import { classify, findTail, remoteClient, requireOpenEndpoint } from '@millrace/sinks/s2-remote-client';
 import type { SinkContext } from '@millrace/sinks/sink-kind';
 import { sinkKind } from '@millrace/sinks/sink-kinds';
 import type { LocalStore } from '@millrace/stream-store/local-store';
@@ -15,9 +15,9 @@ export async function testDestination(
   store: LocalStore,
   contextOf: (sink: SinkConfig) => SinkContext,
 ): Promise<void> {
-  const { name, destination } = sink;
+  const { destination } = sink;
   const signal = AbortSignal.timeout(DESTINATION_TEST_TIMEOUT_MS);
-  if (isS2(destination)) return await testStream(name, destination, store, signal);
+  if (isS2(destination)) return await testStream(destination, store, contextOf(sink), signal);
   const kind = sinkKind(destination.type);
   if (kind === undefined) throw new MillraceError('internal');
   // One that is only pulled from has nothing to connect to; it must not take the place of the one that runs.
@@ -35,9 +35,9 @@ export async function testDestination(
 }
 
 async function testStream(
-  name: string,
   { basin, stream, accessToken, endpoint }: S2DestinationConfig,
   store: LocalStore,
+  { network }: SinkContext,
   signal: AbortSignal,
 ): Promise<void> {
   if (accessToken === undefined && endpoint === undefined) {
@@ -48,12 +48,9 @@ async function testStream(
   // Where each message goes, a function says.
   if (basin === null || stream === null) return;
   try {
-    await findTail(
-      remoteClient({ name, accessToken: accessToken ?? 'none', endpoint })
-        .basin(basin)
-        .stream(stream),
-      signal,
-    );
+    await requireOpenEndpoint({ endpoint, network }, signal);
+    const client = remoteClient({ accessToken: accessToken ?? 'none', endpoint });
+    await findTail(client.basin(basin).stream(stream), signal);
   } catch (error) {
     throw classify(error, `s2://${basin}/${stream}${endpoint === undefined ? '' : ` at ${endpoint}`}`);
   }

@@ -35,6 +35,7 @@ export function watchDatabase({ database, changeLogBytesMax, supervised, timing 
         status: sink.status,
         tables: sink.source.includeTables ?? [],
         takes: tableFilter(sink.source),
+        actions: sink.actions,
         fillsUnchanged: sink.fillUnchanged,
       })),
     pipeline: supervised.pipeline,

@@ -128,6 +128,27 @@ describe('the management API', () => {
     }
   });
 
+  test('takes an empty body under application/json, and still no key that is a way to a prototype', async () => {
+    const headers = { 'content-type': 'application/json' };
+    const nothing = { status: 404, body: { summary: expect.stringContaining('Not found') } };
+    const path = '/api/postgres_databases/none';
+    for (const method of ['POST', 'DELETE']) {
+      const at = method === 'POST' ? `${path}/test_connection` : path;
+      expect(await ask(at, { method, headers })).toMatchObject(nothing);
+      expect(await ask(at, { method, headers, body: '' })).toMatchObject(nothing);
+    }
+    const session = http2.connect(server.url);
+    const authorization = `Bearer ${tokens.root}`;
+    const stream = session.request({ ':path': path, ':method': 'DELETE', authorization, ...headers });
+    stream.end();
+    expect(await json(stream)).toMatchObject(nothing.body);
+    session.close();
+    const post = (body: string) => ask(`${path}/test_connection`, { method: 'POST', headers, body });
+    expect((await post('{"__proto__":{"x":1}}')).status).toBe(400);
+    expect((await post('{"constructor":{"prototype":{"x":1}}}')).status).toBe(400);
+    expect((await post(' ')).status).toBe(400);
+  });
+
   test('refuses bodies that are no JSON, of another type, or too large, and shows nothing of them', async () => {
     const path = '/api/postgres_databases/none/test_connection';
     const post = (body: string, type = 'application/json') =>

@@ -21,17 +21,27 @@ interface Wanted {
   readonly url?: string;
   readonly database?: object;
   readonly sink?: object;
+  readonly functions?: readonly object[];
   readonly now?: () => number;
   readonly dataDir?: string;
   readonly changeLogBytesMax?: number;
 }
 
-async function check({ url = db.url, database, sink, now, dataDir, changeLogBytesMax = 1 }: Wanted = {}) {
+async function check({
+  url = db.url,
+  database,
+  sink,
+  functions = [],
+  now,
+  dataDir,
+  changeLogBytesMax = 1,
+}: Wanted = {}) {
   const text = stringify({
     databases: [{ name: 'shop', url, slot: { name: db.name }, publication: { name: 'mine' }, ...database }],
     sinks: [
       { name: 'out', database: 'shop', destination: { type: 's2', basin: 'basin-of-test', stream: 's' }, ...sink },
     ],
+    functions,
   });
   const config = loadConfig(text, { file: 'millrace.yaml', env: {} });
   return await preflight({ config, dataDir, changeLogBytesMax, ...(now && { now }) });
@@ -109,6 +119,46 @@ test('a publication for all tables that is still to be made tells of the tables 
   await expect(db.sql(`UPDATE keyless SET a = 2`)).rejects.toThrow('replica identity');
   for (const line of missing!.fix!.split('\n')) await db.sql(line);
   await db.sql(`UPDATE keyless SET a = 2`);
+});
+
+test('a DEFERRABLE primary key is no replica identity: said before the publication is made, and after', async () => {
+  await db.sql(`CREATE TABLE late (id int PRIMARY KEY DEFERRABLE, v text)`);
+  await db.sql(`CREATE TABLE p (id int PRIMARY KEY DEFERRABLE) PARTITION BY RANGE (id)`);
+  await db.sql(`CREATE TABLE p_1 PARTITION OF p DEFAULT; INSERT INTO late VALUES (1, 'a'); INSERT INTO p VALUES (1)`);
+  const database = {
+    slot: { name: db.name, create_if_not_exists: true },
+    publication: { name: 'mine', create_if_not_exists: true },
+  };
+  const [before] = findings(await check({ database }), 'warning');
+  expect(before).toMatchObject({
+    slug: 'replica_identity_missing',
+    text: expect.stringContaining('public.late, public.p_1'),
+  });
+  await db.sql(`CREATE PUBLICATION mine FOR ALL TABLES WITH (publish_via_partition_root = true)`);
+  await expect(db.sql(`UPDATE late SET v = 'b'`)).rejects.toThrow('does not have a replica identity');
+  const [after] = findings(await check({ database }), 'warning');
+  expect(after).toMatchObject({ slug: 'replica_identity_missing', text: expect.stringContaining('public.late') });
+  expect(after!.text).toContain('public.p');
+  // A partitioned table has leaves to mend: its own identity does not count.
+  for (const line of after!.fix!.split('\n')) await db.sql(line);
+  await db.sql(`UPDATE late SET v = 'b'; UPDATE p SET id = 2`);
+  expect(slugs(await check({ database }), 'warning')).toEqual([]);
+});
+
+test('actions that a sink takes and the publication does not publish are told, and the SQL publishes them', async () => {
+  await db.sql(
+    `CREATE TABLE items (id int PRIMARY KEY); CREATE PUBLICATION mine FOR TABLE items WITH (publish = 'insert')`,
+  );
+  const open = async (sink?: object) => findings(await check(sink && { sink }), 'warning');
+  expect(await open({ actions: ['insert'] })).toEqual([]);
+  const [rows] = await open();
+  expect(rows).toMatchObject({ slug: 'action_not_published', text: expect.stringContaining('update, delete,') });
+  await db.sql(rows!.fix!);
+  expect(await open()).toEqual([]);
+  const [truncates] = await open({ actions: ['delete', 'truncate'] });
+  expect(truncates).toMatchObject({ slug: 'action_not_published', text: expect.stringContaining('publish truncate,') });
+  await db.sql(truncates!.fix!);
+  expect(await open({ actions: ['insert', 'update', 'delete', 'truncate'] })).toEqual([]);
 });
 
 test('what cannot be reached, or lets nobody in, is one finding with the reason', async () => {
@@ -274,4 +324,27 @@ test('rules that fit no table, or look at what Postgres does not send, are told,
   const again = await check({ sink: { where, columns: { include: ['price'] }, push_down: true, actions: ['insert'] } });
   expect(slugs(again)).not.toContain('push_down');
   expect(pushed.ok).toBe((await check()).ok);
+});
+
+test('an enrichment whose SQL cannot be asked, or lacks the key, is told with what Postgres says; it is not run', async () => {
+  await db.sql(
+    `CREATE TABLE items (id int PRIMARY KEY, price int); CREATE PUBLICATION mine FOR TABLE items;
+     CREATE FUNCTION run() RETURNS int LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''it ran''; END'`,
+  );
+  const told = async (code: string) =>
+    findings(await check({ sink: { enrichment: 'add' }, functions: [{ name: 'add', type: 'enrichment', code }] }))
+      .filter(({ slug }) => slug === 'enrichment_failed')
+      .map(({ severity, text }) => `${severity}: ${text}`);
+  expect(await told('SELECT id, price, run() FROM items WHERE id = ANY($1)')).toEqual([]);
+  expect(await told('-- table: other\nSELECT nothing')).toEqual([]);
+  for (const [code, said] of [
+    ['DELETE FROM items WHERE id = ANY($1) RETURNING id', 'syntax error at or near "FROM"'],
+    ['SELECT id, cost FROM items WHERE id = ANY($1)', 'column "cost" does not exist'],
+    ['SELECT price FROM items WHERE id = ANY($1)', 'does not return "id" of the primary key'],
+    ['SELECT id FROM items WHERE id = ANY($2)', 'wrong number of parameters'],
+  ] as const) {
+    expect(await told(code)).toEqual([expect.stringContaining('error: Sink "out": ')]);
+    expect((await told(code))[0]).toContain('Function "add": ');
+    expect((await told(code))[0]).toContain(said);
+  }
 });

@@ -7,9 +7,12 @@ import http2 from 'node:http2';
 import { join } from 'node:path';
 import { json } from 'node:stream/consumers';
 import { loadConfig } from '@millrace/api/config';
+import { MillraceError } from '@millrace/core/error';
+import { sinkKey } from '@millrace/core/sink-key';
 import { type Server, startServer } from '@millrace/server/main';
+import { LocalStateTable } from '@millrace/stream-store/state-table';
 import { createDatabase, type TestDatabase, testDirectory } from '@millrace/testkit/postgres';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { stringify } from 'yaml';
 
 let db: TestDatabase;
@@ -388,7 +391,10 @@ test('an id that is none is refused', async () => {
 
 test('what cannot be is refused by name', async () => {
   expect((await ask('sequin_streams/nothing/receive', {})).status).toBe(404);
-  expect((await ask('sequin_streams/other/receive', {})).status).toBe(404);
+  expect(await ask('sequin_streams/other/receive', {})).toMatchObject({
+    status: 404,
+    body: { summary: expect.stringMatching(/"other" is of type \w+; only those of type sequin_stream/) },
+  });
   const { status, headers } = await ask('sequin_streams/paused/receive', {});
   expect([status, headers.get('retry-after')]).toEqual([503, '1']);
   const wrong: [string, object, string][] = [
@@ -585,6 +591,32 @@ test('the end of the process lets a waiting worker go, and what it had not ackno
   for (const { parentPath, name } of files) {
     expect((await readFile(join(parentPath, name))).includes(kept.slice(3))).toBe(false);
   }
+}, 60_000);
+
+test('an ack that cannot be put on record is answered with the reason, and what it was for comes again', async () => {
+  await insert();
+  const [message] = await receive();
+  const { put } = LocalStateTable.prototype;
+  const cursor = sinkKey('jobs', 'cursor');
+  const full = vi.spyOn(LocalStateTable.prototype, 'put').mockImplementation(function (
+    this: LocalStateTable,
+    key,
+    value,
+  ) {
+    return key === cursor ? Promise.reject(new MillraceError('storage_full')) : put.call(this, key, value);
+  });
+  try {
+    const over = expect(server.done).rejects.toMatchObject({ code: 'storage_full' });
+    expect(await ack([message!])).toMatchObject({ status: 500, body: { code: 'storage_full' } });
+    await over;
+    await server.stop();
+  } finally {
+    full.mockRestore();
+  }
+  await start();
+  const again = await receive();
+  expect(again.map(({ data }) => data.record.id)).toEqual([message!.data.record.id]);
+  expect((await ack(again)).body).toEqual({ success: true });
 }, 60_000);
 
 test('events that the log has forgotten are gone', async () => {

@@ -152,6 +152,9 @@ test('a destination is tried before and after it is configured', async () => {
   const away = await ask('POST', '/sinks/test_connection', { destination: REMOTE });
   expect(away).toMatchObject({ status: 200, body: { success: false, code: 'sink_unavailable' } });
   expect(JSON.stringify(away)).not.toContain('t0ken');
+  const metadata = { ...REMOTE, endpoint: 'http://169.254.169.254' };
+  const guarded = await ask('POST', '/sinks/test_connection', { destination: metadata });
+  expect(guarded).toMatchObject({ status: 200, body: { success: false, code: 'sink_address_refused' } });
   const here = { type: 's2', basin: 'some-basin', stream: 's' };
   expect(await ask('POST', '/sinks/test_connection', { destination: here })).toEqual({
     status: 200,

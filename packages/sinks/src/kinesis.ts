@@ -1,5 +1,6 @@
 /** Amazon Kinesis Data Streams: a record for each change, on the shard of its row. */
 import { createHash } from 'node:crypto';
+import { madeName } from '@millrace/core/error';
 import * as z from 'zod';
 import { AWS_FIELDS, checkAwsFields, regionOf, regionProblem } from './aws/aws-fields.ts';
 import type { DeliveryOutcome, OutMessage, PushSink } from './push-sink.ts';
@@ -82,7 +83,10 @@ async function openStream(config: KinesisConfig, context: SinkContext): Promise<
   const clientConfig = await awsClientConfig(config, regionOf(config.stream_arn), context);
   const make = () => new KinesisClient(clientConfig);
   const session = awsSession(make, { role: config.use_task_role, timeoutMs: context.timeoutMs });
-  const nameOf = (arn: string) => `stream ${arn.slice(arn.lastIndexOf('/') + 1)}`;
+  const nameOf = (arn: string) => {
+    const name = arn.slice(arn.lastIndexOf('/') + 1);
+    return `stream ${arn === config.stream_arn ? name : madeName(name)}`;
+  };
   const sizeOf = (message: OutMessage) => message.body.length + Buffer.byteLength(partitionKey(message));
   return {
     limits: {

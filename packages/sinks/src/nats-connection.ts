@@ -4,6 +4,8 @@
  */
 import { isIP } from 'node:net';
 import { setImmediate as turn } from 'node:timers/promises';
+import { assert } from '@millrace/core/assert';
+import { beforeEnd } from '@millrace/core/before-end';
 import { MillraceError } from '@millrace/core/error';
 import type { JetStreamClient, JetStreamManager } from '@nats-io/jetstream';
 import type { NatsConnection } from '@nats-io/transport-node';
@@ -11,10 +13,13 @@ import { type NetworkGuard, networkGuard } from './http/network-guard.ts';
 import { settleWithin } from './settle-within.ts';
 import type { SinkContext } from './sink-kind.ts';
 
-/** Of the destination block. */
-export interface NatsTarget {
+export interface NatsPlace {
   readonly host: string;
   readonly port: number;
+}
+
+/** Of the destination block. */
+export interface NatsTarget extends NatsPlace {
   readonly servers?: readonly string[] | undefined;
   readonly username?: string | undefined;
   readonly password?: string | undefined;
@@ -32,9 +37,13 @@ export interface NatsTarget {
 export interface NatsUse {
   /** As the server says. */
   readonly maxPayload: number;
-  /** null: a stream has it, or, without JetStream, it was handed to the connection. */
+  /**
+   * null: a stream has it, or, without JetStream, it was handed to the connection. `subjectText`: the subject for the
+   * words of an error.
+   */
   publish(
     subject: string,
+    subjectText: string,
     body: Buffer,
     headers: readonly (readonly [string, string])[],
   ): Promise<MillraceError | null>;
@@ -60,6 +69,7 @@ interface Session {
   readonly publisher: JetStreamClient;
   /** Rejects when the connection has ended. */
   readonly ended: Promise<never>;
+  readonly beforeEnd: ReturnType<typeof beforeEnd>;
   /** When the server last said something. */
   heardAt: number;
   /** What the server refused without saying which message it was. */
@@ -68,6 +78,8 @@ interface Session {
 
 /** Two of these without an answer: the connection is dead. */
 const PING_INTERVAL_MS = 15_000;
+/** Of a server that is named without one. */
+const PORT = 4222;
 
 export function natsConnection(config: NatsTarget, context: SinkContext): NatsLink {
   let opening: Promise<Session> | null = null;
@@ -103,7 +115,7 @@ export function natsConnection(config: NatsTarget, context: SinkContext): NatsLi
       try {
         return await settleWithin(context.timeoutMs, either, async () => {
           const opened = await which;
-          const result = await Promise.race([opened.ended, work(operations(config, context, opened))]);
+          const result = await opened.beforeEnd(work(operations(config, context, opened)));
           heard = opened.heardAt >= began;
           return result;
         });
@@ -138,9 +150,12 @@ async function open(config: NatsTarget, context: SinkContext): Promise<Session> 
   const jetstream = await import('@nats-io/jetstream');
   const { host, port, servers = [], tls, ca } = config;
   const guard = networkGuard({ policy: context.network });
-  for (const each of [host, ...servers.map(hostOf)]) await allowed(guard, each);
+  const named = [`${host.includes(':') ? `[${host}]` : host}:${port}`, ...servers];
+  const found = await Promise.all(named.map((server) => check(guard, server)));
+  const left = found.filter(({ error }) => error === null);
+  if (left.length === 0) throw noneLeft(found.flatMap(({ error }) => error ?? []));
   const connection = await client.connect({
-    servers: [`${host.includes(':') ? `[${host}]` : host}:${port}`, ...servers],
+    servers: left.map(({ server }) => server),
     name: `millrace ${context.name}`,
     authenticator: authenticatorOf(client, config),
     // null: no TLS, even where the server offers it with a certificate that could not be verified.
@@ -150,39 +165,61 @@ async function open(config: NatsTarget, context: SinkContext): Promise<Session> 
     ignoreClusterUpdates: true,
     pingInterval: PING_INTERVAL_MS,
   });
+  const ended = connection.closed().then((error): never => {
+    throw error instanceof Error ? classify(error, config) : lost(config);
+  });
   const session: Session = {
     connection,
     client,
     jetstream,
     publisher: jetstream.jetstream(connection, { timeout: context.timeoutMs }),
-    ended: connection.closed().then((error) => {
-      throw error instanceof Error ? classify(error, config) : lost(config);
-    }),
+    ended,
+    beforeEnd: beforeEnd(ended),
     heardAt: 0,
     refusals: 0,
   };
-  session.ended.catch(() => {});
   void watch(session);
   return session;
 }
 
 /** Of `[tls://]host[:port]`. */
-function hostOf(server: string): string {
+function placeOf(server: string): NatsPlace {
   const bare = server.replace(/^\w+:\/\//, '');
-  return bare.startsWith('[') ? bare.slice(1, bare.indexOf(']')) : bare.replace(/:\d+$/, '');
+  const port = Number(/:(\d+)$/.exec(bare)?.[1] ?? PORT);
+  return { host: bare.startsWith('[') ? bare.slice(1, bare.indexOf(']')) : bare.replace(/:\d+$/, ''), port };
+}
+
+interface Checked {
+  readonly server: string;
+  /** null: it may be connected to. */
+  readonly error: MillraceError | null;
 }
 
 /**
- * Rejects where sinks may not connect to this host. The client resolves names itself, a moment later: against a name
- * that changes in between, this does not protect.
+ * Whether its name leads somewhere, and sinks may connect there. Of a cluster, the name of a server that is down may be
+ * gone with it. The client resolves names itself, a moment later: against a name that changes in between, this does not
+ * protect.
  */
-async function allowed(guard: NetworkGuard, host: string): Promise<void> {
-  const refused = guard.refusal(host);
-  if (refused !== null) throw refused;
-  if (isIP(host) !== 0) return;
-  await new Promise<void>((resolve, reject) => {
-    guard.lookup(host, { all: true }, (error) => (error === null ? resolve() : reject(error)));
+async function check(guard: NetworkGuard, server: string): Promise<Checked> {
+  const place = placeOf(server);
+  const error = guard.refusal(place.host);
+  if (error !== null || isIP(place.host) !== 0) return { server, error };
+  return await new Promise<Checked>((resolve) => {
+    guard.lookup(place.host, { all: true }, (failed) => {
+      resolve({ server, error: failed === null ? null : classify(failed, place) });
+    });
   });
+}
+
+function noneLeft(errors: readonly MillraceError[]): MillraceError {
+  const [first] = errors;
+  assert(first !== undefined, 'there is at least one server');
+  if (errors.length === 1) return first;
+  // Where one of them may come back, the sink goes on by itself.
+  const code = errors.every((error) => error.code === first.code) ? first.code : 'sink_unavailable';
+  const details = errors.map((error) => (error.code === code ? error.detail : error.message));
+  const hints = new Set(errors.flatMap(({ hint }) => hint ?? []));
+  return new MillraceError(code, { detail: details.join(' '), hint: [...hints].join(' ') });
 }
 
 /** Core NATS refuses a subject without an answer: only the connection hears of it. */
@@ -204,7 +241,7 @@ function operations(config: NatsTarget, context: SinkContext, session: Session):
   return {
     maxPayload: connection.info?.max_payload ?? config.max_payload,
 
-    async publish(subject, body, pairs) {
+    async publish(subject, subjectText, body, pairs) {
       const headers = client.headers();
       for (const [name, value] of pairs) headers.set(name, value);
       if (!config.jetstream) {
@@ -214,7 +251,7 @@ function operations(config: NatsTarget, context: SinkContext, session: Session):
       try {
         await publisher.publish(subject, body, { ...asked, headers });
       } catch (error) {
-        const known = classifyAck(error, jetstream, config, subject);
+        const known = classifyAck(error, jetstream, config, subjectText);
         if (known.code !== 'sink_unavailable') session.heardAt = performance.now();
         return known;
       }
@@ -273,7 +310,7 @@ function noStream(config: NatsTarget, subject: string): MillraceError {
   });
 }
 
-function where({ host, port }: NatsTarget): string {
+function where({ host, port }: NatsPlace): string {
   return `NATS at ${host}:${port}`;
 }
 
@@ -321,25 +358,25 @@ function classifyAck(error: unknown, jetstream: JetStream, config: NatsTarget, s
 }
 
 /** Errors of the client are told apart by their names: importing it for their classes would load it. */
-export function classify(error: unknown, config: NatsTarget): MillraceError {
+function classify(error: unknown, place: NatsPlace): MillraceError {
   if (error instanceof MillraceError) return error;
   const chain = causes(error);
   const names = chain.map(({ name }) => name);
   if (names.some((name) => name === 'AuthorizationError' || name === 'UserAuthenticationExpiredError')) {
     return new MillraceError('sink_denied', {
-      detail: `${where(config)} refused the credentials.`,
+      detail: `${where(place)} refused the credentials.`,
       hint: 'Check username and password, token, or jwt and nkey_seed; a JWT may have expired.',
     });
   }
   if (names.includes('PermissionViolationError')) {
     return new MillraceError('sink_denied', {
-      detail: `${where(config)} refused a subject.`,
+      detail: `${where(place)} refused a subject.`,
       hint: 'The user has to be allowed to publish to the subjects of the sink, and to subscribe to _INBOX.>.',
     });
   }
   const code = chain.map((cause) => (cause as { code?: unknown }).code).find((each) => typeof each === 'string');
   const said = typeof code === 'string' ? code : (chain[0]?.message ?? 'no reason given');
-  return new MillraceError('sink_unavailable', { detail: `${where(config)}: ${said}.`, hint: hintFor(code, said) });
+  return new MillraceError('sink_unavailable', { detail: `${where(place)}: ${said}.`, hint: hintFor(code, said) });
 }
 
 function causes(error: unknown): readonly Error[] {

@@ -2,7 +2,7 @@
  * NATS: each message to a subject, acknowledged by the JetStream stream that takes it, which drops what it has already
  * (Nats-Msg-Id). Without JetStream, where asked for, NATS keeps nothing and tells nobody who listened: at most once.
  */
-import { MillraceError } from '@millrace/core/error';
+import { MillraceError, madeName } from '@millrace/core/error';
 import * as z from 'zod';
 import { CA, HOST, PASSWORD, portOr, TLS, USERNAME } from './broker-fields.ts';
 import type { NatsLink } from './nats-connection.ts';
@@ -159,7 +159,7 @@ function openNats(config: NatsConfig, connection: NatsLink): PushSink<NatsRoute>
           const error =
             size > limit
               ? tooLarge(size, limit)
-              : await publish(message.route.subject, message.body, headersOf(message));
+              : await publish(message.route.subject, subjectTextOf(config, message), message.body, headersOf(message));
           if (error !== null) outcome[index] = { error };
         });
         await Promise.all(waiting);
@@ -183,6 +183,11 @@ function openNats(config: NatsConfig, connection: NatsLink): PushSink<NatsRoute>
 
     close: () => connection.close(),
   };
+}
+
+function subjectTextOf(config: NatsConfig, message: OutMessage<NatsRoute>): string {
+  const { subject } = message.route;
+  return subject === (config.subject ?? defaultSubject(message)) ? subject : madeName(subject);
 }
 
 function tooLarge(size: number, limit: number): MillraceError {

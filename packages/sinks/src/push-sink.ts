@@ -98,7 +98,10 @@ export interface PushSink<Route = unknown> {
 }
 
 export interface DeliveryLedger {
-  /** Resolves once every outcome that `deliver` gave before this call is durable. Calls at the same time share one write. */
+  /**
+   * Resolves once every outcome that `deliver` gave before this call is durable. Rejects with a coded error when that
+   * cannot be: then they may be handed over again. Calls at the same time share one write.
+   */
   durable(): Promise<void>;
 }
 

@@ -1,8 +1,9 @@
 /** RabbitMQ: each message to an exchange, on disk and confirmed by the broker; one that no queue takes is refused. */
 import { createHash } from 'node:crypto';
+import { madeName } from '@millrace/core/error';
 import * as z from 'zod';
 import { CA, HOST, PASSWORD, portOr, TLS, USERNAME } from './broker-fields.ts';
-import type { DeliveryFailure, MessageFacts, OutMessage, PushSink } from './push-sink.ts';
+import type { MessageFacts, OutMessage, PushSink } from './push-sink.ts';
 import type { RabbitmqLink } from './rabbitmq-connection.ts';
 import type { SinkKind } from './sink-kind.ts';
 
@@ -115,21 +116,18 @@ function openRabbitmq(config: RabbitmqConfig, connection: RabbitmqLink): PushSin
     sizeOf: ({ body }) => body.length + MESSAGE_OVERHEAD_BYTES,
 
     async deliver(messages, signal) {
-      const outcome = new Array<DeliveryFailure | null>(messages.length).fill(null);
       const exchange = messages[0]?.route.exchange ?? '';
-      await connection.use(exchange, messages.length, signal, async (publish) => {
-        const waiting = messages.map(async (message, index) => {
-          const error = await publish(propertiesOf(message), message.body);
-          if (error !== null) outcome[index] = { error };
-        });
-        await Promise.all(waiting);
-      });
-      return outcome.every((failure) => failure === null) ? null : outcome;
+      const given = messages.map((message) => ({
+        properties: propertiesOf(message),
+        body: message.body,
+        keyText: keyTextOf(message),
+      }));
+      const outcome = await connection.publish(exchange, given, signal);
+      if (outcome.every((error) => error === null)) return null;
+      return outcome.map((error) => (error === null ? null : { error }));
     },
 
-    async test(signal) {
-      await connection.use(config.exchange ?? '', 0, signal, async () => {});
-    },
+    test: (signal) => connection.find(config.exchange ?? '', signal),
 
     close: () => connection.close(),
   };
@@ -144,6 +142,11 @@ function openRabbitmq(config: RabbitmqConfig, connection: RabbitmqLink): PushSin
       mandatory: config.mandatory,
     };
   }
+}
+
+function keyTextOf(message: OutMessage<RabbitmqRoute>): string {
+  const { routing_key } = message.route;
+  return routing_key === defaultRoutingKey(message) ? routing_key : madeName(routing_key);
 }
 
 /** A row of a backfill with a long primary key has a longer one than a message id may be. */

@@ -10,7 +10,7 @@
  * of them waits for all before it, is kept whole on record, and is finished from there.
  */
 import { assert } from '@millrace/core/assert';
-import { MillraceError } from '@millrace/core/error';
+import { MillraceError, madeName } from '@millrace/core/error';
 import { comparePositions, type Position } from '@millrace/core/position';
 import { type BatchSlice, divide, holdsRows, lsnOf, subOf } from './batch-slices.ts';
 import type { Delivered } from './delivery-header.ts';
@@ -371,7 +371,7 @@ function countMarked(delivered: readonly Delivered[], { mark }: MessageBatch): n
 function boundary(tail: number, appends: readonly IndexedAppend[]): number {
   if (appends.some(({ append }) => append.to === tail || append.from === tail)) return tail;
   throw new MillraceError('sink_denied', {
-    detail: `Others write to s2://${appends[0]!.append.place}, or it lost records.`,
+    detail: `Others write to s2://${madeName(appends[0]!.append.place)}, or it lost records.`,
     hint: 'What arrived has to be read back: the token needs the operations `read` and `check-tail` as well.',
   });
 }

@@ -75,19 +75,27 @@ function deliveredIn(records: Uint8Array, name: string): Delivered[] {
   return found;
 }
 
-/** In our own store nobody else has to make the place for the sink's records, so it is made here. */
-export async function openOrCreate(store: StreamStore, basin: string, name: string): Promise<Stream> {
+/**
+ * In our own store nobody else has to make the place for the sink's records, so it is made here. `where`: it, for the
+ * words of an error.
+ */
+export async function openOrCreate(
+  store: StreamStore,
+  basin: string,
+  name: string,
+  where = `s2://${basin}/${name}`,
+): Promise<Stream> {
   for (let attempt = 0; ; attempt++) {
     try {
       const stream = await store.openStream(basin, name, 'append');
       if (stream.cipher === null) return stream;
-      const detail = `s2://${basin}/${name} is encrypted with keys that only its clients have.`;
+      const detail = `${where} is encrypted with keys that only its clients have.`;
       throw new MillraceError('sink_refused', { detail });
     } catch (error) {
       const code = error instanceof S2Error ? error.code : null;
       if (attempt < 2 && code === 'basin_not_found') await make(store.createBasin(basin, SINK_BASIN));
       else if (attempt < 2 && code === 'stream_not_found') await make(store.createStream(basin, name, {}));
-      else throw openFailure(error, basin, name);
+      else throw openFailure(error, where);
     }
   }
 }
@@ -99,19 +107,19 @@ async function make(creation: Promise<unknown>): Promise<void> {
   });
 }
 
-function openFailure(error: unknown, basin: string, stream: string): unknown {
+function openFailure(error: unknown, where: string): unknown {
   if (!(error instanceof S2Error)) return error;
   if (error.code === 'stream_deletion_pending' || error.code === 'basin_deletion_pending') {
-    return new MillraceError('sink_unavailable', { detail: `s2://${basin}/${stream} is being deleted.`, cause: error });
+    return new MillraceError('sink_unavailable', { detail: `${where} is being deleted.`, cause: error });
   }
-  return new MillraceError('sink_refused', { detail: `s2://${basin}/${stream}: ${error.message}`, cause: error });
+  return new MillraceError('sink_refused', { detail: `${where}: ${error.message}`, cause: error });
 }
 
-export function writeFailure(error: unknown, basin: string, stream: string): unknown {
+export function writeFailure(error: unknown, where: string): unknown {
   if (!(error instanceof S2Error)) return error;
   if (error.cause instanceof MillraceError) return error.cause;
   // What the store calls malformed is a fault of this program, which no retry may hide.
   const code = WRITE_FAILURES[error.code];
   assert(code !== undefined, 'the store refuses a batch of the sink only for what can change');
-  return new MillraceError(code, { detail: `s2://${basin}/${stream}: ${error.message}`, cause: error });
+  return new MillraceError(code, { detail: `${where}: ${error.message}`, cause: error });
 }

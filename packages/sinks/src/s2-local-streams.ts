@@ -1,5 +1,6 @@
 /** Streams of this process's own store, as a routed sink writes to them. HOT PATH (sequence). */
 import { ByteWriter } from '@millrace/core/byte-writer';
+import { madeName } from '@millrace/core/error';
 import { NumberedRecordWriter } from '@millrace/stream-store/numbered-record-writer';
 import { S2Error } from '@millrace/stream-store/s2-error';
 import type { Stream, StreamStore } from '@millrace/stream-store/store';
@@ -14,7 +15,7 @@ import {
   openOrCreate,
   writeFailure,
 } from './s2-local-records.ts';
-import { splitPlace } from './s2-place.ts';
+import { placeName, splitPlace } from './s2-place.ts';
 
 export function localRoutedStreams(options: {
   readonly store: StreamStore;
@@ -30,7 +31,11 @@ export function localRoutedStreams(options: {
 
     async open(place) {
       const { basin, stream } = splitPlace(place);
-      return new LocalRoutedStream(await openOrCreate(store, basin, stream), { name, out, now });
+      return new LocalRoutedStream(await openOrCreate(store, basin, stream, whereOf(basin, stream)), {
+        name,
+        out,
+        now,
+      });
     },
 
     async prove(place, id, from) {
@@ -44,6 +49,10 @@ export function localRoutedStreams(options: {
 
     async close() {},
   };
+}
+
+function whereOf(basin: string, stream: string): string {
+  return `s2://${madeName(placeName(basin, stream))}`;
 }
 
 async function existing(store: StreamStore, basin: string, name: string): Promise<Stream | null> {
@@ -114,7 +123,7 @@ class LocalRoutedStream implements RoutedStream {
     return appended.then(
       () => {},
       (error: unknown) => {
-        throw writeFailure(error, stream.basin, stream.name);
+        throw writeFailure(error, whereOf(stream.basin, stream.name));
       },
     );
   }

@@ -81,7 +81,7 @@ export function localS2Sink(options: LocalS2Options): Sink {
       } catch (error) {
         // Another client's record can carry a later timestamp; take it over for the next attempt.
         timestamp = target.tail.timestamp > timestamp ? target.tail.timestamp : timestamp;
-        throw writeFailure(error, basin, streamName);
+        throw writeFailure(error, `s2://${basin}/${streamName}`);
       }
     },
 

@@ -2,7 +2,7 @@
  * Streams of another S2 endpoint, as a routed sink writes to them: appends that name the sequence number they must get,
  * one under way per stream, those that wait for it together in the next one.
  */
-import { MillraceError } from '@millrace/core/error';
+import { MillraceError, madeName } from '@millrace/core/error';
 import { AppendInput, AppendRecord, type S2, S2Error, type S2Stream } from '@s2-dev/streamstore';
 import { type BatchSlice, lsnOf, subOf } from './batch-slices.ts';
 import { type Delivered, headerNumber, headerPrefix, POSITION_HEADER, parseDelivered } from './delivery-header.ts';
@@ -15,6 +15,7 @@ import {
   type RemoteS2Options,
   remoteClient,
   remoteLimits,
+  requireOpenEndpoint,
 } from './s2-remote-client.ts';
 
 /** Appends under way at once, over all streams. */
@@ -26,24 +27,31 @@ const READ_RECORDS = 1000;
 export function remoteRoutedStreams(options: RemoteS2Options): RoutedStreams {
   const { name, endpoint } = options;
   let client: S2 | null = null;
+  /** Once for all streams: there may be very many. */
+  let checked: Promise<void> | null = null;
   const slots = new RequestSlots();
   const closing = new AbortController();
 
-  function handle(place: string): S2Stream {
+  async function handle(place: string): Promise<S2Stream> {
     const { basin, stream } = splitPlace(place);
+    checked ??= requireOpenEndpoint(options, closing.signal).catch((error: unknown) => {
+      checked = null;
+      throw error;
+    });
+    await checked;
     client ??= remoteClient(options);
     return client.basin(basin).stream(stream);
   }
 
-  const where = (place: string) => `s2://${place}${endpoint === undefined ? '' : ` at ${endpoint}`}`;
+  const where = (place: string) => `s2://${madeName(place)}${endpoint === undefined ? '' : ` at ${endpoint}`}`;
 
   return {
     limits: remoteLimits(name),
     ordered: false,
 
     async open(place, signal) {
-      const stream = handle(place);
       try {
+        const stream = await handle(place);
         const tail = await slots.run(() => findTail(stream, signal));
         return new RemoteRoutedStream(stream, tail, { name, where: where(place), slots, signal: closing.signal });
       } catch (error) {
@@ -52,8 +60,8 @@ export function remoteRoutedStreams(options: RemoteS2Options): RoutedStreams {
     },
 
     async prove(place, _id, from, signal) {
-      const stream = handle(place);
       try {
+        const stream = await handle(place);
         const tail = await findTail(stream, signal);
         try {
           return { kind: 'records', delivered: await readDelivered(stream, name, from, tail, signal) };

@@ -20,6 +20,7 @@ import {
   type RemoteS2Options,
   remoteClient,
   remoteLimits,
+  requireOpenEndpoint,
 } from './s2-remote-client.ts';
 import type { Sink, SinkCursor } from './sink.ts';
 
@@ -114,6 +115,7 @@ export function remoteS2Sink(options: RemoteS2SinkOptions): Sink {
       turn = Promise.resolve();
       stream ??= client.basin(basin).stream(streamName);
       try {
+        await requireOpenEndpoint(options, signal);
         const tail = await findTail(stream, signal);
         const cursor = settle(saved, intents.load(), tail);
         const known =

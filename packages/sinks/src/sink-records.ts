@@ -7,6 +7,7 @@ import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import type { StreamStore } from '@millrace/stream-store/store';
 import { S2, S2Endpoints, S2Error } from '@s2-dev/streamstore';
 import { POSITION_HEADER } from './delivery-header.ts';
+import { isUnanswered, type RemoteS2Options, requireOpenEndpoint, unanswered } from './s2-remote-client.ts';
 
 export interface SinkRecords {
   /** The stream no longer has its first records. */
@@ -72,13 +73,9 @@ function isOurs(cursor: RecordCursor, bytes: Buffer, header: Buffer, prefix: Buf
   return false;
 }
 
-export function remoteSinkRecords(options: {
-  readonly name: string;
-  readonly basin: string;
-  readonly stream: string;
-  readonly accessToken: string;
-  readonly endpoint?: string | undefined;
-}): SinkRecords {
+export function remoteSinkRecords(
+  options: RemoteS2Options & { readonly basin: string; readonly stream: string },
+): SinkRecords {
   const { name, basin, stream: streamName, accessToken, endpoint } = options;
   const client = new S2({
     accessToken,
@@ -95,6 +92,7 @@ export function remoteSinkRecords(options: {
     },
     async read(take, signal) {
       try {
+        await requireOpenEndpoint(options, signal);
         const { tail } = await stream.checkTail();
         while (next < tail.seqNum && !signal.aborted) {
           const count = Math.min(REMOTE_RECORDS, tail.seqNum - next);
@@ -113,6 +111,7 @@ export function remoteSinkRecords(options: {
         }
       } catch (error) {
         if (!(error instanceof S2Error)) throw error;
+        if (isUnanswered(error)) throw unanswered(error, `s2://${basin}/${streamName}`);
         if (error.status === 404) throw gone(basin, streamName);
         throw new MillraceError(error.status === 401 || error.status === 403 ? 'sink_denied' : 'sink_unavailable', {
           detail: `s2://${basin}/${streamName} answered ${error.status} ${error.code ?? ''}`.trimEnd(),

@@ -1,4 +1,5 @@
 /** Amazon SNS: a notification on a topic for each change; FIFO topics keep the order of each row and drop duplicates. */
+import { madeName } from '@millrace/core/error';
 import * as z from 'zod';
 import { AWS_FIELDS, checkAwsFields, regionOf, regionProblem } from './aws/aws-fields.ts';
 import type { OutMessage, PushSink } from './push-sink.ts';
@@ -72,7 +73,10 @@ async function openTopic(config: SnsConfig, context: SinkContext): Promise<PushS
   const make = () => new SNSClient(clientConfig);
   const session = awsSession(make, { role: config.use_task_role, timeoutMs: context.timeoutMs });
   const limits = batchLimits(CONCURRENCY, config.max_message_bytes);
-  const nameOf = (arn: string) => `topic ${arn.slice(arn.lastIndexOf(':') + 1)}`;
+  const nameOf = (arn: string) => {
+    const name = arn.slice(arn.lastIndexOf(':') + 1);
+    return `topic ${arn === config.topic_arn ? name : madeName(name)}`;
+  };
   return {
     limits,
     batchKey: ({ route }) => route.topic_arn,

@@ -1,5 +1,5 @@
 /** Amazon SQS: a message on a queue for each change; FIFO queues keep the order of each row and drop duplicates. */
-import { MillraceError } from '@millrace/core/error';
+import { MillraceError, madeName } from '@millrace/core/error';
 import * as z from 'zod';
 import { AWS_FIELDS, checkAwsFields, regionOf, regionProblem } from './aws/aws-fields.ts';
 import type { OutMessage, PushSink } from './push-sink.ts';
@@ -72,7 +72,10 @@ async function openQueue(config: SqsConfig, context: SinkContext): Promise<PushS
   const make = () => new SQSClient({ ...clientConfig, useQueueUrlAsEndpoint: !config.use_emulator });
   const session = awsSession(make, { role: config.use_task_role, timeoutMs: context.timeoutMs });
   const limits = batchLimits(CONCURRENCY, config.max_message_bytes);
-  const nameOf = (url: string) => `queue ${url.slice(url.lastIndexOf('/') + 1)}`;
+  const nameOf = (url: string) => {
+    const name = url.slice(url.lastIndexOf('/') + 1);
+    return `queue ${url === config.queue_url ? name : madeName(name)}`;
+  };
   return {
     limits,
     batchKey: ({ route }) => route.queue_url,

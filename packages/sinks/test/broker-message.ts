@@ -1,7 +1,7 @@
 /** Single messages and sinks for the tests of what is particular to one kind. */
 import type { MillraceError } from '@millrace/core/error';
 import type { MessageFacts } from '@millrace/sinks/push-sink';
-import type { SinkKind } from '@millrace/sinks/sink-kind';
+import type { SinkContext, SinkKind } from '@millrace/sinks/sink-kind';
 import { onTestFinished } from 'vitest';
 import { type AnyMessage, type AnySink, outcomes } from './push-sink-messages.ts';
 import type { Destination } from './push-sink-subject.ts';
@@ -56,13 +56,18 @@ export function messageTo(kind: AnyKind, destination: Destination, given: Given 
 }
 
 /** Closed when the test is over. */
-export async function openSink(kind: AnyKind, destination: Destination, timeoutMs = 20_000): Promise<AnySink> {
+export async function openSink(
+  kind: AnyKind,
+  destination: Destination,
+  context: Partial<SinkContext> = {},
+): Promise<AnySink> {
   const sink: AnySink = await kind.open(kind.schema.parse(destination), {
     name: 'particular',
     httpEndpoint: () => undefined,
     network: { allowPrivate: true, allow: [] },
-    timeoutMs,
+    timeoutMs: 20_000,
     log: () => {},
+    ...context,
   });
   onTestFinished(() => sink.close());
   return sink;

@@ -131,6 +131,17 @@ describe('kinesis: what its answers mean', () => {
     emulator_base_url,
   });
 
+  test('the stream of the sink is named in texts for logs, one that a routing function named is not', async () => {
+    const destination = at('http://127.0.0.1:1');
+    const sink = await openSink(kinesisKind, destination);
+    const [error] = await deliver(sink, messageTo(kinesisKind, destination));
+    expect(error?.logText).toContain('stream orders:');
+    const routed = { stream_arn: arnOf('orders-Ada') };
+    const [other] = await deliver(sink, messageTo(kinesisKind, destination, { routed }));
+    expect(other?.detail).toContain('stream orders-Ada:');
+    expect(other?.logText).toContain('stream …:');
+  });
+
   test('records that fail by themselves fail alone, and nothing of what was said about them is told', async () => {
     const destination = at(
       await fakeKinesis([

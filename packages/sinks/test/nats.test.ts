@@ -1,3 +1,4 @@
+import { type AddressInfo, createServer } from 'node:net';
 import { natsKind } from '@millrace/sinks/nats';
 import { NATS_SECRETS, type NatsServerOptions, natsMissing, startNats } from '@millrace/testkit/servers/nats';
 import { createAccount, createOperator, createUser, type KeyPair } from '@nats-io/nkeys';
@@ -97,6 +98,10 @@ describe.skipIf(missing !== null)(`nats: what NATS does with it${missing === nul
       detail: expect.stringContaining('"nobody.there"'),
       hint: expect.stringContaining('nats stream add'),
     });
+    expect(bad?.logText).not.toContain('nobody');
+    const configured = { ...destination, subject: 'nobody.there' };
+    const [refused] = await deliver(await openSink(natsKind, configured), messageTo(natsKind, configured));
+    expect(refused?.logText).toContain('"nobody.there"');
   });
 
   test('another stream than the configured one is refused, by the test and by a delivery', async () => {
@@ -171,6 +176,50 @@ describe.skipIf(missing !== null)(`nats: what NATS does with it${missing === nul
     await vi.waitUntil(async () => (await deliver(sink, messageTo(natsKind, destination)))[0] === null, {
       timeout: 30_000,
     });
+  });
+
+  test('a server whose name is gone, or that sinks may not connect to, leaves the others in use', async () => {
+    const place = await bench.newPlace();
+    const { host, port } = bench.server;
+    const well = `${host}:${port}`;
+    const refused = '169.254.169.254:4222';
+    const cases = [
+      { host: 'nats-0.invalid', port: 4222, servers: [well] },
+      { host, port, servers: ['nats-1.invalid:4222', refused] },
+      { host: '169.254.169.254', port: 4222, servers: ['nats-1.invalid', `nats://${well}`] },
+    ];
+    for (const servers of cases) {
+      const destination = { ...bench.destination(place, 'direct'), ...servers };
+      const sink = await openSink(natsKind, destination);
+      expect(await deliver(sink, messageTo(natsKind, destination))).toEqual([null]);
+    }
+    const none = { ...bench.destination(place, 'direct'), host: 'nats-0.invalid', port: 4223, servers: [refused] };
+    const error = await refusalOf(await openSink(natsKind, none));
+    expect(error.code).toBe('sink_unavailable');
+    expect(error.detail).toMatch(/nats-0\.invalid:4223: \w+\. .*169\.254\.169\.254/);
+    expect(error.hint).toContain('--sinks-allow 169.254.169.254');
+    const forbidden = { ...none, host: '169.254.169.254', servers: ['169.254.169.253:4222'] };
+    const refusal = await refusalOf(await openSink(natsKind, forbidden));
+    expect(refusal).toMatchObject({ code: 'sink_address_refused', detail: expect.stringContaining('169.254.169.253') });
+  });
+
+  test('a server that sinks may not connect to is never connected to, whatever becomes of the others', async () => {
+    const place = await bench.newPlace();
+    let connections = 0;
+    const forbidden = createServer((socket) => {
+      connections++;
+      socket.destroy();
+    });
+    await new Promise<void>((resolve) => forbidden.listen(0, '127.0.0.1', resolve));
+    onTestFinished(() => void forbidden.close());
+    const { port } = forbidden.address() as AddressInfo;
+    // Servers are tried in any order: of eight sinks one at least would begin with it.
+    for (const servers of Array.from({ length: 8 }, () => [`127.0.0.1:${port}`, 'nats-1.invalid:4222'])) {
+      const destination = { ...bench.destination(place, 'direct'), host: 'localhost', servers };
+      const sink = await openSink(natsKind, destination, { network: { allowPrivate: false, allow: ['localhost'] } });
+      expect(await deliver(sink, messageTo(natsKind, destination))).toEqual([null]);
+    }
+    expect(connections).toBe(0);
   });
 
   test('a server without JetStream is told by the test', async () => {

@@ -80,6 +80,8 @@ export async function startRabbitmqBench(): Promise<RabbitmqBench> {
       restart: server.restart,
       secrets: Object.values(RABBITMQ_SECRETS),
       durable: true,
+      // An Erlang machine takes its time.
+      recoveryTimeoutMs: 60_000,
       dedupes: false,
       keepsHistory: true,
       takesText: true,

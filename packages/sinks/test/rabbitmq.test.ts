@@ -95,6 +95,7 @@ describe.skipIf(missing !== null)(
       const errors = await deliver(sink, to('known.a'), to('unknown'), to('known.b'), to('unknown'));
       expect(errors.map((error) => error?.code ?? null)).toEqual([null, 'sink_refused', null, 'sink_refused']);
       expect(errors[1]?.detail).toContain(`"unknown" of exchange "${place}"`);
+      expect(errors[1]?.logText).toContain(`"…" of exchange "${place}"`);
       expect(errors[1]?.hint).toContain('declare binding');
       expect((await bench.messages(place)).length).toBe(2);
       const lenient = { ...destination, mandatory: false };
@@ -131,7 +132,7 @@ describe.skipIf(missing !== null)(
       const bench = await theBench();
       const place = await bench.newPlace();
       const destination = bench.destination(place, 'direct');
-      const sink = await openSink(rabbitmqKind, destination, 1_000);
+      const sink = await openSink(rabbitmqKind, destination, { timeoutMs: 1_000 });
       const [first, second] = [1, 2].map(() => messageTo(rabbitmqKind, destination, { group: 'row' })) as [
         never,
         never,
@@ -156,6 +157,65 @@ describe.skipIf(missing !== null)(
       expect(bodies.at(-1)).not.toBe(bodies[0]);
     });
 
+    test('what is larger than the broker takes is too large, and its neighbours arrive', async () => {
+      const bench = await theBench();
+      const place = await bench.newPlace();
+      const destination = bench.destination(place, 'direct');
+      const sink = await openSink(rabbitmqKind, destination);
+      const small = (n: number) => messageTo(rabbitmqKind, destination, { body: { n } });
+      const large = () => messageTo(rabbitmqKind, destination, { body: 'x'.repeat(100_000) });
+      await bench.server.setMaxMessageSize(65_536);
+      try {
+        // All of them are on one channel.
+        const requests = Array.from({ length: 8 }, (_, request) =>
+          Array.from({ length: 20 }, (_, n) => (request % 4 === 1 && n === 10 ? large() : small(request * 20 + n))),
+        );
+        const answers = await Promise.all(requests.map((messages) => deliver(sink, ...messages)));
+        for (const [request, errors] of answers.entries()) {
+          const wanted = requests[request]!.map(({ json }) => (json ? null : 'sink_record_too_large'));
+          expect(errors.map((error) => error?.code ?? null)).toEqual(wanted);
+        }
+        expect(answers[1]![10]).toMatchObject({
+          detail: expect.stringContaining('65536'),
+          hint: expect.stringContaining('max_message_size'),
+        });
+        const arrived = () => bench.messages(place);
+        expect(new Set((await arrived()).map(({ messageId }) => messageId)).size).toBe(158);
+        // Once the limit is known nothing is sent that closes the channel, and nothing comes twice.
+        const before = (await arrived()).length;
+        const again = await deliver(sink, small(200), large(), small(201));
+        expect(again.map((error) => error?.code ?? null)).toEqual([null, 'sink_record_too_large', null]);
+        expect((await arrived()).length).toBe(before + 2);
+        const [alone] = await deliver(await openSink(rabbitmqKind, destination), large());
+        expect(alone?.code).toBe('sink_record_too_large');
+      } finally {
+        await bench.server.setMaxMessageSize(null);
+      }
+    });
+
+    test.each([
+      { title: 'a header that means something else to RabbitMQ', headers: { CC: 'no list' } },
+      { title: 'headers that are larger than a frame', headers: { large: 'x'.repeat(10_000) } },
+      { title: 'a number of more than 64 bits', headers: { large: -1e30 } },
+    ])('a message that is refused for $title is the only one', async ({ headers }) => {
+      const bench = await theBench();
+      const place = await bench.newPlace();
+      const destination = bench.destination(place, 'direct');
+      const sink = await openSink(rabbitmqKind, destination);
+      const good = () => messageTo(rabbitmqKind, destination);
+      const bad = messageTo(rabbitmqKind, destination, { routed: { headers } });
+      const requests = Array.from({ length: 8 }, (_, n) => [good(), good(), ...(n === 3 ? [bad] : []), good()]);
+      const answers = await Promise.all(requests.map((messages) => deliver(sink, ...messages)));
+      const codes = answers.flat().map((error) => error?.code ?? null);
+      expect(codes.filter((code) => code !== null)).toEqual(['sink_refused']);
+      expect(answers[3]![2]?.code).toBe('sink_refused');
+      // It is known now: its neighbours are not sent twice.
+      const before = (await bench.messages(place)).length;
+      const again = await deliver(sink, good(), bad, good());
+      expect(again.map((error) => error?.code ?? null)).toEqual([null, 'sink_refused', null]);
+      expect((await bench.messages(place)).length).toBe(before + 2);
+    });
+
     test('an exchange that is deleted meanwhile is missed by name, and what goes elsewhere is not disturbed', async () => {
       const bench = await theBench();
       const [place, other] = [await bench.newPlace(), await bench.newPlace()];
@@ -170,7 +230,12 @@ describe.skipIf(missing !== null)(
       const [errors, elsewhere] = await Promise.all([deliver(sink, ...lost), deliver(sink, there())]);
       expect(elsewhere).toEqual([null]);
       expect(errors.every((error) => error !== null)).toBe(true);
+      const elsewhereLost = messageTo(rabbitmqKind, destination, { routed: { exchange: 'no-such-exchange' } });
+      const [routed] = await deliver(sink, elsewhereLost);
+      expect(routed?.detail).toContain('"no-such-exchange"');
+      expect(routed?.logText).not.toContain('no-such-exchange');
       const [missed] = await deliver(sink, here());
+      expect(missed?.logText).toContain(`"${place}"`);
       expect(missed).toMatchObject({ code: 'sink_refused', detail: expect.stringContaining(`"${place}"`) });
       expect(missed?.hint).toContain('declare exchange');
       await bench.client.exchangeDeclare({ exchange: place, type: 'topic', durable: true });
@@ -190,6 +255,9 @@ describe.skipIf(missing !== null)(
       const sink = await openSink(rabbitmqKind, destination);
       const [error] = await deliver(sink, messageTo(rabbitmqKind, destination));
       expect(error).toMatchObject({ code: 'sink_denied', hint: expect.stringContaining('set_permissions') });
+      const several = Array.from({ length: 10 }, () => messageTo(rabbitmqKind, destination));
+      const codes = (await deliver(sink, ...several)).map((each) => each?.code);
+      expect([...new Set(codes)]).toEqual(['sink_denied']);
       const allowed = messageTo(rabbitmqKind, destination, { routed: { exchange: 'allowed' } });
       expect(await deliver(sink, allowed)).toEqual([null]);
     });

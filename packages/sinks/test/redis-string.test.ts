@@ -131,7 +131,7 @@ describe.skipIf(missing !== null)(
       const relay = await startRelay(bench.server.port);
       onTestFinished(() => relay.close());
       const destination = destinationOf({ port: relay.port });
-      const sink = await openSink(redisStringKind, destination, 500);
+      const sink = await openSink(redisStringKind, destination, { timeoutMs: 500 });
       const to = (body: string) =>
         messageTo(redisStringKind, destination, { body, routed: { key: 'row' }, group: 'row' });
       expect(await deliver(sink, to('first'))).toEqual([null]);

@@ -114,6 +114,11 @@ describe.skipIf(missing !== null)(`sns: what SNS does with it${missing === null 
     const [error] = await deliver(sink, messageTo(snsKind, destination));
     expect(error).toMatchObject({ code: 'sink_place_missing', hint: expect.stringContaining('Make it') });
     expect(await refusalOf(sink)).toMatchObject({ code: 'sink_place_missing' });
+    expect(error?.logText).toContain('topic none');
+    const routed = { topic_arn: arnOf('orders-Ada') };
+    const [other] = await deliver(sink, messageTo(snsKind, destination, { routed }));
+    expect(other?.detail).toContain('topic orders-Ada');
+    expect(other?.logText).not.toContain('Ada');
   });
 
   test('only the right key is served', async () => {

@@ -142,6 +142,11 @@ describe.skipIf(missing !== null)(`sqs: what SQS does with it${missing === null 
     const [error] = await deliver(sink, messageTo(sqsKind, destination));
     expect(error).toMatchObject({ code: 'sink_place_missing', hint: expect.stringContaining('Make it') });
     expect(await refusalOf(sink)).toMatchObject({ code: 'sink_place_missing' });
+    expect(error?.logText).toContain('queue none');
+    const routed = { queue_url: `${bench.server.url}/${ACCOUNT}/orders-Ada` };
+    const [other] = await deliver(sink, messageTo(sqsKind, destination, { routed }));
+    expect(other?.detail).toContain('queue orders-Ada');
+    expect(other?.logText).not.toContain('Ada');
   });
 
   test('only the right key is served', async () => {
@@ -230,7 +235,7 @@ describe('sqs: when the role of the task gives nothing', () => {
     const warned = vi.spyOn(console, 'warn').mockImplementation(() => {});
     onTestFinished(() => warned.mockRestore());
     const endpoint = await startCredentialsEndpoint(() => {});
-    const sink = await openSink(sqsKind, destination, 250);
+    const sink = await openSink(sqsKind, destination, { timeoutMs: 250 });
     for (let n = 0; n < 4; n++) {
       const [error] = await deliver(sink, messageTo(sqsKind, destination));
       expect(error).toMatchObject({ code: 'sink_credentials_missing', detail: expect.stringContaining('250 ms') });

@@ -68,6 +68,19 @@ describe('a request', () => {
     expect(sink.sizeOf(text)).toBe('"hello \\"you\\"",'.length);
   });
 
+  test('of a batch is never larger than max_request_bytes, and may be as large', async () => {
+    const { sink, message } = open({ config: { max_request_bytes: 1_024 } });
+    const { bytesMax, messageBytesMax } = sink.limits;
+    const ofBytes = (bytes: number) => message({ body: `"${'x'.repeat(bytes - 3)}"` });
+    const alone = [ofBytes(messageBytesMax)];
+    const several = [ofBytes(500), ofBytes(20), ofBytes(bytesMax - 520)];
+    for (const messages of [alone, several]) {
+      expect(messages.reduce((sum, one) => sum + sink.sizeOf(one), 0)).toBe(bytesMax);
+      await sink.deliver(messages, CALM);
+    }
+    expect(endpoint.seen.map(({ text }) => text.length)).toEqual([1_024, 1_024]);
+  });
+
   test('has the headers of the endpoint, over them the encrypted ones, over them those of routing', async () => {
     const { sink, message } = open({
       endpoint: {
@@ -182,6 +195,16 @@ describe('a signature', () => {
       const other = new Webhook(Buffer.from('yet another secret').toString('base64'));
       expect(() => other.verify(text, sent as Record<string, string>)).toThrow();
       expect(() => new Webhook(SECRET).verify(`${text} `, sent as Record<string, string>)).toThrow();
+    }
+  });
+
+  test.each(['GET', 'HEAD'])('of a %s, which has no body, is over nothing', async (method) => {
+    for (const batch of [true, false]) {
+      const { sink, message } = open({ config: { batch, signing: { secret: SECRET } } });
+      await sink.deliver([message({ body: '{"a":1}', routed: { method } })], CALM);
+      const { text, headers } = endpoint.seen.at(-1)!;
+      expect(text).toBe('');
+      new Webhook(SECRET).verify(text, headers as Record<string, string>);
     }
   });
 

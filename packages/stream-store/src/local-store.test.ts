@@ -1,4 +1,4 @@
-import { appendFileSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { appendFileSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { MillraceError } from '@millrace/core/error';
 import { describe, expect, onTestFinished, test } from 'vitest';
 import { bodies, codeOf, EVERYTHING, HeldClock, input, readAll, recordsOf, tempDir } from '../test/store-rig.ts';
@@ -457,7 +457,19 @@ describe('the data directory', () => {
   test('that cannot be made is named', async () => {
     const file = `${tempDir()}/file`;
     writeFileSync(file, '');
-    expect((await refused(`${file}/data`)).code).toBe('data_dir_unusable');
+    symlinkSync(`${file}-gone`, `${file}-link`);
+    const reasons: [string, RegExp][] = [
+      [`${file}/data`, /is a file/],
+      [file, /in its place/],
+      [`${file}-link`, /a link to what is not there/],
+      ['/proc/millrace/data', /no directory can be made/],
+    ];
+    for (const [dir, why] of reasons) {
+      const { code, detail, hint } = await refused(dir);
+      expect({ code, detail }).toEqual({ code: 'data_dir_unusable', detail: expect.stringMatching(why) });
+      expect(detail).toContain(dir);
+      expect(hint).toContain('--data');
+    }
   });
 
   test('garbage in a sealed segment is refused with file and offset', async () => {

@@ -17,6 +17,7 @@ import { DeletableStreams } from './janitor/deletable-streams.ts';
 import { EmptyStreams } from './janitor/empty-streams.ts';
 import { ExpiredTokens } from './janitor/expired-tokens.ts';
 import { Janitor } from './janitor/janitor.ts';
+import { makeDataDir } from './journal/data-dir.ts';
 import { type DataDirLock, lockDataDir } from './journal/data-dir-lock.ts';
 import { type FileSystem, nodeFileSystem } from './journal/file-system.ts';
 import { storageError } from './journal/journal.ts';
@@ -96,11 +97,7 @@ const LOG_STREAM_CONFIG: StreamConfig = {
  */
 export async function openLocalStore(options: LocalStoreOptions): Promise<LocalStore> {
   const fileSystem = options.fileSystem ?? nodeFileSystem;
-  try {
-    await fileSystem.makeDir(options.dir);
-  } catch (cause) {
-    throw new MillraceError('data_dir_unusable', { detail: options.dir, cause });
-  }
+  await makeDataDir(options.dir, fileSystem);
   const lock = lockDataDir(options.dir);
   let store: LocalStore | null = null;
   let bucket: Bucket | null = null;

@@ -122,7 +122,10 @@ export async function startProxy(first: ProxyTarget): Promise<TcpProxy> {
     host: '127.0.0.1',
     port,
     get connections() {
-      return pairs.size;
+      let count = 0;
+      // What its client has ended is over, however long the other side takes to see that.
+      for (const { client } of pairs) if (!client.readableEnded && !client.destroyed) count++;
+      return count;
     },
     get bytesPassed() {
       return bytesPassed;

@@ -2,14 +2,14 @@
 import { invalid, type LoadOptions, referencesOf } from '../config.ts';
 import { formatPath, parseConfigDocument } from '../config-document.ts';
 import { expandReferences, type References } from '../config-references.ts';
-import { type Applied, draftOfText, NOTHING_APPLIED } from './draft.ts';
+import { type Applied, type CodeFiles, draftOfText, NOTHING_APPLIED } from './draft.ts';
 import { yamlOf } from './export.ts';
 
 /** As a file alone says it, with nothing applied before. Throws config_invalid with every problem, one per line. */
-export function loadApplied(text: string, options: LoadOptions): Applied {
+export function loadApplied(text: string, options: LoadOptions): Applied & { readonly codeFiles: CodeFiles } {
   const draft = draftOfText(text, { applied: NOTHING_APPLIED, outside: referencesOf(options), prune: true });
   if (!draft.ok) throw invalid(options.file, draft.problems);
-  return { source: draft.source, config: draft.config };
+  return { source: draft.source, config: draft.config, codeFiles: draft.codeFiles };
 }
 
 export interface Outside {

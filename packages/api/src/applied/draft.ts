@@ -34,8 +34,11 @@ export interface Kept {
 }
 
 export type Draft =
-  | ({ readonly ok: true; readonly kept: readonly Kept[] } & Applied)
+  | ({ readonly ok: true; readonly kept: readonly Kept[]; readonly codeFiles: CodeFiles } & Applied)
   | { readonly ok: false; readonly problems: readonly Problem[] };
+
+/** By the name of a function, the file that the document names for its code. */
+export type CodeFiles = ReadonlyMap<string, string>;
 
 export interface DraftOptions {
   readonly applied: Applied;
@@ -66,8 +69,9 @@ export function draftOfDocument(given: unknown, lineOf: (path: Path) => number, 
   parseKeys(expandReferences(document, references, report), report);
   if (!isMergeable(document)) return { ok: false, problems: [...problems.values()] };
 
-  const own = withFiles(blocksOf(document), references, report);
   const nameOf = (block: RawBlock) => expandText(String(block.name ?? ''), references, () => {});
+  const codeFiles = new Map<string, string>();
+  const own = withFiles(blocksOf(document), references, report, (block, file) => codeFiles.set(nameOf(block), file));
   const merged = merge(own, applied.source, nameOf, prune);
   const place = placesOf(merged, nameOf);
   used.clear();
@@ -79,7 +83,11 @@ export function draftOfDocument(given: unknown, lineOf: (path: Path) => number, 
   };
   const config = configOf(expandReferences(whole, references, reportPlace), {
     readText: (path) => references.file(path),
-    lineOf: (path) => lineOf(place(path)[0] ?? []),
+    // Of what stays, none.
+    lineOf: (path) => {
+      const [given] = place(path);
+      return given === null ? 0 : lineOf(given);
+    },
     report: reportPlace,
   });
   for (const section of SECTIONS) {
@@ -90,7 +98,7 @@ export function draftOfDocument(given: unknown, lineOf: (path: Path) => number, 
   if (config !== null) refuseMoves(applied.config, config, merged, reportPlace);
   if (config === null || problems.size > 0) return { ok: false, problems: [...problems.values()] };
   const source = { blocks: merged.blocks, references: Object.fromEntries(used) };
-  return { ok: true, source, config, kept: merged.kept };
+  return { ok: true, source, config, kept: merged.kept, codeFiles };
 }
 
 const MASKED = 'is what stands for a secret where it is not shown; give the secret, or a reference to it';
@@ -162,6 +170,7 @@ function withFiles(
   given: SourceBlocks,
   references: References,
   report: (path: Path, text: string) => void,
+  hadFile: (block: RawBlock, file: string) => void,
 ): SourceBlocks {
   const read = (text: string, path: Path): string | null => {
     try {
@@ -178,6 +187,7 @@ function withFiles(
     const [key, at] = given.origins.functions[index]!;
     const code = read(body.file, [key, at, ...(inner === undefined ? [] : [inner]), 'file']);
     if (code === null) return block;
+    hadFile(block, body.file);
     const { file: _file, ...rest } = body;
     return inner === undefined ? { ...rest, code } : { ...block, [inner]: { ...rest, code } };
   });

@@ -5,6 +5,7 @@ import { CommandFailure } from '../failure.ts';
 import { askManagement } from '../management-client.ts';
 import { wholeNumber } from '../option-value.ts';
 import { standardOutput } from '../terminal.ts';
+import { placeOf } from './sink.ts';
 
 /** `millrace dead-letters`: messages that a sink gave up. */
 
@@ -40,7 +41,10 @@ export function addDeadLetters(program: Command): void {
 
   const list = filtered(command.command('list').description('List them, oldest first.').argument('<sink>', NAME))
     .option('-n, --limit <count>', 'at most this many (1000 at most; default 100)', wholeNumber)
-    .option('--show-messages', 'with the messages themselves, their keys and what the destination answered');
+    .option(
+      '--show-messages',
+      'with the messages themselves, their keys and what the destination or the function said',
+    );
   addClientOptions(list).action(async (sink: string, options: ListOptions) => {
     const query = new URLSearchParams({
       ...queryOf(options),
@@ -152,7 +156,8 @@ function line(letter: DeadLetterJson): string {
   const { seq_num: seq, last_failed_at: at, action, schema, table, position, tries, error } = letter;
   const what = table === '' ? action : `${action} ${schema}.${table}`;
   const message = letter.message === undefined ? '' : `\n    ${JSON.stringify(letter.message)}`;
-  return `${seq}  ${at}  ${what}  at ${position}  ${tries} tries  ${error.message} (${error.code})${message}\n`;
+  const said = 'text' in error ? `\n    ${error.text}` : '';
+  return `${seq}  ${at}  ${what}  ${placeOf(position)}  ${tries} tries  ${error.message} (${error.code})${said}${message}\n`;
 }
 
 function replayText({ matched, delivered, given_up, filtered: dropped, pending }: Replayed): string {

@@ -87,7 +87,14 @@ async function testFunction(name: string, options: TestOptions): Promise<void> {
     ? await testHere(local, given, options)
     : await testThere(name, local?.found ?? null, given, options);
   await standardOutput.write(options.json === true ? `${JSON.stringify(result)}\n` : render(result));
+  if (result.results.length === 0) throw nothingTried(options.table);
   if (result.results.some(({ outcome }) => outcome === 'failed')) process.exitCode = 1;
+}
+
+function nothingTried(table: string | undefined): CommandFailure {
+  const of = table === undefined ? '' : ` of a table "${table}" that the sink takes`;
+  const hint = 'Change a row, try --synthetic, or give messages with --messages.';
+  return new CommandFailure('no_messages', `there are no messages${of}: the function was tried on nothing.`, hint);
 }
 
 interface Configured {
@@ -162,7 +169,6 @@ function unreadable(file: string): (error: Error & { code?: string }) => never {
 function render({ name, type, messages, sink, results }: FunctionTest): string {
   const of = sink === null ? '' : ` of sink ${sink}`;
   const head = `${paint('bold', name)} (${type}) on ${results.length} ${messages} message${results.length === 1 ? '' : 's'}${of}\n`;
-  if (results.length === 0) return `${head}There are none. Change a row, or try --synthetic.\n`;
   const blocks = results.map((trial) => {
     const query = trial.enrichment_micros === undefined ? '' : `, its enrichment ${trial.enrichment_micros} µs`;
     const took = `${trial.micros} µs${query}`;

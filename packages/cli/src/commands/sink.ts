@@ -1,3 +1,4 @@
+import { parsePosition, whereOf } from '@millrace/core/position';
 import type { DeliveryJson, MessageJson } from '@millrace/server/management/delivery-routes';
 import type { Command } from 'commander';
 import { addClientOptions, type ClientOptions } from '../client.ts';
@@ -35,7 +36,7 @@ interface SinkJson {
   readonly destination: { readonly type: string };
   readonly lag: { readonly seconds: number | null; readonly transactions: number | null };
   readonly messages_delivered: number;
-  readonly health: { readonly status: string };
+  readonly health: { readonly status: string; readonly ignored?: true };
 }
 
 export function addSink(program: Command): void {
@@ -73,7 +74,7 @@ export function addSink(program: Command): void {
 
   const rewind = command
     .command('rewind')
-    .description('Deliver again from a position or a time on, as far as the change log still has it.')
+    .description('Deliver again from a position or a time on, as far as the change log still has it; never ahead.')
     .argument('<sink>', NAME)
     .option('--lsn <lsn>', 'the first transaction that committed at or after it comes next')
     .option('--time <time>', 'the same for a time, as 2026-11-23T08:00:00Z')
@@ -161,7 +162,8 @@ async function print(options: Options, value: unknown, text: string): Promise<vo
 function sinkLine({ name, database, destination, state, lag, messages_delivered: messages, health }: SinkJson): string {
   const behind = lag.seconds === null ? '' : `  ${formatSeconds(lag.seconds)} behind`;
   const parts = [name.padEnd(24), database.padEnd(16), destination.type.padEnd(14), state.padEnd(9)];
-  return `${parts.join('  ')}  ${health.status.padEnd(8)}  ${messages} messages${behind}\n`;
+  const shown = health.ignored === true ? `${health.status} (ignored)` : health.status;
+  return `${parts.join('  ')}  ${shown.padEnd(8)}  ${messages} messages${behind}\n`;
 }
 
 function deliveryText(delivery: DeliveryJson): string {
@@ -177,6 +179,11 @@ function shown(value: unknown): string {
   return `${summary} (${code})${hint === null ? '' : `\n${' '.repeat(26)}${hint}`}`;
 }
 
+export function placeOf(text: string): string {
+  const position = parsePosition(text);
+  return position === null ? `at ${text}` : whereOf(position);
+}
+
 /** `<id>  update public.orders  at 0/16B3748#0  failing  3 tries, next in 12 s: <error> (<code>)` */
 function messageLine({
   id,
@@ -189,7 +196,7 @@ function messageLine({
   next_try_ms: next,
   ...rest
 }: MessageJson): string {
-  const parts = [id, `${action} ${table}`.trim(), `at ${position}`, state];
+  const parts = [id, `${action} ${table}`.trim(), placeOf(position), state];
   if (rest.keys !== undefined) parts.push(`key ${JSON.stringify(rest.keys)}`);
   if (tries > 0) parts.push(`${tries} tries${next === null ? '' : `, next in ${formatSeconds(next / 1000)}`}`);
   if (error !== null) parts.push(`${error.summary} (${error.code})`);

@@ -71,7 +71,7 @@ function databaseTable(databases: readonly DatabaseView[]): string {
   const rows = databases.map(({ name, state, health, slot, lag, change_log_bytes: logBytes }) => [
     name,
     state,
-    health.status,
+    healthText(health),
     slot.name,
     slot.wal_status ?? '-',
     lagText(lag),
@@ -89,7 +89,7 @@ function sinkTable(databases: readonly DatabaseView[]): string {
       name,
       database.name,
       state,
-      health.status,
+      healthText(health),
       lagText(lag),
       String(messages),
     ]),
@@ -110,6 +110,10 @@ function openBackfills({ name, backfills }: DatabaseView['sinks'][number]): stri
       waiting === null ? state : `${state} (waits)`,
       String(rows),
     ]);
+}
+
+function healthText({ status, ignored }: DatabaseView['health']): string {
+  return ignored === true ? `${status} (ignored)` : status;
 }
 
 /** `1.2 MiB, 34 tx, 5.1 s`; what is not known is left out. */

@@ -1,10 +1,11 @@
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Config, loadConfig } from '@millrace/api/config';
 import { type EmbeddedPostgres, startPostgres } from '@millrace/embedded-postgres/launcher';
 import { type Server, startServer } from '@millrace/server/main';
+import { makeDataDir } from '@millrace/stream-store/journal/data-dir';
 import type { AccessTokenScope } from '@millrace/stream-store/model';
 import { S2Error as StoreError } from '@millrace/stream-store/s2-error';
 import type { StreamStore } from '@millrace/stream-store/store';
@@ -32,7 +33,7 @@ const CHANGES_PER_ROUND = 3;
 export async function runDemo(options: DemoOptions): Promise<void> {
   const life = superviseProcess();
   const directory = options.data === undefined ? mkdtempSync(join(tmpdir(), 'millrace-demo-')) : resolve(options.data);
-  mkdirSync(directory, { recursive: true });
+  await makeDataDir(directory);
   try {
     await runIn(directory, options, life);
   } finally {

@@ -1,11 +1,9 @@
 /** Merges the rows of a sink's backfills into its changes, chunk by chunk, where change-window.ts allows it. */
+import { firstOf } from '@millrace/core/first-of';
 import type { Lsn } from '@millrace/core/lsn';
 import type { Position } from '@millrace/core/position';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { BackfillManager } from './backfill-manager.ts';
-
-/** Without one, ending a wait makes an error with its stack each time. */
-const OVER = 'over';
 
 /** The changes themselves, from the log. */
 export interface ChangeFeed {
@@ -55,17 +53,7 @@ export class BackfillFeed {
   }
 
   async changed(signal: AbortSignal): Promise<void> {
-    // Both waits end with this one: what lives as long as the sink would gather them.
-    const over = new AbortController();
-    const end = () => over.abort(OVER);
-    signal.addEventListener('abort', end, { once: true });
-    if (signal.aborted) end();
-    try {
-      await Promise.race([this.#logChanged(over.signal), this.#backfills.changedNext(over.signal)]);
-    } finally {
-      signal.removeEventListener('abort', end);
-      end();
-    }
+    await firstOf(signal, (over) => [this.#logChanged(over), this.#backfills.changedNext(over)]);
   }
 
   async close(): Promise<void> {

@@ -60,6 +60,10 @@ export interface BackfillJob {
    * also after a restart.
    */
   readonly ends?: Readonly<Record<string, number>>;
+  /** The oldest transaction that was in progress when reading began, as 64 bits: what was written since has that id or a later one. */
+  readonly since?: string;
+  /** An initial one whose turn has not come: what it asks for is not checked yet, and its order not decided. */
+  readonly admitted?: false;
   /** A mark that an earlier version left: the key of its last row. */
   readonly startKey?: readonly string[];
 }

@@ -8,17 +8,19 @@ import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
 import { pause as pauseFor } from '@millrace/core/pause';
 import type { Position } from '@millrace/core/position';
+import { describeTable } from '@millrace/postgres/catalog';
 import type { RowReader } from '@millrace/postgres/pgoutput';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { TableSchema } from '../table-schema.ts';
 import { type BackfillEvent, type BackfillJob, type BackfillRange, isOpen, nextState } from './backfill-job.ts';
 import { BACKFILL_DONE, isDone, parseMark } from './backfill-mark.ts';
 import { type AdmittedRequest, admitRequest, BackfillRefused, type BackfillRequest } from './backfill-request.ts';
-import { BackfillRun, type WriteRead } from './backfill-run.ts';
+import { BackfillRun } from './backfill-run.ts';
 import type { BackfillSource } from './backfill-source.ts';
 import type { BackfillStore } from './backfill-store.ts';
 import { type BackfillView, RateMeter, secondsLeft } from './backfill-view.ts';
-import { explainRefusal } from './read-refusal.ts';
+import { explainRefusal, isTemporary } from './read-refusal.ts';
+import type { WriteRead } from './run-options.ts';
 
 /** One table of an `initial_backfill` that is a list. */
 export interface InitialTable {
@@ -37,7 +39,8 @@ export interface ManagerOptions {
   /** Of the initial backfill of a table: the same for ever. */
   readonly initialId: (schema: string, table: string) => string;
   readonly takes: (schema: string, table: string) => boolean;
-  readonly takesUpdates: boolean;
+  /** The sink is told of every update of the table. */
+  readonly takesUpdates: (schema: string, table: string) => boolean;
   readonly now?: () => number;
   /** `rows` more were handed to the sink. */
   readonly onProgress?: (job: BackfillJob, rows: number) => void;
@@ -60,7 +63,7 @@ export interface FeedPort {
 /** Tables that are read at the same time, for one sink. */
 const RUNS_MAX = 4;
 const SAVE_INTERVAL_MS = 2_000;
-/** Of all backfills of a sink, as JSON: a value of the state table holds 4 MiB. */
+/** Of those of a sink that people asked for, as JSON: a value of the state table holds 4 MiB. */
 const JOBS_BYTES_MAX = 2 << 20;
 const LIST_RETRY_MS = 2_000;
 
@@ -68,6 +71,7 @@ interface Running {
   readonly run: BackfillRun;
   readonly meter: RateMeter;
   readonly ends: ReadonlyMap<string, number>;
+  readonly begun: { readonly since: string | null };
   readonly startedAt: number;
 }
 
@@ -76,6 +80,8 @@ export class BackfillManager {
   readonly #now: () => number;
   readonly #jobs: Map<string, BackfillJob>;
   readonly #runs = new Map<string, Running>();
+  /** Active ones that are being looked at before their run. */
+  readonly #admitting = new Map<string, Promise<void>>();
   #port: FeedPort | null = null;
   #marks = new Map<string, readonly string[]>();
   #attached = new AbortController();
@@ -91,6 +97,7 @@ export class BackfillManager {
   #bug: unknown = null;
   #seen = 0;
   #saving: Promise<void> = Promise.resolve();
+  #waitingSave: Promise<void> | null = null;
   #saveTimer: NodeJS.Timeout | null = null;
   #creating: Promise<unknown> = Promise.resolve();
 
@@ -161,7 +168,8 @@ export class BackfillManager {
         throw new BackfillRefused({ table: ['has a backfill that is active or paused; cancel that one first'] });
     }
     const jobs = admitted.map((request) => this.#job(randomUUID(), request, state));
-    if (JSON.stringify([...this.#jobs.values(), ...jobs]).length > JOBS_BYTES_MAX) {
+    const others = [...this.#jobs.values()].filter(({ kind }) => kind !== 'initial');
+    if (JSON.stringify([...others, ...jobs]).length > JOBS_BYTES_MAX) {
       throw new BackfillRefused({ keys: ['are more than can be kept beside those of the other backfills'] });
     }
     for (const job of jobs) this.#jobs.set(job.id, job);
@@ -197,7 +205,8 @@ export class BackfillManager {
   }
 
   #openOf(oid: number): BackfillJob | undefined {
-    return [...this.#jobs.values()].find((job) => job.oid === oid && isOpen(job));
+    for (const job of this.#jobs.values()) if (job.oid === oid && isOpen(job)) return job;
+    return undefined;
   }
 
   async #change(id: string, event: BackfillEvent, error: MillraceError | null = null): Promise<BackfillView | null> {
@@ -205,8 +214,8 @@ export class BackfillManager {
     if (job === undefined) return null;
     const state = nextState(job.state, event);
     if (state === null) throw new BackfillRefused({ state: [`cannot become that of one that is ${job.state}`] });
-    const taken = this.#openOf(job.oid);
-    if (event === 'resume' && taken !== undefined && taken !== job) {
+    const taken = event === 'resume' ? this.#openOf(job.oid) : undefined;
+    if (taken !== undefined && taken !== job) {
       throw new BackfillRefused({ table: ['has another backfill that is active or paused'] });
     }
     if (state !== job.state) {
@@ -240,14 +249,18 @@ export class BackfillManager {
   #view(job: BackfillJob): BackfillView {
     const running = this.#runs.get(job.id);
     if (running === undefined) {
-      const waiting =
-        job.state !== 'active' ? null : this.#port === null ? 'the sink is not running' : 'other tables come first';
-      return { ...job, waiting, rowsPerSecond: null, secondsLeft: null };
+      return { ...job, waiting: this.#waitsFor(job), rowsPerSecond: null, secondsLeft: null };
     }
     const { run, meter } = running;
     const now: BackfillJob = { ...job, rowsProcessed: run.processed, rowsIngested: run.ingested };
     const rowsPerSecond = meter.perSecond(performance.now(), run.processed);
     return { ...now, waiting: run.waiting, rowsPerSecond, secondsLeft: secondsLeft(now, rowsPerSecond) };
+  }
+
+  #waitsFor({ id, state }: BackfillJob): string | null {
+    if (state !== 'active') return null;
+    if (this.#port === null) return 'the sink is not running';
+    return this.#admitting.has(id) ? null : 'other tables come first';
   }
 
   // --- for the feed --------------------------------------------------------------------------------------------------
@@ -275,6 +288,7 @@ export class BackfillManager {
     this.#port = null;
     await Promise.all([...this.#runs.keys()].map((id) => this.#endRun(id)));
     await this.#background;
+    await Promise.all(this.#admitting.values());
     await this.#save().catch(() => {}); // A store that is closing refuses; the marks tell as well.
     this.#notify();
   }
@@ -387,8 +401,9 @@ export class BackfillManager {
     }
   }
 
+  /** Listed at once; each is looked at when its turn comes. */
   async #addInitial(signal: AbortSignal): Promise<void> {
-    const { initial, initialId, source, takes, takesUpdates } = this.#options;
+    const { initial, initialId, source, takes } = this.#options;
     const listed = Array.isArray(initial) ? (initial as readonly InitialTable[]) : null;
     const added: BackfillJob[] = [];
     for (const { oid, schema, name } of await source.publishedTables(signal)) {
@@ -399,29 +414,10 @@ export class BackfillManager {
         ...(entry?.sortColumn !== undefined && { sortColumn: entry.sortColumn }),
         ...(entry?.startPosition !== undefined && { startPosition: entry.startPosition }),
       };
-      const table = { schema, name };
-      const mark = this.#marks.get(id);
-      const request = { table, range };
-      // There can be many: each is counted when its turn comes.
-      const admit = { publication: source.publication, takes, takesUpdates, counts: false };
-      try {
-        const found = await source.pool.use(signal, (connection) => admitRequest(connection, request, admit));
-        // An earlier version has read a part of it by key; its mark is the key of the last row.
-        const before = mark === undefined || isDone(mark) || parseMark(mark) !== null ? undefined : mark;
-        const job = this.#job(
-          id,
-          { ...found, kind: 'initial', order: before === undefined ? found.order : 'key' },
-          'active',
-        );
-        const now = this.#now();
-        if (isDone(mark)) added.push({ ...job, state: 'completed', completedAt: now });
-        else added.push(before === undefined ? job : { ...job, startKey: before });
-      } catch (cause) {
-        const error = explainRefusal(cause);
-        if (!(error instanceof MillraceError) || error.retry === 'backoff' || error.retry === 'reconnect') throw error;
-        const job = this.#job(id, { kind: 'initial', oid, table, order: 'physical', range }, 'failed');
-        added.push({ ...job, error: failureOf(error) });
-      }
+      const order = entry?.sortColumn === undefined ? 'physical' : 'sort';
+      const job = this.#job(id, { kind: 'initial', oid, table: { schema, name }, order, range }, 'active');
+      const done = isDone(this.#marks.get(id));
+      added.push(done ? { ...job, state: 'completed', completedAt: this.#now() } : { ...job, admitted: false });
     }
     if (signal.aborted || added.length === 0) return;
     for (const job of added) this.#jobs.set(job.id, job);
@@ -429,22 +425,75 @@ export class BackfillManager {
     for (const job of added) this.#changed(job);
   }
 
+  /** What an initial one asks for is checked, and its order decided; or it has failed. */
+  async #admit(id: string, signal: AbortSignal): Promise<void> {
+    const { source, takes, takesUpdates } = this.#options;
+    // Counted by the run.
+    const admit = { publication: source.publication, takes, takesUpdates, counts: false };
+    for (let job = this.#jobs.get(id); job?.state === 'active' && !signal.aborted; job = this.#jobs.get(id)) {
+      const { oid, range } = job;
+      try {
+        const { order } = await source.pool.use(signal, async (connection) => {
+          // It may have another name by now.
+          const table = await describeTable(connection, oid);
+          if (table === null) throw new MillraceError('pg_table_missing', { detail: 'It was dropped.' });
+          return await admitRequest(connection, { table, range }, admit);
+        });
+        this.#admitted(id, order);
+        // Before a mark is made: how its position is to be read hangs on the order.
+        await this.#save();
+        return;
+      } catch (cause) {
+        if (signal.aborted) return;
+        const error = explainRefusal(cause);
+        if (!(error instanceof MillraceError)) throw error;
+        if (isTemporary(cause)) await pauseFor(LIST_RETRY_MS, signal);
+        else if (this.#jobs.get(id)?.state === 'active') await this.#change(id, 'fail', error);
+      }
+    }
+  }
+
+  #admitted(id: string, order: BackfillJob['order']): void {
+    const job = this.#jobs.get(id);
+    if (job === undefined) return;
+    const { admitted: _, ...rest } = job;
+    // An earlier version has read a part of it by key; its mark is the key of the last row.
+    const mark = this.#marks.get(id);
+    const before = mark === undefined || isDone(mark) || parseMark(mark) !== null ? undefined : mark;
+    this.#jobs.set(id, before === undefined ? { ...rest, order } : { ...rest, order: 'key', startKey: before });
+  }
+
   #startRuns(): void {
     const port = this.#port;
     if (port === null) return;
     for (const job of this.#jobs.values()) {
-      if (this.#runs.size >= RUNS_MAX) break;
-      if (job.state !== 'active' || this.#runs.has(job.id)) continue;
+      if (this.#runs.size + this.#admitting.size >= RUNS_MAX) break;
+      if (job.state !== 'active' || this.#runs.has(job.id) || this.#admitting.has(job.id)) continue;
       if (isDone(this.#marks.get(job.id))) this.#complete(job.id);
+      else if (job.admitted === false) this.#startAdmission(job.id);
       else this.#startRun(job, port);
     }
     this.#notify();
   }
 
+  #startAdmission(id: string): void {
+    const admission = this.#admit(id, this.#attached.signal)
+      .catch((error: unknown) => {
+        this.#bug = error;
+      })
+      .then(() => {
+        this.#admitting.delete(id);
+        if (this.#bug === null) this.#startRuns();
+        else this.#notify();
+      });
+    this.#admitting.set(id, admission);
+  }
+
   #startRun(job: BackfillJob, port: FeedPort): void {
-    const { source, takes } = this.#options;
+    const { source, takes, takesUpdates } = this.#options;
     const meter = new RateMeter();
     const ends = new Map(Object.entries(job.ends ?? {}));
+    const begun = { since: job.since ?? null };
     const run = new BackfillRun({
       job,
       mark: parseMark(this.#marks.get(job.id)),
@@ -453,7 +502,9 @@ export class BackfillManager {
       rowsPerSecondMax: source.limits.rowsPerSecondMax,
       publication: source.publication,
       takes,
+      takesUpdates,
       ends,
+      begun,
       onPlanned: () => this.#save(),
       blocked: () => source.guard.reason,
       write: port.write,
@@ -468,7 +519,7 @@ export class BackfillManager {
       },
     });
     meter.add(performance.now(), run.processed);
-    this.#runs.set(job.id, { run, meter, ends, startedAt: performance.now() });
+    this.#runs.set(job.id, { run, meter, ends, begun, startedAt: performance.now() });
     source.guard.hold();
   }
 
@@ -481,10 +532,11 @@ export class BackfillManager {
     await running.run.stop();
   }
 
-  #count(id: string, { run, ends, startedAt }: Running): void {
+  #count(id: string, running: Running): void {
+    const { run, startedAt } = running;
     const activeMs = (this.#jobs.get(id)?.activeMs ?? 0) + Math.round(performance.now() - startedAt);
     const counts = { rowsProcessed: run.processed, rowsIngested: run.ingested };
-    this.#update(id, { ...counts, activeMs, ends: Object.fromEntries(ends), updatedAt: this.#now() });
+    this.#update(id, { ...counts, ...remembered(running), activeMs, updatedAt: this.#now() });
   }
 
   #saveLater(): void {
@@ -496,22 +548,38 @@ export class BackfillManager {
     this.#saveTimer.unref();
   }
 
+  /** As they are when it begins: calls until then share one. */
   #save(): Promise<void> {
-    const jobs = [...this.#jobs.values()].map((job) => {
+    if (this.#waitingSave !== null) return this.#waitingSave;
+    const save = this.#saving
+      .catch(() => {})
+      .then(() => {
+        this.#waitingSave = null;
+        return this.#options.store.save(this.#counted());
+      });
+    this.#waitingSave = save;
+    this.#saving = save;
+    return save;
+  }
+
+  #counted(): BackfillJob[] {
+    return [...this.#jobs.values()].map((job) => {
       const running = this.#runs.get(job.id);
       if (running === undefined) return job;
-      const { run, ends } = running;
+      const { run } = running;
       const counts = { rowsProcessed: run.processed, rowsIngested: run.ingested };
-      return { ...job, ...counts, ends: Object.fromEntries(ends) };
+      return { ...job, ...counts, ...remembered(running) };
     });
-    this.#saving = this.#saving.catch(() => {}).then(() => this.#options.store.save(jobs));
-    return this.#saving;
   }
 
   #notify(): void {
     this.#events++;
     for (const wake of [...this.#wake]) wake();
   }
+}
+
+function remembered({ ends, begun }: Running): Pick<BackfillJob, 'ends' | 'since'> {
+  return { ends: Object.fromEntries(ends), ...(begun.since !== null && { since: begun.since }) };
 }
 
 function withoutKeys(range: BackfillRange): BackfillRange {

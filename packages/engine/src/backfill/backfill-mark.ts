@@ -6,6 +6,9 @@
  *
  * The position is what the order of reading says: `(page,item)`, the key, or sort column and key. An empty mark means
  * that every row was delivered. An earlier version wrote the key alone: such a mark is the job's `startKey`.
+ *
+ * Of a backfill by place on disk that has come to its end and reads rows again by key (backfill-run.ts) the position is
+ * `late`, then the key.
  */
 
 export interface BackfillMark {
@@ -19,6 +22,18 @@ export interface BackfillMark {
 }
 
 const VERSION = '2';
+
+const LATE = 'late';
+
+/** The position of a row that is read again by key. */
+export function latePosition(key: readonly string[]): string[] {
+  return [LATE, ...key];
+}
+
+/** The key in such a position; null: it is not one. */
+export function lateKey(mark: BackfillMark | null): readonly string[] | null {
+  return mark?.position[0] === LATE ? mark.position.slice(1) : null;
+}
 
 /** A mark that stands for "every row was delivered". */
 export const BACKFILL_DONE: readonly string[] = [];

@@ -42,8 +42,8 @@ export interface AdmittedRequest {
 export interface AdmitOptions {
   readonly publication: string;
   readonly takes: (schema: string, table: string) => boolean;
-  /** The sink is told of updates: only then do rows that move on disk reach it in any case. */
-  readonly takesUpdates: boolean;
+  /** The sink is told of every update of the table: only then do rows that move on disk reach it in any case. */
+  readonly takesUpdates: (schema: string, table: string) => boolean;
   /** Count the rows now; else the backfill does when it begins to read. */
   readonly counts: boolean;
 }
@@ -64,7 +64,8 @@ export async function admitRequest(
     throw error;
   });
   checkRange(plan, range);
-  const order = orderOf(plan, request, options.takesUpdates);
+  const told = plan.updates && options.takesUpdates(plan.schema, plan.name);
+  const order = orderOf(plan, request, told);
   await checkValues(connection, plan, range);
   const estimate = options.counts ? await estimated(connection, plan, order, range) : null;
   const kind = isPartial(range) ? 'partial' : 'ad_hoc';
@@ -127,7 +128,7 @@ function checkRange(plan: TablePlan, range: BackfillRange): void {
 }
 
 /** A range of keys is read by key; everything else as it lies on disk, where that is possible. */
-export function orderOf(plan: TablePlan, { range = {}, order }: BackfillRequest, takesUpdates: boolean): BackfillOrder {
+function orderOf(plan: TablePlan, { range = {}, order }: BackfillRequest, told: boolean): BackfillOrder {
   const keyed = plan.whole.every((unit) => unit.key !== null);
   if (range.sortColumn !== undefined) return 'sort';
   if (range.keys !== undefined) return 'key';
@@ -137,8 +138,8 @@ export function orderOf(plan: TablePlan, { range = {}, order }: BackfillRequest,
   if (order === 'physical' && !paged)
     throw refused('order', 'physical needs Postgres 14 or later and an ordinary table');
   if (order !== undefined) return order;
-  // A row that an update moves to a page that was read before comes as that update, if the sink is told of updates.
-  if (paged && (takesUpdates || !keyed)) return 'physical';
+  // A row that an update moves to a page that was read before comes as that update, if the sink is told of it.
+  if (paged && (told || !keyed)) return 'physical';
   if (keyed) return 'key';
   throw new MillraceError('pg_table_keyless', {
     detail: `"${plan.schema}"."${plan.name}" cannot be read in pages either.`,

@@ -2,77 +2,36 @@
  * One backfill while its sink is being fed: reads ranges of the table ahead, several at once, and hands their rows over
  * in order, each when the stream has come to where its snapshot was taken (change-window.ts). Goes on after the last
  * row that the destination holds. HOT PATH (fill).
+ *
+ * By place on disk it does not meet a row that an update moves to where it has been, or behind the end. The update brings
+ * that row, but for large values that it did not touch. So rows of such updates are read by their keys in the end. They
+ * are kept in memory (partial-changes.ts); after a restart, where there were too many, or where updates can be held back
+ * from the sink, all rows are gone through by key and those that were written since the backfill began are read: the late
+ * ones.
  */
 import { backoffMs } from '@millrace/core/backoff';
 import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
 import { pause } from '@millrace/core/pause';
 import type { Position } from '@millrace/core/position';
-import { INSERT, OLD_ROW, type RowReader, VALUE_UNCHANGED } from '@millrace/postgres/pgoutput';
-import { PgServerError } from '@millrace/postgres/server-error';
+import { INSERT, OLD_ROW, type RowReader } from '@millrace/postgres/pgoutput';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { TableSchema } from '../table-schema.ts';
 import type { BackfillJob } from './backfill-job.ts';
-import { type BackfillMark, formatMark } from './backfill-mark.ts';
+import { type BackfillMark, formatMark, lateKey, latePosition } from './backfill-mark.ts';
 import { ChangeWindow } from './change-window.ts';
 import { ChunkQuery } from './chunk-query.ts';
-import { addEnds, RangeQueue, type Slot } from './range-queue.ts';
-import { ChunkSize, type RateLimit } from './read-pacing.ts';
-import { explainRefusal } from './read-refusal.ts';
-import type { ReaderPool } from './reader-pool.ts';
+import { keyIsAnnounced, leavesOut, PartialChanges } from './partial-changes.ts';
+import { addEnds, endOf, RangeQueue, type Slot, withoutEnd } from './range-queue.ts';
+import { ChunkSize } from './read-pacing.ts';
+import { explainRefusal, isTemporary } from './read-refusal.ts';
 import { keyText, RowColumns, rowText } from './row-chunk.ts';
-import { estimateRows, type RowEstimate } from './row-estimate.ts';
+import { estimateRows } from './row-estimate.ts';
+import type { ReadContext, RunOptions } from './run-options.ts';
 import type { Snapshot } from './snapshot.ts';
-import { planTable, type TablePlan } from './table-plan.ts';
-import { readChunk, TableChanged } from './table-reader.ts';
+import { holdsLargeValues, keyNames, planTable, type ReadUnit, readPages, type TablePlan } from './table-plan.ts';
+import { readChunk } from './table-reader.ts';
 import { readWriters, Unsettled } from './unsettled.ts';
-
-/** What `read` messages of one batch share. */
-export interface ReadContext {
-  /** Everything at or before it was delivered before these rows. */
-  readonly at: Position;
-  readonly lsn: Lsn;
-  readonly readAtMicros: bigint;
-  /** Start of the idempotency key; the texts of the `identity` columns follow. */
-  readonly prefix: string;
-  /** Indexes of the columns that tell the row from others. */
-  readonly identity: readonly number[];
-}
-
-/** Makes a `read` message of a row; false: the batch is full; null: the sink does not want the row. `index` is the row's place in its chunk. */
-export type WriteRead = (
-  batch: MessageBatch,
-  schema: TableSchema,
-  bytes: Buffer,
-  columns: RowColumns,
-  index: number,
-  about: ReadContext,
-) => boolean | null;
-
-export interface RunOptions {
-  readonly job: BackfillJob;
-  readonly mark: BackfillMark | null;
-  readonly pool: ReaderPool;
-  readonly rate: RateLimit;
-  readonly rowsPerSecondMax: number | null;
-  readonly publication: string;
-  readonly takes: (schema: string, table: string) => boolean;
-  /** Why nothing may be read now, or null. */
-  readonly blocked: () => string | null;
-  readonly write: WriteRead;
-  /** The transaction the feed is in the middle of. */
-  readonly currentXid: () => number | null;
-  /** Asks capture to learn now how far Postgres has sent. */
-  readonly poke: () => void;
-  /** Something may be taken, or has ended. */
-  readonly notify: () => void;
-  readonly onEstimate: (estimate: RowEstimate) => void;
-  readonly onProgress: (rows: number) => void;
-  /** Pages of a relation that are to be read, remembered over restarts: what comes later comes through the stream. */
-  readonly ends: Map<string, number>;
-  /** `ends` says more than before; reading begins when this resolves. */
-  readonly onPlanned: () => Promise<void>;
-}
 
 const RETRY = { minMs: 200, maxMs: 10_000 };
 /** A snapshot that was refused is taken again after this, up to that. */
@@ -83,6 +42,8 @@ const READY_CHUNKS_MAX = 2;
 const WINDOW_TRANSACTIONS_MAX = 200_000;
 /** Without a key: after this many times, rows that were changed meanwhile are left to the stream. */
 const KEYLESS_TRIES = 5;
+/** Rows of partial changes that are read at once. */
+const PARTIAL_KEYS_MAX = 500;
 
 /** Everything under way is given up and read again from the mark. */
 class StartOver extends Error {}
@@ -112,6 +73,11 @@ export class BackfillRun {
   #failure: unknown = null;
   #watched = new Map<TableSchema, readonly number[]>();
   #columns = new RowColumns(0);
+  readonly #partial = new PartialChanges();
+  /** `main`: everything, in the order of the backfill. `late`: see above. `rest`: rows of partial changes. */
+  #stage: 'main' | 'late' | 'rest' = 'main';
+  /** Partial changes were not watched all the time since the backfill began. */
+  #unwatched: boolean;
 
   constructor(options: RunOptions) {
     this.#options = options;
@@ -120,6 +86,13 @@ export class BackfillRun {
     this.#processed = options.mark?.processed ?? 0;
     this.#ingested = options.mark?.ingested ?? 0;
     this.#size = new ChunkSize(options.rowsPerSecondMax);
+    if (lateKey(options.mark) !== null) this.#stage = 'late';
+    this.#unwatched = options.mark !== null;
+    if (options.mark === null) {
+      // Nothing was delivered: it begins now.
+      options.ends.clear();
+      options.begun.since = null;
+    }
     this.#running = this.#run().catch((error: unknown) => {
       if (this.#stopping.signal.aborted) return;
       this.#failure = error;
@@ -182,14 +155,17 @@ export class BackfillRun {
   /** Also of a transaction whose first changes were delivered before the window opened. */
   changed(table: TableSchema, xid: number, action: number, bytes: Buffer, row: RowReader): void {
     const window = this.#window;
-    if (window === null || !this.#reads(table)) return;
+    if (this.#plan === null || this.#finished || !this.#reads(table)) return;
     const columns = this.#watchedColumns(table);
+    const partial = leavesOut(row);
     if (columns === RESHAPED) {
       // A snapshot from before has rows of the old shape, whichever rows this changes.
-      window.changed(xid, null);
+      window?.changed(xid, null);
+      if (partial) this.#partial.lose();
       return;
     }
     if (this.#keyless) {
+      if (window === null) return;
       if (row.oldCount === 0) {
         // An insert makes no row stale; an update without its old row could make any.
         if (action !== INSERT) window.changed(xid, null);
@@ -202,9 +178,41 @@ export class BackfillRun {
     const fresh = row.newCount === 0 ? null : keyText(bytes, columns, row.newKinds, row.newStarts, row.newEnds);
     const old = row.oldCount === 0 ? null : keyText(bytes, columns, row.oldKinds, row.oldStarts, row.oldEnds);
     const prefix = this.#prefixOf(table.oid);
-    if (fresh !== null) window.changed(xid, prefix + fresh, leavesOut(row));
+    if (partial) this.#notePartial(table, prefix, old, fresh, bytes, columns, row);
+    if (window === null) return;
+    if (fresh !== null) window.changed(xid, prefix + fresh, partial);
     if (old !== null && old !== fresh) window.changed(xid, prefix + old);
     if (fresh === null && old === null) window.changed(xid, null);
+  }
+
+  /** A row is where the backfill may have been, and was not sent whole. */
+  #notePartial(
+    table: TableSchema,
+    prefix: string,
+    old: string | null,
+    fresh: string | null,
+    bytes: Buffer,
+    columns: readonly number[],
+    { newStarts, newEnds }: RowReader,
+  ): void {
+    if (this.job.range.keys !== undefined) return;
+    if (fresh === null) {
+      this.#partial.lose();
+      return;
+    }
+    const physical = this.job.order === 'physical';
+    const moved = old !== null && old !== fresh;
+    if (this.#stage === 'rest') {
+      // What is no longer among them was read.
+      if (moved ? !this.#partial.has(prefix + old) : !physical || keyIsAnnounced(table, columns)) return;
+      if (!moved) {
+        this.#partial.lose();
+        return;
+      }
+    } else if (!moved && (this.#stage === 'late' || this.job.order === 'key')) return;
+    const unit = this.#unitOf(table.oid)!;
+    const values = columns.map((column) => bytes.toString('utf8', newStarts[column]!, newEnds[column]!));
+    this.#partial.add(prefix + fresh, unit.oid, values);
   }
 
   truncated(table: TableSchema, xid: number): void {
@@ -282,7 +290,7 @@ export class BackfillRun {
 
   /** From the mark to the end of the table. */
   async #readAll(): Promise<void> {
-    const { pool, publication, takes, job, currentXid, onEstimate } = this.#options;
+    const { pool, publication, takes, takesUpdates, job, currentXid, onEstimate } = this.#options;
     const { signal } = this.#stopping;
     const plan = await pool.use(signal, (connection) => planTable(connection, publication, job.oid));
     if (!takes(plan.schema, plan.name)) {
@@ -291,8 +299,10 @@ export class BackfillRun {
         hint: 'Name the table as it is called now in the sink, or cancel the backfill.',
       });
     }
+    const keysBefore = keyNames(this.#plan);
     this.#plan = plan;
     this.#watched.clear();
+    if (keysBefore !== null && keysBefore !== keyNames(plan)) this.#partial.lose();
     this.#latest = null;
     // The window opens first, then the question who could have been missed, then the first snapshot.
     this.#window = new ChangeWindow();
@@ -307,9 +317,67 @@ export class BackfillRun {
     if (job.rowsInitial === null) {
       onEstimate(await pool.use(signal, (connection) => estimateRows(connection, plan, [...this.#queries.values()])));
     }
-    if (job.order === 'physical' && addEnds(this.#options.ends, units)) await this.#options.onPlanned();
+    if (job.order === 'physical') await this.#notePlace(plan, units);
     signal.throwIfAborted();
-    this.#queue = new RangeQueue(units, job.order, this.#mark, job.startKey ?? null, this.#options.ends);
+    let from = lateKey(this.#mark) === null ? null : this.#mark;
+    if (from === null) {
+      this.#stage = 'main';
+      await this.#readPass(new RangeQueue(units, job.order, this.#mark, job.startKey ?? null, this.#options.ends));
+    }
+    const told = plan.updates && takesUpdates(plan.schema, plan.name);
+    if (!told) this.#unwatched = true;
+    for (;;) {
+      if (job.order === 'physical' && !this.#keyless && (this.#unwatched || this.#partial.incomplete)) {
+        this.#unwatched = true;
+        const holds = !told || (await pool.use(signal, (connection) => holdsLargeValues(connection, plan.leaves)));
+        this.#partial.clear();
+        if (holds) await this.#readLate(plan, from);
+        this.#unwatched = false;
+        from = null;
+      } else if (!(await this.#readRest(plan))) return;
+    }
+  }
+
+  /** Where the relations end and since when they are read, before the first row is. */
+  async #notePlace(plan: TablePlan, units: readonly ReadUnit[]): Promise<void> {
+    const { pool, ends, begun, onPlanned } = this.#options;
+    const fresh = withoutEnd(ends, units);
+    if (fresh.length === 0) return;
+    if (this.#mark === null) begun.since ??= plan.oldestXid;
+    // Partial changes are watched since before this: what lies further behind came as a change that was seen here.
+    const pages = await pool.use(this.#stopping.signal, (connection) => readPages(connection, fresh));
+    addEnds(ends, fresh, pages);
+    await onPlanned();
+  }
+
+  async #readLate(plan: TablePlan, from: BackfillMark | null): Promise<void> {
+    const { job, begun, ends } = this.#options;
+    this.#stage = 'late';
+    const late = (unit: ReadUnit) => new ChunkQuery(plan, unit, 'key', job.range, begun.since);
+    this.#queries = new Map(plan.whole.map((unit) => [unit, late(unit)]));
+    const mark = from === null ? null : { ...from, position: lateKey(from)! };
+    await this.#readPass(new RangeQueue(plan.whole, 'key', mark, null, ends));
+  }
+
+  /** Some rows of partial changes; false: there are none. */
+  async #readRest(plan: TablePlan): Promise<boolean> {
+    const { job, ends } = this.#options;
+    const portion = this.#partial.take(PARTIAL_KEYS_MAX);
+    const unit = plan.whole.find(({ oid }) => oid === portion?.oid);
+    if (portion === null) return false;
+    // Without a row there is no place to go on after, other than on disk.
+    if (unit !== undefined && unit.key !== null && (this.#mark !== null || job.order === 'physical')) {
+      this.#stage = 'rest';
+      this.#mark ??= { processed: 0, ingested: 0, ...endOf(plan.leaves, ends) };
+      this.#queries = new Map([[unit, new ChunkQuery(plan, unit, 'key', { ...job.range, keys: portion.keys })]]);
+      await this.#readPass(new RangeQueue([unit], 'key', null, null, ends));
+    }
+    this.#partial.read();
+    return true;
+  }
+
+  async #readPass(queue: RangeQueue): Promise<void> {
+    this.#queue = queue;
     this.#pass = Promise.withResolvers<void>();
     this.#waiting = null;
     this.#schedule();
@@ -429,24 +497,43 @@ export class BackfillRun {
     const from = slot.next;
     let row = from;
     let taken = 0;
+    let unwanted = 0;
+    const partial = key === null || this.#partial.empty || this.#stage === 'rest' ? null : this.#partial;
+    const prefix = this.#prefixOf(schema.oid);
     for (; row < chunk.count; row++) {
       if (stale !== null && stale[row] === 1) continue;
       columns.aim(bytes, chunk.start(row), chunk.ends[row]!);
+      if (!query.wants(bytes, columns)) {
+        unwanted++;
+        continue;
+      }
       const written = write(batch, schema, bytes, columns, row, about);
       if (written === false) break;
+      if (partial !== null) {
+        partial.handedOver(prefix + keyText(bytes, key!.columns, columns.kinds, columns.starts, columns.ends));
+      }
       if (written === true) taken++;
     }
     slot.next = row;
-    this.#processed += row - from;
+    this.#processed += row - from - unwanted;
     this.#ingested += taken;
     if (row > from) {
       columns.aim(bytes, chunk.start(row - 1), chunk.ends[row - 1]!);
-      const position = query.positionOf(bytes, columns);
-      this.#mark = { processed: this.#processed, ingested: this.#ingested, oid: unit.oid, file: unit.file, position };
+      const counts = { processed: this.#processed, ingested: this.#ingested };
+      this.#mark = { ...this.#placeOf(query, bytes, columns), ...counts };
       if (taken > 0) batch.mark = { backfill: id, key: formatMark(this.#mark) };
-      this.#options.onProgress(row - from);
+      this.#options.onProgress(row - from - unwanted);
     }
     return taken;
+  }
+
+  /** Where it goes on after the row that `columns` is aimed at. */
+  #placeOf(query: ChunkQuery, bytes: Buffer, columns: RowColumns): Omit<BackfillMark, 'processed' | 'ingested'> {
+    // The rest is in no order: what a restart finds missing of it is late.
+    if (this.#stage === 'rest') return this.#mark!;
+    const { oid, file } = query.unit;
+    const position = query.positionOf(bytes, columns);
+    return { oid, file, position: this.#stage === 'late' ? latePosition(position) : position };
   }
 
   #columnsOf(query: ChunkQuery): RowColumns {
@@ -507,25 +594,4 @@ function sameColumns(a: TableSchema, b: TableSchema): boolean {
   if (a.columns.length !== b.columns.length) return false;
   const names = new Set(a.columns.map(({ name }) => name));
   return b.columns.every(({ name }) => names.has(name));
-}
-
-/** Waits for a lock, or for memory; a session that an operator ended; a query that was cancelled too late. */
-const TEMPORARY_STATES = new Set(['55P03', '40P01', '40001', '57014', '53200', '25P02']);
-
-function isTemporary(error: unknown): boolean {
-  if (error instanceof TableChanged) return true;
-  if (!(error instanceof MillraceError)) return false;
-  if (error instanceof PgServerError) {
-    // Renamed, or a column less: the next plan says.
-    if (['42P01', '42703', '3F000'].includes(error.sqlState)) return true;
-    if (TEMPORARY_STATES.has(error.sqlState)) return true;
-  }
-  return error.retry === 'reconnect' || error.retry === 'backoff';
-}
-
-/** A large value that was not touched is not in the stream, so a row that was read must not be left out for this change. */
-function leavesOut({ newCount, newKinds, oldKind }: RowReader): boolean {
-  if (oldKind === OLD_ROW) return false;
-  for (let i = 0; i < newCount; i++) if (newKinds[i] === VALUE_UNCHANGED) return true;
-  return false;
 }

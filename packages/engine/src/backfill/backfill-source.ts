@@ -1,5 +1,5 @@
 /** What the backfills of all sinks of one source share: sessions to read with, limits, and the watch over the source. */
-import { describeTable, listPublishedTables } from '@millrace/postgres/catalog';
+import { listPublishedRoots, type TableName } from '@millrace/postgres/catalog';
 import type { ConnectionConfig } from '@millrace/postgres/connection';
 import { RateLimit } from './read-pacing.ts';
 import { ReaderPool } from './reader-pool.ts';
@@ -27,12 +27,6 @@ export interface BackfillSourceOptions {
   readonly limits: BackfillLimits;
   readonly logLeft: () => Promise<Left | null>;
   readonly diskLeft: () => Promise<Left | null>;
-}
-
-export interface RootTable {
-  readonly oid: number;
-  readonly schema: string;
-  readonly name: string;
 }
 
 export class BackfillSource {
@@ -68,15 +62,8 @@ export class BackfillSource {
   }
 
   /** What the publication covers now: tables, and the roots of partitions. */
-  async publishedTables(signal: AbortSignal): Promise<RootTable[]> {
-    return await this.pool.use(signal, async (connection) => {
-      const roots = new Map<number, RootTable>();
-      for (const { oid } of await listPublishedTables(connection, this.publication)) {
-        const table = await describeTable(connection, oid);
-        if (table !== null) roots.set(table.root.oid, table.root);
-      }
-      return [...roots.values()];
-    });
+  async publishedTables(signal: AbortSignal): Promise<TableName[]> {
+    return await this.pool.use(signal, (connection) => listPublishedRoots(connection, this.publication));
   }
 
   async close(): Promise<void> {

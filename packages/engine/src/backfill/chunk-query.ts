@@ -28,14 +28,24 @@ export class ChunkQuery {
   readonly #select: string;
   readonly #filter: string;
   readonly #sortType: string;
+  /** Rows are told apart by when they were written, and of those that were not written since only the key is there. */
+  readonly #late: string | null;
 
-  constructor(plan: TablePlan, unit: ReadUnit, order: BackfillOrder, range: BackfillRange) {
+  /** `since`: a transaction, or null for all rows. Absent: every row is read whole, and none is told apart. */
+  constructor(plan: TablePlan, unit: ReadUnit, order: BackfillOrder, range: BackfillRange, since?: string | null) {
     this.#plan = plan;
     this.unit = unit;
     this.order = order;
     this.#range = range;
-    const columns = unit.schema.columns.map((column) => quoteIdentifier(column.name));
-    if (order === 'physical') columns.push('ctid');
+    this.#late = since === undefined ? null : writtenSince(plan, since);
+    const columns = unit.schema.columns.map(({ name }) => {
+      const column = quoteIdentifier(name);
+      return this.#late === null || unit.key!.names.includes(name)
+        ? column
+        : `CASE WHEN ${this.#late} THEN ${column} END`;
+    });
+    if (this.#late !== null) columns.push(this.#late);
+    else if (order === 'physical') columns.push('ctid');
     else if (order === 'sort') columns.push(`${this.#sort} AS "millrace sort"`);
     this.#select = columns.join(', ');
     this.#sortType = order === 'sort' ? typeOf(plan, range.sortColumn!) : '';
@@ -44,9 +54,14 @@ export class ChunkQuery {
       .join(' AND ');
   }
 
-  /** Columns of a row, with the one that only tells its place. */
+  /** Columns of a row, with the one that only tells its place, or whether it is wanted. */
   get columns(): number {
-    return this.unit.schema.columns.length + (this.order === 'key' ? 0 : 1);
+    return this.unit.schema.columns.length + (this.order === 'key' && this.#late === null ? 0 : 1);
+  }
+
+  /** Of the row that `columns` is aimed at: whether it is one of those that are asked for. */
+  wants(bytes: Buffer, columns: RowColumns): boolean {
+    return this.#late === null || bytes[columns.starts[this.unit.schema.columns.length]!] === TRUE;
   }
 
   get from(): string {
@@ -64,8 +79,22 @@ export class ChunkQuery {
       ...this.#between(after, through),
       ...(this.#filter === '' ? [] : [this.#filter]),
     ];
-    const ordered = this.order === 'physical' ? '' : ` ORDER BY ${this.#ordering}`;
-    return `SELECT ${this.#select} FROM ${this.from}${where.length === 0 ? '' : ` WHERE ${where.join(' AND ')}`}${ordered} LIMIT ${rowsMax}`;
+    const conditions = where.length === 0 ? '' : ` WHERE ${where.join(' AND ')}`;
+    return `SELECT ${this.#select} FROM ${this.from}${conditions}${this.#ordered} LIMIT ${rowsMax}`;
+  }
+
+  /**
+   * Rows of a range of pages come in its order by themselves, and are not sorted then. A condition could bring them in
+   * that of an index, or of another table that it asks: rows between two chunks would be lost.
+   */
+  get #ordered(): string {
+    if (this.order === 'physical') return this.#filter === '' ? '' : ' ORDER BY ctid';
+    return ` ORDER BY ${this.#ordering}`;
+  }
+
+  /** For its transaction. Otherwise each chunk could go through all that an index has for the condition. */
+  get settings(): string {
+    return this.order === 'physical' ? 'SET LOCAL enable_indexscan = off; ' : '';
   }
 
   /**
@@ -162,6 +191,20 @@ export class ChunkQuery {
 }
 
 const VALUE_NULL_KIND = 0x6e;
+/** `t` */
+const TRUE = 0x74;
+/** Ids are compared by their lower 32 bits: further apart than this, a later one looks like an earlier one. */
+const XID_DISTANCE_MAX = 2n ** 31n;
+/** Ids below it are of no transaction. */
+const XID_FIRST = 3n;
+
+/** SQL of whether a row was written by this transaction or one with a later id; a row that was written long ago may seem to be. */
+function writtenSince({ oldestXid }: TablePlan, since: string | null): string {
+  if (since === null || BigInt(oldestXid) - BigInt(since) > XID_DISTANCE_MAX) return 'true';
+  const low = BigInt.asUintN(32, BigInt(since));
+  const age = `pg_catalog.age('${low < XID_FIRST ? XID_FIRST : low}'::pg_catalog.xid)`;
+  return `(pg_catalog.age(xmin) <= ${age} OR ${age} < 0)`;
+}
 
 function keyValues(unit: ReadUnit, values: RowPosition): string {
   return values.map((text, i) => `${quoteLiteral(text)}::${unit.key!.types[i]}`).join(', ');

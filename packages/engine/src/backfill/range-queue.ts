@@ -112,8 +112,24 @@ export class RangeQueue {
     const columns = new RowColumns(query.columns);
     columns.aim(chunk.bytes, chunk.start(chunk.count - 1), chunk.ends[chunk.count - 1]!);
     const last = query.positionOf(chunk.bytes, columns);
-    slot.range = { after: range.after, through: this.#order === 'physical' ? [behind(last[0]!)] : last };
-    this.#add(this.#slots.indexOf(slot) + 1, slot.unit, { after: last, through: range.through }, slot.pages);
+    const at = this.#slots.indexOf(slot) + 1;
+    if (this.#order !== 'physical') {
+      slot.range = { after: range.after, through: last };
+      this.#add(at, slot.unit, { after: last, through: range.through }, null);
+      return;
+    }
+    slot.range = { after: range.after, through: [behind(last[0]!)] };
+    // What is cut off was read in vain where rows are sorted, so a long rest is not tried in one piece.
+    const page = pageOf(last);
+    const end = pageOf(range.through!);
+    const to = page + 1 + 2 * (page + 1 - pageOf(range.after!));
+    if (to >= end) {
+      this.#add(at, slot.unit, { after: last, through: range.through }, Math.max(1, end - page));
+      return;
+    }
+    const between = [`(${to},0)`];
+    this.#add(at, slot.unit, { after: last, through: between }, to - page);
+    this.#add(at + 1, slot.unit, { after: between, through: range.through }, end - to);
   }
 
   /** To be read in another snapshot, not before that time. */
@@ -156,7 +172,7 @@ export class RangeQueue {
 
   /** As it was when the backfill first came to it: later pages hold what the stream has delivered. */
   #endOf(unit: ReadUnit): number {
-    return Math.min(this.#ends.get(endKey(unit)) ?? unit.pages, unit.pages);
+    return this.#ends.get(endKey(unit)) ?? unit.pages;
   }
 
   #add(at: number, unit: ReadUnit, range: RowRange, pages: number | null): Slot {
@@ -179,11 +195,24 @@ export class RangeQueue {
   }
 }
 
-/** Notes where the relations end that are not noted yet. True when there were some. */
-export function addEnds(ends: Map<string, number>, units: readonly ReadUnit[]): boolean {
-  const before = ends.size;
-  for (const unit of units) if (!ends.has(endKey(unit))) ends.set(endKey(unit), unit.pages);
-  return ends.size > before;
+/** Those whose end is not noted yet. */
+export function withoutEnd(ends: ReadonlyMap<string, number>, units: readonly ReadUnit[]): ReadUnit[] {
+  return units.filter((unit) => !ends.has(endKey(unit)));
+}
+
+/** Notes where relations end that have so many pages, by OID. */
+export function addEnds(
+  ends: Map<string, number>,
+  units: readonly ReadUnit[],
+  pages: ReadonlyMap<number, number>,
+): void {
+  for (const unit of units) ends.set(endKey(unit), pages.get(unit.oid) ?? unit.pages);
+}
+
+/** A mark behind all that is read by place on disk. */
+export function endOf(units: readonly ReadUnit[], ends: ReadonlyMap<string, number>) {
+  const unit = units.at(-1)!;
+  return { oid: unit.oid, file: unit.file, position: [`(${ends.get(endKey(unit)) ?? unit.pages},0)`] };
 }
 
 function endKey({ oid, file }: ReadUnit): string {

@@ -3,9 +3,10 @@
  * tables of their own on disk), which columns and rows of them, and by what their rows are told apart.
  */
 import { MillraceError } from '@millrace/core/error';
-import { describeTable, type TableDescription } from '@millrace/postgres/catalog';
-import { type PgConnection, quoteIdentifier, quoteLiteral } from '@millrace/postgres/connection';
+import { describeTable, readPublication, type TableDescription } from '@millrace/postgres/catalog';
+import { type PgConnection, quoteIdentifier } from '@millrace/postgres/connection';
 import type { TableSchema } from '../table-schema.ts';
+import { type Published, readPublished } from './published-relations.ts';
 
 export interface TableKey {
   readonly names: readonly string[];
@@ -53,23 +54,38 @@ export interface TablePlan {
   /** That of the session: values that are names (regclass) print as it says, in the stream too. */
   readonly ownSearchPath: string;
   readonly columnTypes: ReadonlyMap<string, string>;
+  /** The publication has updates. */
+  readonly updates: boolean;
+  /** The oldest transaction in progress when it was planned, as 64 bits. */
+  readonly oldestXid: string;
   /** The server can scan a range of pages: Postgres 14 and later. */
   readonly pagesCanBeRead: boolean;
 }
 
-interface Published {
-  readonly oid: number;
-  readonly columns: ReadonlySet<string> | null;
-  readonly filter: string | null;
+/** What a relation looks like now, as SQL. `relation`: an expression of its oid. */
+export function fingerprintOf(relation: string): string {
+  return `(SELECT pg_catalog.hashtextextended(pg_catalog.string_agg(pg_catalog.concat_ws(' ', a.attname, a.atttypid,
+    a.atttypmod, a.attgenerated), ',' ORDER BY a.attnum), 0)::pg_catalog.text FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = ${relation} AND a.attnum > 0 AND NOT a.attisdropped)`;
 }
 
-/** What a relation looks like now; `$` stands for an expression of its oid. */
-export const FINGERPRINT = `(SELECT pg_catalog.hashtextextended(pg_catalog.string_agg(pg_catalog.concat_ws(' ', a.attname, a.atttypid,
-  a.atttypmod, a.attgenerated), ',' ORDER BY a.attnum), 0)::pg_catalog.text FROM pg_catalog.pg_attribute AS a
-  WHERE a.attrelid = $ AND a.attnum > 0 AND NOT a.attisdropped)`;
-
-/** pg_table_missing when it is gone, pg_table_unpublished when the publication has no part of it. */
+/**
+ * pg_table_missing when it is gone, pg_table_unpublished when the publication has no part of it. In one snapshot: the
+ * columns of before a change of the table and the fingerprint of after it would read rows without its new column.
+ */
 export async function planTable(connection: PgConnection, publication: string, oid: number): Promise<TablePlan> {
+  await connection.query('BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY');
+  try {
+    const plan = await planInSnapshot(connection, publication, oid);
+    await connection.query('COMMIT');
+    return plan;
+  } catch (error) {
+    await connection.query('ROLLBACK').catch(() => {});
+    throw error;
+  }
+}
+
+async function planInSnapshot(connection: PgConnection, publication: string, oid: number): Promise<TablePlan> {
   const root = await describeTable(connection, oid);
   if (root === null) throw new MillraceError('pg_table_missing', { detail: 'It was dropped.' });
   const published = await readPublished(connection, publication, root);
@@ -112,61 +128,67 @@ export async function planTable(connection: PgConnection, publication: string, o
     whole,
     ...(await searchPaths(connection, root.oid)),
     columnTypes: await columnTypes(connection, root.oid),
+    updates: (await readPublication(connection, publication))?.update === true,
+    oldestXid: await oldestXid(connection),
     pagesCanBeRead: connection.serverVersion >= 140_000,
   };
+}
+
+async function oldestXid(connection: PgConnection): Promise<string> {
+  const { rows } = await connection.query(
+    'SELECT pg_catalog.pg_snapshot_xmin(pg_catalog.pg_current_snapshot())::pg_catalog.text',
+  );
+  return rows[0]![0]!;
+}
+
+/** Pages of the relations as they are now, by OID. */
+export async function readPages(connection: PgConnection, units: readonly ReadUnit[]): Promise<Map<number, number>> {
+  const list = units.map(({ oid }) => oid).join(', ');
+  const { rows } = await connection.query(
+    `SELECT c.oid, pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint
+       FROM pg_catalog.pg_class AS c WHERE c.oid IN (${list})`,
+  );
+  return new Map(rows.map(([oid, pages]) => [Number(oid), Number(pages)]));
+}
+
+/** Whether any of them holds values out of line. */
+export async function holdsLargeValues(connection: PgConnection, units: readonly ReadUnit[]): Promise<boolean> {
+  const list = units.map(({ oid }) => oid).join(', ');
+  const { rows } = await connection.query(
+    `SELECT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid IN (${list}) AND c.reltoastrelid <> 0
+       AND COALESCE(pg_catalog.pg_relation_size(c.reltoastrelid), 1) > 0)`,
+  );
+  return rows[0]?.[0] === 't';
 }
 
 function leafOids(oid: number): string {
   return `SELECT relid FROM pg_catalog.pg_partition_tree(${oid}) WHERE isleaf`;
 }
 
-/** Column lists and row filters are there from Postgres 15 on. */
-async function readPublished(
-  connection: PgConnection,
-  publication: string,
-  root: TableDescription,
-): Promise<Published[]> {
-  const lists = connection.serverVersion >= 150_000;
-  // Postgres 15 to 17 list generated columns and do not send them; 18 lists those that it sends.
-  const sent = connection.serverVersion >= 180_000 ? '' : ` AND a.attgenerated = ''`;
-  const columns = `(SELECT pg_catalog.json_agg(a.attname) FROM pg_catalog.pg_attribute AS a
-          WHERE a.attrelid = c.oid AND a.attname = ANY (p.attnames)${sent})`;
-  const { rows } = await connection.query(
-    `SELECT c.oid, ${lists ? `${columns}, p.rowfilter` : 'NULL, NULL'}
-       FROM pg_catalog.pg_publication_tables AS p
-       JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.schemaname
-       JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
-      WHERE p.pubname = ${quoteLiteral(publication)}
-        AND c.oid IN (SELECT relid FROM pg_catalog.pg_partition_tree(${root.oid}) UNION SELECT ${root.oid})
-      ORDER BY 1`,
-  );
-  return rows.map(([oid, names, filter]) => ({
-    oid: Number(oid),
-    columns: names === null || names === undefined ? null : new Set(JSON.parse(names) as string[]),
-    filter: filter ?? null,
-  }));
-}
-
 /** The same columns, in the same order, and the same key as in the changes of this relation. */
 function schemaOf(table: TableDescription, { columns: listed }: Published, identity: readonly string[]): TableSchema {
   const columns = table.columns.filter(({ name, generated }) => (listed === null ? !generated : listed.has(name)));
   const has = (name: string) => columns.some((column) => column.name === name);
+  // As primaryKeyOf in source-catalog.ts: by default the key is what Postgres announces, which a deferrable one is not.
+  const announced = table.replicaIdentity !== 'd' || identity.length > 0;
+  const { primaryKey } = table;
   return {
     oid: table.oid,
     schema: table.root.schema,
     name: table.root.name,
     columns: columns.map(({ name, type }) => ({ name, type })),
-    primaryKey: table.primaryKey.length > 0 && table.primaryKey.every(has) ? table.primaryKey : identity.filter(has),
+    primaryKey: announced && primaryKey.length > 0 && primaryKey.every(has) ? primaryKey : identity.filter(has),
   };
 }
 
 /** Columns of the index that is the replica identity, in table order: the key of changes without a primary key. */
 async function identityKey(connection: PgConnection, table: TableDescription): Promise<string[]> {
-  if (table.replicaIdentity !== 'i') return [];
+  if (table.replicaIdentity !== 'i' && table.replicaIdentity !== 'd') return [];
+  const index = table.replicaIdentity === 'i' ? 'i.indisreplident' : 'i.indisprimary AND i.indimmediate';
   const { rows } = await connection.query(
     `SELECT a.attname FROM pg_catalog.pg_index AS i
        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
-      WHERE i.indrelid = ${table.oid} AND i.indisreplident ORDER BY a.attnum`,
+      WHERE i.indrelid = ${table.oid} AND ${index} ORDER BY a.attnum`,
   );
   return rows.map(([name]) => name!);
 }
@@ -206,23 +228,32 @@ async function searchPaths(
   connection: PgConnection,
   oid: number,
 ): Promise<Pick<TablePlan, 'searchPath' | 'ownSearchPath'>> {
+  // OFFSET 0: by index. A database of ten thousand tables has more types than that, and they would be hashed each time.
+  const typeOf = '(SELECT * FROM pg_catalog.pg_type WHERE oid = t.oid OFFSET 0) AS p';
   const { rows } = await connection.query(
     `WITH RECURSIVE t AS (
        SELECT atttypid AS oid FROM pg_catalog.pg_attribute WHERE attrelid = ${oid} AND attnum > 0 AND NOT attisdropped
-       UNION SELECT next.oid FROM t JOIN pg_catalog.pg_type AS p ON p.oid = t.oid
+       UNION SELECT next.oid FROM t CROSS JOIN LATERAL ${typeOf}
               CROSS JOIN LATERAL (VALUES (p.typbasetype), (p.typelem)) AS next (oid) WHERE next.oid <> 0)
-     SELECT pg_catalog.concat_ws(', ', NULLIF(pg_catalog.current_setting('search_path'), ''),
+     SELECT pg_catalog.current_setting('search_path'),
             (SELECT pg_catalog.string_agg(DISTINCT pg_catalog.quote_ident(n.nspname), ', ') FROM t
-               JOIN pg_catalog.pg_type AS p ON p.oid = t.oid JOIN pg_catalog.pg_namespace AS n ON n.oid = p.typnamespace
-              WHERE n.nspname <> 'pg_catalog')), pg_catalog.current_setting('search_path')`,
+               CROSS JOIN LATERAL ${typeOf} JOIN pg_catalog.pg_namespace AS n ON n.oid = p.typnamespace
+              WHERE n.nspname <> 'pg_catalog')`,
   );
-  return { searchPath: rows[0]?.[0] || 'pg_catalog', ownSearchPath: rows[0]?.[1] ?? '' };
+  const own = rows[0]?.[0] ?? '';
+  const names = [...namesOf(own), ...(rows[0]?.[1] ? [rows[0][1]] : [])];
+  return { searchPath: names.join(', ') || 'pg_catalog', ownSearchPath: own };
+}
+
+/** As they are quoted in it. `SET search_path = ''` leaves a name without characters, which SET does not take from SQL. */
+function namesOf(searchPath: string): string[] {
+  return (searchPath.match(/"(?:[^"]|"")*"|[^\s,]+/g) ?? []).filter((name) => name !== '""');
 }
 
 async function readRelations(connection: PgConnection, oids: string) {
   const { rows } = await connection.query(
     `SELECT c.oid, pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname),
-            COALESCE(pg_catalog.pg_relation_filenode(c.oid)::pg_catalog.text, ''), ${FINGERPRINT.replace('$', 'c.oid')},
+            COALESCE(pg_catalog.pg_relation_filenode(c.oid)::pg_catalog.text, ''), ${fingerprintOf('c.oid')},
             CASE WHEN c.relkind = 'r' THEN pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::bigint ELSE 0 END,
             m.amname, GREATEST(c.reltuples, 0)::bigint
        FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -247,4 +278,9 @@ async function columnTypes(connection: PgConnection, oid: number): Promise<Map<s
       WHERE attrelid = ${oid} AND attnum > 0 AND NOT attisdropped`,
   );
   return new Map(rows.map(([name, type]) => [name!, type!]));
+}
+
+/** By which columns rows are told apart; null: there is no plan. */
+export function keyNames(plan: TablePlan | null): string | null {
+  return plan === null ? null : JSON.stringify(plan.whole.map(({ oid, key }) => [oid, key?.names]));
 }

@@ -8,18 +8,20 @@ import { type PgConnection, quoteLiteral } from '@millrace/postgres/connection';
 import type { ChunkQuery, RowRange } from './chunk-query.ts';
 import type { RowChunk } from './row-chunk.ts';
 import { parseSnapshot } from './snapshot.ts';
-import { FINGERPRINT, type TablePlan } from './table-plan.ts';
+import { fingerprintOf, type TablePlan } from './table-plan.ts';
 
 /** A chunk is in memory until it is delivered. One row is always taken, whatever its size. */
 export const CHUNK_BYTES_MAX = 32 << 20;
 
 /**
  * For every session that reads. With `row_security` off a policy that would hide rows is an error instead. The planner
- * is kept to reading ranges of pages, or an index, in order: a chunk that scanned and sorted the table would not end.
+ * is kept to reading ranges of pages, or an index, in order: a chunk that scanned and sorted the table would not end. What
+ * is sorted is a chunk, in memory.
  */
 export const READER_SETTINGS = `SET row_security = off; SET statement_timeout = 0; SET lock_timeout = '30s';
   SET idle_in_transaction_session_timeout = 0; SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off;
-  SET max_parallel_workers_per_gather = 0; SET synchronize_seqscans = off; SET cursor_tuple_fraction = 1`;
+  SET max_parallel_workers_per_gather = 0; SET synchronize_seqscans = off; SET cursor_tuple_fraction = 1;
+  SET enable_tidscan = on; SET enable_indexscan = on; SET enable_sort = on; SET work_mem = '32MB'`;
 
 /** The table is not as it was planned: it was altered, renamed, emptied or written anew. */
 export class TableChanged extends Error {
@@ -47,12 +49,12 @@ export async function readChunk(
   const standby = await replayed(connection);
   const relation = `${quoteLiteral(unit.relation)}::pg_catalog.regclass`;
   const sql = `BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path = ${plan.searchPath};
-    LOCK TABLE ${query.from} IN ACCESS SHARE MODE;
+    ${query.settings}LOCK TABLE ${query.from} IN ACCESS SHARE MODE;
     SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text,
       CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn() ELSE pg_catalog.pg_current_wal_insert_lsn() END,
       CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL ELSE pg_catalog.pg_current_wal_flush_lsn() END,
       (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint, ${relation}::pg_catalog.oid,
-      COALESCE(pg_catalog.pg_relation_filenode(${relation})::pg_catalog.text, ''), ${FINGERPRINT.replace('$', relation)},
+      COALESCE(pg_catalog.pg_relation_filenode(${relation})::pg_catalog.text, ''), ${fingerprintOf(relation)},
       pg_catalog.current_setting('transaction_isolation');
     ${query.chunk(range, rowsMax)}; COMMIT`;
   chunk.clear();

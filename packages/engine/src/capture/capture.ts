@@ -56,6 +56,8 @@ export interface CaptureOptions {
 }
 
 const RECONNECT = { minMs: 100, maxMs: 10_000 };
+/** A connection that lasted so long, or that brought a transaction, is followed by the next at once. */
+const STABLE_MS = 10_000;
 /** Where a person has to change something. */
 const OPERATOR_RETRY = { minMs: 2_000, maxMs: 30_000 };
 /** Idle acknowledgements are written down first; not more often than this. */
@@ -85,12 +87,18 @@ export function startCapture(options: CaptureOptions): Capture {
     let times = RECONNECT;
     while (!stopping.signal.aborted) {
       enter({ kind: 'connecting', attempt, error: current.kind === 'connecting' ? current.error : null });
+      let wasOfUse = () => false;
+      const { endLsn } = log;
       try {
         await stream(() => {
-          attempt = 0;
+          const since = performance.now();
+          wasOfUse = () => log.endLsn > endLsn || performance.now() - since >= STABLE_MS;
           everStarted = true;
           enter({ kind: 'streaming' });
           started.resolve();
+        }).finally(() => {
+          // That streaming begins is not enough: what cuts each connection soon after would be answered without a pause.
+          if (wasOfUse()) attempt = 0;
         });
       } catch (error) {
         if (stopping.signal.aborted) break;

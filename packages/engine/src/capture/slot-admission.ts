@@ -110,8 +110,9 @@ function refused(error: MillraceError): Admission {
 }
 
 const START_ANEW =
-  'If the gap is acceptable, start with an empty data directory and initial_backfill: true. To have it bridged instead ' +
-  'by a comparison of the tables with what was captured, set slot.on_loss: repair.';
+  'If the gap is acceptable, start with an empty data directory and initial_backfill: true. To have it bridged instead, ' +
+  'set slot.on_loss: repair: tables are compared with what was captured. Those without a key, and all of them where it was ' +
+  'not set before, are emptied and loaded again instead, and a sink sees them emptied only with truncate among its actions.';
 
 function missing(name: string, held: Lsn, server: ServerFacts): MillraceError {
   const bytes = server.walEnd > held ? server.walEnd - held : 0n;

@@ -29,15 +29,19 @@ export interface SettleOptions {
 /** A batch job may take that long. The slot is there meanwhile and holds back no more WAL than it would anyway. */
 const TIMEOUT_MS = 30_000;
 const POLL_MS = 20;
-/** Insufficient privilege; a read-only transaction. */
-const NOT_ALLOWED = new Set(['42501', '25006']);
+/**
+ * Classes of errors that say nothing of what is allowed: the connection, a conflict, resources, a lock, an operator, the
+ * server itself. All others are a refusal: the privilege, a transaction that may only read, or an event trigger of the
+ * user, which raises what it likes (P0001 where it says nothing else).
+ */
+const NO_REFUSALS = new Set(['08', '40', '53', '54', '55', '57', '58', 'XX']);
 /** Empty, ours alone, and gone with its transaction. */
 const CHANGE_A_CATALOG = `BEGIN;
   CREATE TEMPORARY TABLE millrace_slot_made () ON COMMIT DROP;
   SELECT pg_catalog.pg_current_xact_id()::text`;
 
 /**
- * Where the slot begins now; null where the role may not make a temporary table, and it begins where it was made.
+ * Where the slot begins now; null where no temporary table may be made, and it begins where it was made.
  * Rejects with pg_slot_creation_timeout when a transaction from before does not end; the slot is then of no use.
  */
 export async function settleSlot({
@@ -69,7 +73,7 @@ export async function settleSlot({
 
 /**
  * Returns when the change is in the WAL that `connection` decodes: a slot that is made after this begins where every
- * transaction that began before it has ended. False where the role may not make a temporary table.
+ * transaction that began before it has ended. False where no temporary table may be made.
  */
 export async function renewCatalogs({
   connection,
@@ -87,7 +91,7 @@ export async function renewCatalogs({
   }
 }
 
-/** False where the role may not make a temporary table. */
+/** False where no temporary table may be made. */
 export async function changeCatalogs(writable: ConnectionConfig, signal: AbortSignal): Promise<boolean> {
   const sql = await PgConnection.connect({ ...writable, replication: false }, signal);
   try {
@@ -105,7 +109,7 @@ async function changeCatalog(sql: PgConnection): Promise<string | null> {
     await sql.query('COMMIT');
     return xid;
   } catch (error) {
-    if (error instanceof PgServerError && NOT_ALLOWED.has(error.sqlState)) return null;
+    if (error instanceof PgServerError && !error.fatal && !NO_REFUSALS.has(error.sqlState.slice(0, 2))) return null;
     throw error;
   }
 }
@@ -143,8 +147,8 @@ async function replayed(connection: PgConnection, lsn: Lsn, deadline: number, si
 
 export function describeUnsettled(slot: string): string {
   return (
-    `slot "${slot}" begins where it was made: the role may not make a temporary table (GRANT TEMPORARY ON DATABASE), or the ` +
-    'server is a standby whose primary is not configured. Tables that were altered in that very moment may be shown as ' +
+    `slot "${slot}" begins where it was made: the role may not make a temporary table (GRANT TEMPORARY ON DATABASE), an ` +
+    'event trigger forbids it, or the server is a standby whose primary is not configured. Tables that were altered in that very moment may be shown as ' +
     'they were before, until the next change of any table definition'
   );
 }

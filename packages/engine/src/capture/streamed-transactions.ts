@@ -220,7 +220,7 @@ export class StreamedTransactions {
             relations.relation(bytes, start, end, place, aborted(subxid));
             return;
           case TYPE:
-            writer.announce(bytes, start, end, place);
+            writer.message(bytes, start, end);
             return;
           default:
             if (aborted(subxid)) return;
@@ -266,7 +266,7 @@ class RelationReplay {
     if (end - start < 5) throw outOfPlace('a cut RELATION');
     const oid = bytes.readUInt32BE(start + 1);
     if (!this.#outside.has(oid)) {
-      this.#outside.set(oid, this.#late.get(oid) ?? this.#writer.announced(RELATION, oid));
+      this.#outside.set(oid, this.#late.get(oid) ?? this.#writer.announced(oid));
     }
     if (aborted) {
       this.#kept.set(oid, { bytes: Buffer.from(bytes.subarray(start, end)), place });
@@ -287,7 +287,7 @@ class RelationReplay {
   settle(): void {
     for (const [oid, outside] of this.#outside) {
       const kept = this.#kept.get(oid);
-      const logged = this.#writer.announced(RELATION, oid);
+      const logged = this.#writer.announced(oid);
       const mine = kept ?? logged!;
       this.#late.delete(oid);
       const counted = outside !== undefined && outside.place > mine.place ? outside : mine;

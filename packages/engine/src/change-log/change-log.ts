@@ -9,11 +9,20 @@ import { assert } from '@millrace/core/assert';
 import { ByteWriter } from '@millrace/core/byte-writer';
 import { MillraceError } from '@millrace/core/error';
 import { type Lsn, maxLsn } from '@millrace/core/lsn';
+import { comparePositions, type Position } from '@millrace/core/position';
 import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { writeSequencedHead } from '@millrace/stream-store/record-writer';
 import type { StateTable, Stream } from '@millrace/stream-store/store';
-import { CHUNK_FRONT_BYTES, type ChunkHeader, FLAG_ENDS_OPEN, readChunkHeader } from './chunk.ts';
-import { commitTimeIn, commitTimeMs } from './commit-time.ts';
+import {
+  CHUNK_FRONT_BYTES,
+  type ChunkHeader,
+  FLAG_ENDS_OPEN,
+  FLAG_REST,
+  lastBegun,
+  openTransaction,
+  readChunkHeader,
+} from './chunk.ts';
+import { commitTimeAfter, commitTimeMs } from './commit-time.ts';
 
 /** A run of records that holds the beginning of a transaction the source sent again; see FLAG_VOIDS. */
 export interface VoidRange {
@@ -66,8 +75,9 @@ export class ChangeLog {
     this.endLsn = last?.header.endLsn ?? 0n;
     this.endsOpen = last !== null && (last.header.flags & FLAG_ENDS_OPEN) !== 0;
     this.#openedSeq = last === null ? 0 : last.seq - last.header.openedAt;
-    this.#openLsn = last?.lsn ?? 0n;
-    this.bytes = last === null ? 0 : last.header.offset + last.bytes;
+    // Not the record's timestamp: that never goes back, and after a failover what follows may have a lower LSN.
+    this.#openLsn = (last && lastBegun(last.chunk, last.header, last.chunk.length)) ?? 0n;
+    this.bytes = last === null ? 0 : last.header.offset + last.chunk.length;
     this.durableSeq = this.nextSeq;
     this.durableLsn = this.committedLsn;
     this.progress = this.endLsn;
@@ -151,18 +161,18 @@ export class ChangeLog {
   }
 
   /**
-   * When the source committed what the log holds at `lsn`, or, within a keyframe, shortly before or after it; null where
-   * the log has nothing to go by. Reads one record.
+   * When the source committed the first transaction after `lsn`; null where there is none, or where its beginning is
+   * trimmed. Reads one record.
    */
-  async commitTimeNear(lsn: Lsn): Promise<number | null> {
-    if (this.stream.firstSeqNum >= this.durableSeq) return null;
-    const seq = Math.min(await this.stream.findTimestamp(lsn), this.durableSeq - 1);
+  async commitTimeAfter(lsn: Lsn): Promise<number | null> {
+    const seq = await this.stream.findTimestamp(lsn + 1n);
+    if (seq >= this.durableSeq) return null;
     const slice = await this.stream.read(Math.max(seq, this.stream.firstSeqNum), READ_LIMITS);
     if (slice === null) return null;
     const cursor = new RecordCursor(slice.records);
     if (!cursor.next()) return null;
     const bytes = Buffer.from(slice.records.buffer, slice.records.byteOffset, slice.records.byteLength);
-    return commitTimeIn(bytes, cursor.bodyStart, cursor.bodyEnd, lsn);
+    return commitTimeAfter(bytes, cursor.bodyStart, cursor.bodyEnd, lsn);
   }
 
   /** Told by the writer: everything before `lsn` is here and durable, even where nothing was to be logged. */
@@ -219,6 +229,22 @@ export class ChangeLog {
     const found = Math.min(await this.stream.findTimestamp(lsn), this.durableSeq - 1);
     const { header } = await readTail(this.stream, found);
     return Math.max(first, found - header.keyframe);
+  }
+
+  /**
+   * As `seek`, for whoever is to be shown every change after this position. log_overrun also when the log begins inside a
+   * transaction and has forgotten changes of it that come after the position; the transaction may still be open.
+   */
+  async seekAfter(position: Position): Promise<number> {
+    const first = this.stream.firstSeqNum;
+    const seq = await this.seek(position.lsn);
+    if (first === 0 || seq !== first) return seq;
+    const { header, open } = await readTail(this.stream, first);
+    if (open === null || this.voided(first, open) !== undefined) return seq;
+    const cut = (header.flags & FLAG_REST) !== 0;
+    const forgotten = { lsn: open, ordinal: cut ? header.ordinal : header.ordinal - 1 };
+    if (comparePositions(position, forgotten) < 0 && forgotten.ordinal >= 0) throw overrun();
+    return seq;
   }
 
   /** Bytes of log from record `seq` to the end. */
@@ -284,8 +310,9 @@ export function overrun(): MillraceError {
 interface Tail {
   readonly seq: number;
   readonly header: ChunkHeader;
-  readonly lsn: Lsn;
-  readonly bytes: number;
+  /** Commit LSN of the transaction it starts in. */
+  readonly open: Lsn | null;
+  readonly chunk: Buffer;
 }
 
 async function readTail(stream: Stream, seq: number): Promise<Tail> {
@@ -296,9 +323,10 @@ async function readTail(stream: Stream, seq: number): Promise<Tail> {
   const cursor = new RecordCursor(slice.records);
   if (!cursor.next())
     throw new MillraceError('storage_corrupt', { detail: `Record ${seq} of the change log is empty.` });
-  const bytes = Buffer.from(slice.records.buffer, slice.records.byteOffset, slice.records.byteLength);
-  const header = readChunkHeader(bytes, cursor.bodyStart, cursor.bodyEnd);
-  return { seq, header, lsn: slice.lastTimestamp, bytes: cursor.bodyEnd - cursor.bodyStart };
+  const size = cursor.bodyEnd - cursor.bodyStart;
+  const chunk = Buffer.from(slice.records.buffer, slice.records.byteOffset + cursor.bodyStart, size);
+  const header = readChunkHeader(chunk, 0, size);
+  return { seq, header, open: openTransaction(chunk, header), chunk };
 }
 
 function parseVoids(bytes: Uint8Array | undefined): VoidRange[] {

@@ -2,7 +2,7 @@
  * The record of the change log: a run of raw pgoutput messages behind a small header. HOT PATH (ChunkWriter.message).
  *
  * ```
- * u8  version (1)
+ * u8  version (2; 1 is read, too)
  * u8  flags
  * u16 reserved (0)
  * u32 changes: insert, update, delete, truncate and logical messages in the body
@@ -14,14 +14,16 @@
  * u32 openedAt: how many records before this one the transaction that is open at the end began (0 when none is open)
  * u32 ordinal: of the first change in the body, when the chunk starts inside a transaction
  * u32 preambleBytes
- * preamble: (u32 size, message)*   BEGIN (and annotations) of the transaction the chunk starts in; in a keyframe then
- *                                  every RELATION and TYPE in force
- * body:     (u32 size, message)*   as received
+ * preamble: (u32 size, message)*   BEGIN of the transaction the chunk starts in
+ * body:     (u32 size, message)*   as received, and what is repeated
  * ```
  *
  * A reader that comes from the record before ignores the preamble; one that starts here needs it. Reading starts at a
- * keyframe, so any retained position is decoded with the schema of that position. A message larger than a record is cut
- * into pieces: FLAG_MORE says the last message goes on in the next record, whose body then starts with the rest.
+ * keyframe. Behind each, the RELATION of a table is repeated before the first change that needs it, and the annotations
+ * of the transaction a keyframe starts in are repeated at once: so any retained position is decoded with the schema of
+ * that position, and what a keyframe costs depends on the tables that are written to, not on those there are. (Version 1
+ * had annotations, every RELATION and every TYPE in the preamble.) A message larger than a record is cut into pieces:
+ * FLAG_MORE says the last message goes on in the next record, whose body then starts with the rest.
  * The record's timestamp in the stream is the commit LSN of the last transaction that begins or goes on in it, which
  * makes the stream's own time index an LSN index.
  */
@@ -29,14 +31,20 @@ import { assert } from '@millrace/core/assert';
 import { ByteWriter } from '@millrace/core/byte-writer';
 import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
+import { BEGIN } from '@millrace/postgres/pgoutput';
 
-export const CHUNK_VERSION = 1;
+export const CHUNK_VERSION = 2;
+const CHUNK_VERSION_OLDEST = 1;
 export const CHUNK_HEADER_BYTES = 56;
 /** Room a sealed chunk has in front of its header, for the record head that the stream puts there. */
 export const CHUNK_FRONT_BYTES = 40;
 const BODY_AT = CHUNK_FRONT_BYTES + CHUNK_HEADER_BYTES;
+const BEGIN_BYTES = 21;
 /** Below the record limit of a stream (1 MiB metered), less the protobuf framing around it. */
 export const CHUNK_BYTES_MAX = 1_000_000;
+
+/** Type of a message that repeats the one behind this byte. No message of pgoutput has it. */
+export const REPEATED = 0x01;
 
 /** The body starts inside a transaction whose BEGIN is in the preamble. */
 export const FLAG_STARTS_OPEN = 1;
@@ -67,7 +75,8 @@ export interface ChunkHeader {
 /** Parses the header of the chunk at bytes[start, end). Damage is storage_corrupt (I8). */
 export function readChunkHeader(bytes: Buffer, start: number, end: number): ChunkHeader {
   if (end - start < CHUNK_HEADER_BYTES) throw damaged('shorter than its header');
-  if (bytes[start] !== CHUNK_VERSION) throw damaged('of an unknown version');
+  const version = bytes[start]!;
+  if (version < CHUNK_VERSION_OLDEST || version > CHUNK_VERSION) throw damaged('of an unknown version');
   const preambleBytes = bytes.readUInt32BE(start + 52);
   const preambleStart = start + CHUNK_HEADER_BYTES;
   if (preambleStart + preambleBytes > end) throw damaged('with a preamble beyond its end');
@@ -85,6 +94,26 @@ export function readChunkHeader(bytes: Buffer, start: number, end: number): Chun
     preambleEnd: preambleStart + preambleBytes,
     bodyStart: preambleStart + preambleBytes,
   };
+}
+
+/** Commit LSN of the transaction that the chunk starts in; null: it starts between two. */
+export function openTransaction(bytes: Buffer, header: ChunkHeader): Lsn | null {
+  if ((header.flags & FLAG_STARTS_OPEN) === 0) return null;
+  if (header.preambleEnd - header.preambleStart < 4 + BEGIN_BYTES)
+    throw damaged('without the transaction it starts in');
+  return bytes.readBigUInt64BE(header.preambleStart + 5);
+}
+
+/** Commit LSN of the last transaction that begins or goes on in the chunk. */
+export function lastBegun(bytes: Buffer, header: ChunkHeader, end: number): Lsn | null {
+  let found = openTransaction(bytes, header);
+  for (let at = header.bodyStart; at < end; ) {
+    const isRest = at === header.bodyStart && (header.flags & FLAG_REST) !== 0;
+    const size = messageSize(bytes, at, end);
+    if (!isRest && size === BEGIN_BYTES && bytes[at + 4] === BEGIN) found = bytes.readBigUInt64BE(at + 5);
+    at += 4 + size;
+  }
+  return found;
 }
 
 /** Size of the message whose length prefix stands at `at`; checks that it ends by `end`. */

@@ -11,10 +11,9 @@ export function commitTimeMs(hi: number, lo: number): number {
   return ((hi | 0) * 2 ** 32 + lo) / 1000 + POSTGRES_EPOCH_MS;
 }
 
-/** Of the last transaction in the chunk that committed at or before `lsn`, else of the first one; null without any. */
-export function commitTimeIn(bytes: Buffer, start: number, end: number, lsn: Lsn): number | null {
+/** Of the first transaction in the chunk that committed after `lsn`; null without one. */
+export function commitTimeAfter(bytes: Buffer, start: number, end: number, lsn: Lsn): number | null {
   const header = readChunkHeader(bytes, start, end);
-  let found: number | null = null;
   let at = header.preambleStart;
   while (at < end) {
     // What continues a message of the record before is not one.
@@ -26,10 +25,9 @@ export function commitTimeIn(bytes: Buffer, start: number, end: number, lsn: Lsn
     const isBegin = bytes[message] === BEGIN && size === 21;
     const isCommit = bytes[message] === COMMIT && size === 26;
     if (!isBegin && !isCommit) continue;
-    const committed = bytes.readBigUInt64BE(message + (isBegin ? 1 : 2));
-    if (found !== null && committed > lsn) break;
+    if (bytes.readBigUInt64BE(message + (isBegin ? 1 : 2)) <= lsn) continue;
     const timeAt = message + (isBegin ? 9 : 18);
-    found = commitTimeMs(bytes.readUInt32BE(timeAt), bytes.readUInt32BE(timeAt + 4));
+    return commitTimeMs(bytes.readUInt32BE(timeAt), bytes.readUInt32BE(timeAt + 4));
   }
-  return found;
+  return null;
 }

@@ -53,7 +53,11 @@ interface Commit {
 }
 
 async function firstRecord(log: ChangeLog): Promise<LogRecord | null> {
-  return log.stream.firstSeqNum >= log.durableSeq ? null : await readRecord(log, log.stream.firstSeqNum);
+  const seq = log.stream.firstSeqNum;
+  if (seq >= log.durableSeq) return null;
+  const record = await readRecord(log, seq);
+  // One that was voided is in the log again, whole.
+  return record.open !== null && log.voided(seq, record.open.lsn) ? { ...record, open: null } : record;
 }
 
 /** LSN of the last transaction before the first one at or after this time. */

@@ -30,9 +30,9 @@ import {
   STREAM_START,
 } from '@millrace/postgres/streamed-messages';
 import type { ChangeLog } from './change-log.ts';
-import { ChunkWriter, FLAG_ENDS_OPEN, FLAG_MORE, FLAG_REST, FLAG_STARTS_OPEN, FLAG_VOIDS } from './chunk.ts';
+import { ChunkWriter, FLAG_ENDS_OPEN, FLAG_MORE, FLAG_REST, FLAG_STARTS_OPEN, FLAG_VOIDS, REPEATED } from './chunk.ts';
 
-/** A keyframe repeats every RELATION in force; it comes when this much follows the last one, or 8 times its own size. */
+/** The next keyframe comes when this much follows the last one, or 8 times what had to be repeated because of it. */
 const KEYFRAME_INTERVAL_BYTES = 1 << 20;
 /** Chunks handed to the journal and not yet durable; beyond it capture stops reading the socket. */
 export const LOG_INFLIGHT_BYTES_MAX = 8 << 20;
@@ -43,7 +43,8 @@ const GATHER_MS = 3;
 /** A lone chunk this full does not wait for the one before to be durable. */
 const CHUNK_EAGER_BYTES = 512 * 1024;
 
-const ANNOTATIONS_PREFIX = Buffer.from('sequin:transaction_annotations.');
+const ANNOTATIONS_SET = Buffer.from('sequin:transaction_annotations.set\0');
+const ANNOTATIONS_CLEAR = Buffer.from('sequin:transaction_annotations.clear\0');
 /** What this program writes into the source for itself: of these only schema changes are of use to anybody else. */
 const OWN_PREFIX = Buffer.from('millrace.');
 const SCHEMA_PREFIX = Buffer.from('millrace.ddl\0');
@@ -64,7 +65,7 @@ export interface LogWriterEvents {
   streamed?(buffer: Buffer, start: number, end: number): void;
 }
 
-/** The latest RELATION or TYPE message of an object, and its place among all of the connection. */
+/** The latest RELATION message of a table, and its place among all of the connection. */
 export interface Announced {
   readonly bytes: Buffer;
   place: number;
@@ -96,11 +97,14 @@ export class LogWriter {
   #progress: Lsn;
 
   readonly #relations = new Map<number, Announced>();
-  readonly #types = new Map<number, Announced>();
   #announcements = 0;
-  #relationBytes = 0;
+  /** Tables whose RELATION stands in the log since the last keyframe. */
+  readonly #stated = new Set<number>();
+  /** One of them, or -1. */
+  #lastOid = -1;
   #keyframeSeq = -1;
   #bytesSinceKeyframe = 0;
+  #repeatedBytes = 0;
   #voids: boolean;
   #startsOpen = false;
   #rest = false;
@@ -130,11 +134,10 @@ export class LogWriter {
       case INSERT:
       case UPDATE:
       case DELETE:
-        this.#change(buffer, start, end, 1);
+        this.#row(buffer, start, end);
         return;
       case TRUNCATE:
-        // Each relation has a position of its own.
-        this.#change(buffer, start, end, truncatedRelations(buffer, start, end));
+        this.#truncate(buffer, start, end);
         return;
       case BEGIN:
         this.#onBegin(buffer, start, end);
@@ -143,10 +146,11 @@ export class LogWriter {
         this.#onCommit(buffer, start, end);
         return;
       case RELATION:
-        this.#onSchema(this.#relations, buffer, start, end, ++this.#announcements);
+        this.#onRelation(buffer, start, end, ++this.#announcements);
         return;
       case TYPE:
-        this.#onSchema(this.#types, buffer, start, end, ++this.#announcements);
+        // Also inside a transaction that is dropped, like a RELATION.
+        this.#write(buffer, start, end);
         return;
       case MESSAGE:
         this.#onMessage(buffer, start, end);
@@ -157,6 +161,8 @@ export class LogWriter {
         if (this.#open || this.#events.streamed === undefined) throw outOfPlace('a stream inside a transaction');
         this.#events.streamed(buffer, start, end);
         return;
+      case REPEATED:
+        throw outOfPlace('a message that only the log has');
       default:
         if (this.#open && !this.#dropping) this.#write(buffer, start, end); // ORIGIN and what later protocols bring
     }
@@ -172,14 +178,14 @@ export class LogWriter {
     return ++this.#announcements;
   }
 
-  /** The RELATION or TYPE that rows now written would be read by. */
-  announced(kind: number, oid: number): Announced | undefined {
-    return (kind === TYPE ? this.#types : this.#relations).get(oid);
+  /** The RELATION that rows now written would be read by. */
+  announced(oid: number): Announced | undefined {
+    return this.#relations.get(oid);
   }
 
-  /** A RELATION or TYPE that was kept back: it counts from where it came, not from now. */
+  /** A RELATION that was kept back: it counts from where it came, not from now. */
   announce(buffer: Buffer, start: number, end: number, place: number): void {
-    this.#onSchema(buffer[start] === TYPE ? this.#types : this.#relations, buffer, start, end, place);
+    this.#onRelation(buffer, start, end, place);
   }
 
   /** The server has sent everything up to `walEnd`. */
@@ -220,13 +226,30 @@ export class LogWriter {
     if (!this.#open && !this.#chunk.empty) this.#flush(0);
   }
 
-  #change(buffer: Buffer, start: number, end: number, positions: number): void {
+  #row(buffer: Buffer, start: number, end: number): void {
+    if (end - start < 5) throw outOfPlace('a cut change');
     if (!this.#open) throw outOfPlace('a change outside a transaction');
     if (!this.#dropping) {
-      this.#write(buffer, start, end);
+      this.#startFor(end - start);
+      const oid = buffer.readUInt32BE(start + 1);
+      if (oid !== this.#lastOid) this.#state(oid);
+      this.#put(buffer, start, end);
       this.#chunk.countChange();
     }
-    this.#ordinal += positions;
+    this.#ordinal++;
+  }
+
+  #truncate(buffer: Buffer, start: number, end: number): void {
+    const count = truncatedRelations(buffer, start, end);
+    if (!this.#open) throw outOfPlace('a change outside a transaction');
+    if (!this.#dropping) {
+      this.#startFor(end - start);
+      for (let i = 0, at = start + 6; i < count; i++, at += 4) this.#state(buffer.readUInt32BE(at));
+      this.#put(buffer, start, end);
+      this.#chunk.countChange();
+    }
+    // Each relation has a position of its own.
+    this.#ordinal += count;
   }
 
   #onBegin(buffer: Buffer, start: number, end: number): void {
@@ -262,17 +285,15 @@ export class LogWriter {
     if (this.#endLsn > this.#progress) this.#progress = this.#endLsn;
   }
 
-  #onSchema(known: Map<number, Announced>, buffer: Buffer, start: number, end: number, place: number): void {
-    if (end - start < 6) throw outOfPlace('a cut RELATION or TYPE');
+  #onRelation(buffer: Buffer, start: number, end: number, place: number): void {
+    if (end - start < 6) throw outOfPlace('a cut RELATION');
     const oid = buffer.readUInt32BE(start + 1);
-    const before = known.get(oid);
-    if (before !== undefined) this.#relationBytes -= before.bytes.length;
     const bytes = Buffer.from(buffer.subarray(start, end));
-    known.set(oid, { bytes, place });
-    if (known === this.#relations) this.#announceRelation(bytes);
-    this.#relationBytes += end - start;
+    this.#relations.set(oid, { bytes, place });
+    this.#announceRelation(bytes);
     // Also inside a transaction that is dropped: the server announces a relation once per connection.
     this.#write(buffer, start, end);
+    this.#stated.add(oid);
   }
 
   #announceRelation(message: Buffer): void {
@@ -292,8 +313,18 @@ export class LogWriter {
       this.#loose(buffer, start, end);
       return;
     }
-    if (hasPrefix(buffer, start, end, ANNOTATIONS_PREFIX)) this.#annotations = Buffer.from(buffer.subarray(start, end));
-    this.#change(buffer, start, end, 1);
+    this.#logical(buffer, start, end);
+    if (hasPrefix(buffer, start, end, ANNOTATIONS_CLEAR)) this.#annotations = null;
+    else if (hasPrefix(buffer, start, end, ANNOTATIONS_SET)) this.#annotations = repeated(buffer, start, end);
+  }
+
+  #logical(buffer: Buffer, start: number, end: number): void {
+    if (!this.#open) throw outOfPlace('a message outside its transaction');
+    if (!this.#dropping) {
+      this.#write(buffer, start, end);
+      this.#chunk.countChange();
+    }
+    this.#ordinal++;
   }
 
   /**
@@ -310,14 +341,57 @@ export class LogWriter {
     const time = BigInt(Math.round(this.#clock.now() - POSTGRES_EPOCH_MS)) * 1000n;
     const begin = encodeBegin(lsn, time, 0);
     this.#onBegin(begin, 0, begin.length);
-    this.#change(buffer, start, end, 1);
+    this.#logical(buffer, start, end);
     const commit = encodeCommit(lsn, endLsn, time);
     this.#onCommit(commit, 0, commit.length);
   }
 
   #write(buffer: Buffer, start: number, end: number): void {
+    this.#startFor(end - start);
+    this.#put(buffer, start, end);
+  }
+
+  /** Only here does a keyframe begin: never inside a message, nor between one and the RELATION it needs. */
+  #startFor(size: number): void {
     const chunk = this.#chunk;
-    if (chunk.empty) this.#startChunk();
+    if (!chunk.empty) {
+      if (chunk.fits(size)) return;
+      this.#flush(0);
+    }
+    this.#startChunk();
+    const interval = Math.max(
+      KEYFRAME_INTERVAL_BYTES,
+      8 * Math.max(this.#repeatedBytes, this.#annotations?.length ?? 0),
+    );
+    if (this.#keyframeSeq < 0 || this.#bytesSinceKeyframe >= interval) this.#startKeyframe();
+  }
+
+  #startKeyframe(): void {
+    this.#keyframeSeq = this.#log.nextSeq;
+    this.#bytesSinceKeyframe = 0;
+    this.#repeatedBytes = 0;
+    this.#stated.clear();
+    this.#lastOid = -1;
+    if (this.#startsOpen && this.#annotations !== null) this.#repeat(this.#annotations);
+  }
+
+  /** Before a change of this table: its RELATION, unless it stands in the log since the last keyframe. */
+  #state(oid: number): void {
+    if (!this.#stated.has(oid)) {
+      const announced = this.#relations.get(oid);
+      if (announced !== undefined) this.#repeat(repeated(announced.bytes, 0, announced.bytes.length));
+      this.#stated.add(oid);
+    }
+    this.#lastOid = oid;
+  }
+
+  #repeat(message: Buffer): void {
+    this.#repeatedBytes += message.length;
+    this.#put(message, 0, message.length);
+  }
+
+  #put(buffer: Buffer, start: number, end: number): void {
+    const chunk = this.#chunk;
     if (chunk.fits(end - start)) {
       chunk.message(buffer, start, end);
       return;
@@ -328,6 +402,7 @@ export class LogWriter {
     }
     let at = start;
     while (end - at > chunk.room) {
+      assert(chunk.room > 0, 'a chunk has room for a piece of a message');
       const piece = at + chunk.room;
       chunk.message(buffer, at, piece);
       at = piece;
@@ -339,20 +414,9 @@ export class LogWriter {
   }
 
   #startChunk(): void {
-    const chunk = this.#chunk;
     this.#startsOpen = this.#beginLogged;
-    chunk.startAt(this.#ordinal);
-    if (this.#startsOpen) {
-      chunk.preamble(this.#begin!, 0, 21);
-      if (this.#annotations !== null) chunk.preamble(this.#annotations, 0, this.#annotations.length);
-    }
-    const interval = Math.max(KEYFRAME_INTERVAL_BYTES, this.#relationBytes * 8);
-    if (this.#keyframeSeq < 0 || this.#bytesSinceKeyframe >= interval) {
-      for (const { bytes } of this.#types.values()) chunk.preamble(bytes, 0, bytes.length);
-      for (const { bytes } of this.#relations.values()) chunk.preamble(bytes, 0, bytes.length);
-      this.#keyframeSeq = this.#log.nextSeq;
-      this.#bytesSinceKeyframe = 0;
-    }
+    this.#chunk.startAt(this.#ordinal);
+    if (this.#startsOpen) this.#chunk.preamble(this.#begin!, 0, 21);
   }
 
   #flush(flags: number): void {
@@ -439,6 +503,13 @@ export class LogWriter {
 function hasPrefix(buffer: Buffer, start: number, end: number, prefix: Buffer): boolean {
   const at = start + 10;
   return end - at >= prefix.length && buffer.compare(prefix, 0, prefix.length, at, at + prefix.length) === 0;
+}
+
+function repeated(message: Buffer, start: number, end: number): Buffer {
+  const bytes = Buffer.allocUnsafe(1 + end - start);
+  bytes[0] = REPEATED;
+  message.copy(bytes, 1, start, end);
+  return bytes;
 }
 
 function outOfPlace(what: string): MillraceError {

@@ -26,6 +26,7 @@ import {
   FLAG_REST,
   FLAG_STARTS_OPEN,
   messageSize,
+  REPEATED,
   readChunkHeader,
 } from '../change-log/chunk.ts';
 import type { LogChunk } from '../change-log/log-reader.ts';
@@ -73,6 +74,10 @@ export class ChangeScanner {
   #doneOrdinal: number;
   #endLsn: Lsn = 0n;
   #fresh = true;
+  /** Reading started inside the open transaction. */
+  #joined = false;
+  /** Relations the visitor was shown. */
+  readonly #shown = new Set<number>();
 
   constructor(log: ChangeLog, visitor: ChangeVisitor, after: Position) {
     this.#log = log;
@@ -112,10 +117,11 @@ export class ChangeScanner {
         assert(this.#hidden, 'only a voided transaction ends without a COMMIT');
         this.#open = false;
         this.#hidden = false;
+        this.#joined = false;
       }
     } else if (this.#pieces.length === 0) {
-      // Reading starts in the middle of a message of a transaction before the start position.
-      assert(this.#hidden, 'a cut message belongs to a transaction that is not shown');
+      // Reading starts in the middle of a message from before the start position.
+      assert(this.#hidden || this.#ordinal <= this.#skipThrough, 'a cut message is not to be shown');
       this.#at += 4 + messageSize(chunk.bytes, this.#at, this.#bodyEnd);
       this.#ordinal++;
     }
@@ -131,6 +137,7 @@ export class ChangeScanner {
       at += 4 + size;
     }
     this.#ordinal = header.ordinal;
+    this.#joined = this.#open;
   }
 
   scan(): ScanResult {
@@ -180,8 +187,10 @@ export class ChangeScanner {
       case COMMIT:
         return this.#commit(bytes, start, end);
       case RELATION:
-        this.#visitor.relation(bytes, start, end);
+        this.#relation(bytes, start, end);
         return 'done';
+      case REPEATED:
+        return this.#repeated(bytes, start + 1, end);
       case TRUNCATE:
         return this.#truncate(bytes, start, end);
       case MESSAGE: {
@@ -194,6 +203,26 @@ export class ChangeScanner {
         this.#ordinal = ordinal + 1;
         return 'done';
       }
+      default:
+        return 'done';
+    }
+  }
+
+  #relation(bytes: Buffer, start: number, end: number): void {
+    assert(end - start >= 6, 'a RELATION of the log is not cut');
+    this.#shown.add(bytes.readUInt32BE(start + 1));
+    this.#visitor.relation(bytes, start, end);
+  }
+
+  /** For whoever started behind the message it repeats. */
+  #repeated(bytes: Buffer, start: number, end: number): ScanResult {
+    switch (bytes[start]) {
+      case RELATION:
+        if (!this.#shown.has(bytes.readUInt32BE(start + 1))) this.#relation(bytes, start, end);
+        return 'done';
+      case MESSAGE:
+        if (!this.#joined || this.#hidden) return 'done';
+        return this.#visitor.message(bytes, start, end, this.#ordinal, false) ? 'done' : 'refused';
       default:
         return 'done';
     }
@@ -240,6 +269,7 @@ export class ChangeScanner {
     }
     this.#open = false;
     this.#hidden = false;
+    this.#joined = false;
     return 'done';
   }
 }

@@ -145,6 +145,8 @@ export class MessageEncoder implements ChangeVisitor {
   #lastPlan: Entry | typeof UNTOLD = SKIP;
   #transaction: TransactionPlan = planTransaction(0n, 0n);
   #annotations: Buffer = NO_ANNOTATIONS;
+  /** One of the transaction is no JSON, and no row that the sink takes has come since. */
+  #annotationInvalid = false;
   #xid = 0;
   /** Where the idempotency key of the last row lies in the batch. */
   #keyFrom = 0;
@@ -187,6 +189,7 @@ export class MessageEncoder implements ChangeVisitor {
   begin(lsn: Lsn, commitTimeMicros: bigint, xid: number): void {
     this.#transaction = planTransaction(lsn, commitTimeMicros);
     this.#annotations = NO_ANNOTATIONS;
+    this.#annotationInvalid = false;
     this.#xid = xid;
     this.watch?.begun(xid, lsn);
   }
@@ -233,7 +236,11 @@ export class MessageEncoder implements ChangeVisitor {
     else if (prefix === ANNOTATIONS_SET) {
       const text = oneLineJson(content.toString());
       if (text !== null) this.#annotations = annotationsTail(text);
-      else if (fresh) this.#options.onNotice?.(notices.invalidAnnotation());
+      else if (fresh) {
+        this.#annotationInvalid = true;
+        // The next row looks its table up again.
+        this.#lastOid = -1;
+      }
     }
   }
 
@@ -370,6 +377,9 @@ export class MessageEncoder implements ChangeVisitor {
     const untold = typeof entry === 'object' && this.#contents.schemaChanges && !this.#isTold(entry.schema);
     this.#lastOid = entry === UNKNOWN || untold ? -1 : oid;
     this.#lastPlan = untold ? UNTOLD : entry;
+    if (!this.#annotationInvalid || typeof entry !== 'object') return;
+    this.#annotationInvalid = false;
+    this.#options.onNotice?.(notices.invalidAnnotation());
   }
 
   #isTold(schema: TableSchema): boolean {

@@ -50,7 +50,7 @@ export class MessageSource {
     after: Position,
     signal: AbortSignal = new AbortController().signal,
   ): Promise<MessageSource> {
-    return new MessageSource(log, schemas, encoder, after, await log.seek(after.lsn), signal);
+    return new MessageSource(log, schemas, encoder, after, await log.seekAfter(after), signal);
   }
 
   /** Everything at or before it went into a batch or needs none. */

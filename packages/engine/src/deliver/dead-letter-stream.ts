@@ -17,6 +17,7 @@ import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { writeAppendRecord } from '@millrace/stream-store/record-writer';
 import { S2Error } from '@millrace/stream-store/s2-error';
 import type { Stream, StreamStore } from '@millrace/stream-store/store';
+import { functionFailureOf } from '../transform/processor.ts';
 import type { DeadLetter, DeadLetters } from './dead-letters.ts';
 import type { DeadLetterPlace } from './delivery-ledger.ts';
 import { subKey } from './pending-message.ts';
@@ -33,7 +34,8 @@ export interface KeptLetter {
   /** Sequence number of its record. */
   readonly seqNum: number;
   readonly sink: string;
-  readonly error: { readonly code: string; readonly message: string };
+  /** `text`: what the function said, in the words of its author; may quote values of the row. */
+  readonly error: { readonly code: string; readonly message: string; readonly text?: string };
   readonly tries: number;
   /** ISO 8601. */
   readonly first_failed_at: string;
@@ -296,9 +298,10 @@ function keyOf({ facts, sub }: DeadLetter): string {
 /** The message goes in as it is, last: its numbers are not touched. */
 function bodyOf(sink: string, letter: DeadLetter, message: string | null, parts: unknown): string {
   const { facts, position, sub, error, answer, tries, firstFailedAt, lastFailedAt, route } = letter;
+  const said = functionFailureOf(error);
   const about = {
     sink,
-    error: { code: error.code, message: error.message },
+    error: { code: error.code, message: error.message, ...(said?.told === false && { text: said.message }) },
     tries,
     first_failed_at: new Date(firstFailedAt).toISOString(),
     last_failed_at: new Date(lastFailedAt).toISOString(),

@@ -26,6 +26,8 @@ export interface LedgerEntry {
   /** Failures so far, and when the first was: kept, so that a restart does not forget them. */
   tries: number;
   firstFailedAt: number;
+  /** Not before then, by the clock of the wall: the destination, or a worker, said so. 0: nobody did. */
+  dueAt: number;
   /** Its position as text, once it was written: it is again with every save while it is pending. */
   key?: string | undefined;
 }
@@ -40,6 +42,7 @@ export interface EntryHistory {
   readonly leading: number;
   readonly tries: number;
   readonly firstFailedAt: number;
+  readonly dueAt: number;
 }
 
 /** Where a stream of dead letters ended when the cursor was saved: what is behind it was given up since. */
@@ -48,13 +51,16 @@ export interface DeadLetterPlace {
   readonly seqNum: number;
 }
 
+/** The last is missing where nobody said so. */
+type StoredHistory = readonly [number, number, number, number?];
+
 interface StoredLedger {
   readonly version: 2;
   readonly high: string;
   /** Positions between spaces: a full window of them is made into one text twice a second. */
   readonly pending: string;
-  /** By position: `[leading, tries, first failed at]`, where there is something to tell. */
-  readonly history: Readonly<Record<string, readonly [number, number, number]>>;
+  /** By position: `[leading, tries, first failed at, due at]`, where there is something to tell. */
+  readonly history: Readonly<Record<string, StoredHistory>>;
   readonly deadLetters: DeadLetterPlace | null;
 }
 
@@ -71,7 +77,7 @@ interface KeyedPosition {
 
 /** Failing messages whose tries survive a restart. */
 const HISTORIES_MAX = 1_000;
-const NO_HISTORY: EntryHistory = { leading: 0, tries: 0, firstFailedAt: 0 };
+const NO_HISTORY: EntryHistory = { leading: 0, tries: 0, firstFailedAt: 0, dueAt: 0 };
 
 export class DeliveryLedger {
   #position: Position;
@@ -156,6 +162,7 @@ export class DeliveryLedger {
     entry.remaining--;
     if (sub === entry.leading) entry.leading++;
     entry.tries = 0;
+    entry.dueAt = 0;
     if (entry.remaining > 0) return false;
     this.#finish(entry);
     return true;
@@ -215,13 +222,14 @@ export class DeliveryLedger {
 
   cursor(): SinkCursor {
     const pending: string[] = [];
-    const history: Record<string, readonly [number, number, number]> = {};
+    const history: Record<string, StoredHistory> = {};
     let first: Position | null = null;
     let histories = 0;
-    const list = (position: Position, key: string, { leading, tries, firstFailedAt }: EntryHistory) => {
+    const list = (position: Position, key: string, { leading, tries, firstFailedAt, dueAt }: EntryHistory) => {
       if (first === null || comparePositions(position, first) < 0) first = position;
       pending.push(key);
-      if ((leading > 0 || tries > 0) && histories++ < HISTORIES_MAX) history[key] = [leading, tries, firstFailedAt];
+      if ((leading === 0 && tries === 0 && dueAt === 0) || histories++ >= HISTORIES_MAX) return;
+      history[key] = dueAt === 0 ? [leading, tries, firstFailedAt] : [leading, tries, firstFailedAt, dueAt];
     };
     for (const entry of this.#pending) {
       entry.key ??= formatPosition(entry.position);
@@ -249,9 +257,9 @@ function entryOf(
   position: Position,
   run: MarkedRun | null,
   remaining: number,
-  { leading, tries, firstFailedAt }: EntryHistory,
+  { leading, tries, firstFailedAt, dueAt }: EntryHistory,
 ): LedgerEntry {
-  return { position, run, remaining, leading, tries, firstFailedAt, key: undefined };
+  return { position, run, remaining, leading, tries, firstFailedAt, dueAt, key: undefined };
 }
 
 /**
@@ -284,7 +292,7 @@ function readStored(destination: unknown): {
     return { position, key };
   });
   const history = Object.entries(stored.history).map(
-    ([key, [leading, tries, firstFailedAt]]) => [key, { leading, tries, firstFailedAt }] as const,
+    ([key, [leading, tries, firstFailedAt, dueAt = 0]]) => [key, { leading, tries, firstFailedAt, dueAt }] as const,
   );
   return {
     high,

@@ -6,6 +6,7 @@
 import { assert, InvariantError } from '@millrace/core/assert';
 import { backoffMs } from '@millrace/core/backoff';
 import { MillraceError } from '@millrace/core/error';
+import { firstOf } from '@millrace/core/first-of';
 import type { Lsn } from '@millrace/core/lsn';
 import { pause } from '@millrace/core/pause';
 import { comparePositions, type Position } from '@millrace/core/position';
@@ -247,7 +248,7 @@ export function startDelivery(options: DeliveryOptions): Delivery {
       }
       if (result === 'idle') {
         if (writes.idle) setCaughtUp(true);
-        await Promise.race([feed.changed(signal), writes.quiet(), replays.waiting()]);
+        await firstOf(signal, (over) => [feed.changed(over), writes.quiet(over), replays.waiting()]);
         if (signal.aborted) return;
         writes.check();
       } else if (feed.blocked) enter({ kind: 'retrying', ...feed.blocked });
@@ -338,7 +339,7 @@ class WriteWindow {
   #chain: Promise<void> = Promise.resolve();
   #underWay = 0;
   #failure: unknown = null;
-  #wake: (() => void)[] = [];
+  readonly #wake = new Set<() => void>();
 
   constructor(
     sink: Sink,
@@ -385,24 +386,31 @@ class WriteWindow {
         this.release(batch);
         onDone?.();
       }
-      const wake = this.#wake;
-      this.#wake = [];
-      for (const resolve of wake) resolve();
+      for (const done of this.#wake) done();
     });
   }
 
-  /** Resolves when the last write under way is done, or one has failed; never while there is none. */
-  async quiet(): Promise<void> {
+  /** Resolves when the last write under way is done, or one has failed, or on the signal; never while there is none. */
+  async quiet(signal: AbortSignal): Promise<void> {
     if (this.#underWay === 0) return new Promise(() => {});
-    while (this.#underWay > 0 && this.#failure === null) await this.#changed();
+    while (this.#underWay > 0 && this.#failure === null && !signal.aborted) await this.#changed(signal);
   }
 
   async settled(): Promise<void> {
     await this.#chain;
   }
 
-  #changed(): Promise<void> {
-    return new Promise((resolve) => this.#wake.push(resolve));
+  /** Resolves when a write has ended, or on the signal: one may take as long as its destination is away. */
+  #changed(signal?: AbortSignal): Promise<void> {
+    return new Promise((resolve) => {
+      const done = () => {
+        this.#wake.delete(done);
+        signal?.removeEventListener('abort', done);
+        resolve();
+      };
+      this.#wake.add(done);
+      signal?.addEventListener('abort', done, { once: true });
+    });
   }
 }
 

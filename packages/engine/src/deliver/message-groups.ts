@@ -71,6 +71,7 @@ export class MessageGroups {
   /** Admitted and not done, a barrier among them. */
   #admitted = 0;
   #ready = 0;
+  #untried = 0;
 
   constructor(limits: GroupLimits) {
     this.#limits = limits;
@@ -79,6 +80,11 @@ export class MessageGroups {
   /** Messages that could be in a request now. */
   get ready(): number {
     return this.#ready;
+  }
+
+  /** Of those, how many have not failed yet. */
+  get untried(): number {
+    return this.#untried;
   }
 
   /** Messages that failed and wait to be tried again: each holds up its group. */
@@ -129,25 +135,20 @@ export class MessageGroups {
     addPlace(message, place);
   }
 
-  /**
-   * The messages of the next request, in order; null: none is due yet. `probe`: one message, without waiting for others:
-   * to see whether the destination is back.
-   */
-  take(nowMs: number, probe = false): PendingMessage[] | null {
+  /** The messages of the next request, in order; null: none is due yet. */
+  take(nowMs: number): PendingMessage[] | null {
     this.#wakeDelayed(nowMs);
-    const lane = this.#nextLane(nowMs, probe);
+    const lane = this.#nextLane(nowMs);
     if (lane === null) return null;
     const { messagesMax, bytesMax, groupsShareRequests } = this.#limits;
-    const most = probe || lane.key.startsWith(ALONE) ? 1 : messagesMax;
+    const most = lane.key.startsWith(ALONE) ? 1 : messagesMax;
     const taken: PendingMessage[] = [];
     let bytes = 0;
     while (taken.length < most) {
       const first = lane.ready.first;
       if (first === undefined || (taken.length > 0 && bytes + first.size > bytesMax)) break;
       lane.ready.shift();
-      lane.estimate -= first.estimate;
-      lane.bytes -= first.size;
-      this.#ready--;
+      this.#leftLane(lane, first);
       this.#takeOne(first, taken);
       bytes += first.size;
       if (!groupsShareRequests || first.places.length !== 1 || most === 1) continue;
@@ -162,17 +163,43 @@ export class MessageGroups {
     return taken;
   }
 
+  /**
+   * One message, without waiting for others: to see whether the destination is back. Any of those that have not failed
+   * yet (`random` is from 0 up to 1), where there are some: what failed before may be why it fails again.
+   */
+  takeProbe(nowMs: number, random: number): PendingMessage[] | null {
+    this.#wakeDelayed(nowMs);
+    let left = Math.floor(random * this.#untried);
+    for (const lane of this.#waiting.values()) {
+      for (const message of lane.ready) {
+        if (this.#untried > 0 && (message.failedAt >= 0 || left-- > 0)) continue;
+        lane.ready.remove(message);
+        this.#leftLane(lane, message);
+        const taken: PendingMessage[] = [];
+        this.#takeOne(message, taken);
+        this.#leave(lane, nowMs);
+        return taken;
+      }
+    }
+    return null;
+  }
+
+  #leftLane(lane: Lane, message: PendingMessage): void {
+    lane.estimate -= message.estimate;
+    lane.bytes -= message.size;
+    this.#ready--;
+    if (message.failedAt < 0) this.#untried--;
+  }
+
   #takeOne(message: PendingMessage, taken: PendingMessage[]): void {
     assert(message.state === 'ready' || message.state === 'queued', 'only a message that waits is taken');
     message.state = 'taken';
     taken.push(message);
   }
 
-  #nextLane(nowMs: number, probe: boolean): Lane | null {
+  #nextLane(nowMs: number): Lane | null {
     for (const lane of this.#due.values()) return lane;
-    for (const lane of this.#waiting.values()) {
-      return probe || nowMs - lane.sinceMs >= this.#limits.waitMs ? lane : null;
-    }
+    for (const lane of this.#waiting.values()) return nowMs - lane.sinceMs >= this.#limits.waitMs ? lane : null;
     return null;
   }
 
@@ -261,6 +288,7 @@ export class MessageGroups {
     assert(message.state === 'taken' || message.state === 'delayed', 'only a message that was tried is put back');
     this.#delayed.remove(message);
     message.state = 'queued';
+    message.nextTryMs = 0;
     if (message === this.#barrier || isFirst(message)) this.#makeReady(message, nowMs);
   }
 
@@ -285,8 +313,15 @@ export class MessageGroups {
   }
 
   #makeReady(message: PendingMessage, nowMs: number): void {
+    // Before a restart somebody asked for that.
+    if (message.nextTryMs > nowMs) {
+      message.state = 'delayed';
+      this.#delayed.add(message);
+      return;
+    }
     message.state = 'ready';
     this.#ready++;
+    if (message.failedAt < 0) this.#untried++;
     const share = this.#limits.groupsShareRequests && message.places.length === 1;
     message.estimate = share ? Math.min(message.places[0]!.queue.length, this.#limits.messagesMax) : 1;
     const key = laneOf(message);
@@ -312,12 +347,10 @@ export class MessageGroups {
   #forget(message: PendingMessage): void {
     if (message.state === 'delayed') this.#delayed.remove(message);
     if (message.state !== 'ready') return;
-    this.#ready--;
     const lane = this.#waiting.get(laneOf(message));
     assert(lane !== undefined, 'a ready message is in a lane');
     lane.ready.remove(message);
-    lane.estimate -= message.estimate;
-    lane.bytes -= message.size;
+    this.#leftLane(lane, message);
     if (lane.ready.length > 0) return;
     this.#waiting.delete(lane.key);
     this.#due.delete(lane.key);

@@ -1,6 +1,6 @@
 /** What the functions made of a message becomes what is sent: routed, measured, and cut where it is too large. */
 import { MillraceError } from '@millrace/core/error';
-import { formatPosition } from '@millrace/core/position';
+import { whereOf } from '@millrace/core/position';
 import type { PushSink } from '@millrace/sinks/push-sink';
 import type { Processed, ProcessedMessage } from '../transform/processor.ts';
 import type { DeliveryCounts } from './delivery-counts.ts';
@@ -122,5 +122,5 @@ function unprepared(original: OriginalMessage, error: MillraceError, nowMs: numb
 
 function placeOf({ facts, entry }: OriginalMessage): string {
   const table = facts.table === '' ? '' : ` of ${facts.schema}.${facts.table}`;
-  return `The ${facts.action} message${table} at ${formatPosition(entry.position)}`;
+  return `The ${facts.action} message${table} ${whereOf(entry.position)}`;
 }

@@ -62,6 +62,10 @@ export class PendingMessage implements OutMessage {
   left: readonly string[] = NOTHING_LEFT;
   route: unknown;
   tries = 0;
+  /** How many requests had arrived when it failed last; -1: it has not failed, as far as this session knows. */
+  failedAt = -1;
+  /** Failures that do not count: they say more of the destination. */
+  doubts = 0;
   /** null: it can be sent. */
   refusal: Refusal | null = null;
   batchKey = '';

@@ -10,7 +10,7 @@ export class PendingWindow {
   /** When one was done last; at first, when it began. */
   lastDoneMs: number;
   everDone = false;
-  #waiting: (() => void)[] = [];
+  readonly #waiting = new Set<() => void>();
   #waitingForRoom: (() => void)[] = [];
 
   constructor(now: () => number) {
@@ -39,28 +39,34 @@ export class PendingWindow {
   }
 
   wake(): void {
-    this.#waiting = wakeAll(this.#waiting);
+    for (const done of this.#waiting) done();
     this.moved();
   }
 
   /** There may be room, though nothing is done. */
   moved(): void {
-    this.#waitingForRoom = wakeAll(this.#waitingForRoom);
+    const waiting = this.#waitingForRoom;
+    if (waiting.length === 0) return;
+    this.#waitingForRoom = [];
+    for (const resolve of waiting) resolve();
   }
 
-  /** Resolves when something was done. */
-  changed(): Promise<void> {
-    return new Promise((resolve) => this.#waiting.push(resolve));
+  /** Resolves when something was done, or on the signal: nothing may be done for as long as a message fails. */
+  changed(signal: AbortSignal): Promise<void> {
+    if (signal.aborted) return Promise.resolve();
+    return new Promise((resolve) => {
+      const done = () => {
+        this.#waiting.delete(done);
+        signal.removeEventListener('abort', done);
+        resolve();
+      };
+      this.#waiting.add(done);
+      signal.addEventListener('abort', done, { once: true });
+    });
   }
 
-  /** Resolves when there may be room. */
+  /** Resolves when there may be room. One at a time waits. */
   room(): Promise<void> {
     return new Promise((resolve) => this.#waitingForRoom.push(resolve));
   }
-}
-
-function wakeAll(waiting: (() => void)[]): (() => void)[] {
-  if (waiting.length === 0) return waiting;
-  for (const resolve of waiting) resolve();
-  return [];
 }

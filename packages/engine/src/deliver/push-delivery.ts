@@ -6,7 +6,7 @@ import { assert, InvariantError } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
 import { pause } from '@millrace/core/pause';
-import { ORDINAL_END, type Position } from '@millrace/core/position';
+import { comparePositions, formatPosition, ORDINAL_END, type Position } from '@millrace/core/position';
 import { unforeseen } from '@millrace/core/unforeseen';
 import type { PushSink } from '@millrace/sinks/push-sink';
 import type { SinkCursor } from '@millrace/sinks/sink';
@@ -68,7 +68,10 @@ export interface PushControl {
   readonly figures: PushFigures;
   /** Forgets where it is: the log keeps nothing for it until it is resumed. */
   disable(): Promise<void>;
-  /** Everything from this place on is delivered (again). Rejects with log_overrun when the log has forgotten some of it. */
+  /**
+   * Everything from this place on is delivered (again). Rejects with log_overrun when the log has forgotten some of it,
+   * with rewind_ahead when it lies behind a message that is not done: nothing changes.
+   */
   rewind(to: LogPlace): Promise<Position>;
   list(query: PendingQuery): readonly PendingView[];
   /** `unknown`: it is not pending. `busy`: it is being sent at this moment. */
@@ -303,7 +306,7 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
     get figures() {
       let blockedGroups = 0;
       let blockedBy: MillraceError | null = null;
-      for (const { returned, error } of session?.delayed ?? []) {
+      for (const { returned, error } of session?.failing() ?? []) {
         if (returned) continue;
         blockedGroups++;
         blockedBy ??= error;
@@ -326,6 +329,7 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
     rewind: (to) =>
       operate(async () => {
         const position = await options.log.positionOf(to);
+        refuseAhead(position, ledger.cursor().position);
         moving = true;
         try {
           await settle();
@@ -343,7 +347,7 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
     list({ state: wanted, limit }) {
       const views: PendingView[] = [];
       if (session === null) return views;
-      for (const message of wanted === 'failing' ? session.delayed : session.pending) {
+      for (const message of wanted === 'failing' ? session.failing() : session.pending) {
         if (views.length >= limit) break;
         views.push(viewOf(message, session.untilMs(message)));
       }
@@ -405,6 +409,17 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
   };
 }
 
+/** What is between the two would be given up, without a letter and without being counted. */
+function refuseAhead(to: Position, cursor: Position): void {
+  if (comparePositions(to, cursor) <= 0) return;
+  throw new MillraceError('rewind_ahead', {
+    detail: `Everything up to ${formatPosition(cursor)} is delivered; what was asked for is ${formatPosition(to)}.`,
+    hint:
+      'Name an earlier place. To pass over one message that fails, skip it; to pass over all up to now, disable the sink ' +
+      'and resume it: it begins with what comes then.',
+  });
+}
+
 function viewOf(message: PendingMessage, nextTryMs: number | null): PendingView {
   const { state, schema, table, firstFailedAt, lastFailedAt } = message;
   return {
@@ -462,8 +477,11 @@ function ledgerSaver({ unsavedMax, save, onSaved }: SaverOptions) {
       (error: unknown) => {
         running = null;
         failed.reject(error);
+        throw error;
       },
     );
+    // Who does not wait for it hears of it by `failed`.
+    running.catch(() => {});
     return running;
   }
 
@@ -484,14 +502,16 @@ function ledgerSaver({ unsavedMax, save, onSaved }: SaverOptions) {
       if (unsaved >= unsavedMax && running === null && next === null) void begin();
       else timer ??= setTimeout(saveInTime, SAVE_INTERVAL_MS);
     },
-    /** Resolves when what is so now is on record. */
+    /** Resolves when what is so now is on record; rejects when it cannot be. */
     async now() {
       // One that runs may have begun before; the one after it is shared by all that ask meanwhile.
       if (running !== null) {
-        next ??= running.then(() => {
-          next = null;
-          return begin();
-        });
+        next ??= running
+          .catch(() => {})
+          .then(() => {
+            next = null;
+            return begin();
+          });
         await next;
       } else await begin();
     },
@@ -499,7 +519,7 @@ function ledgerSaver({ unsavedMax, save, onSaved }: SaverOptions) {
       const dirty = timer !== null || unsaved > 0;
       if (timer !== null) clearTimeout(timer);
       timer = null;
-      await running;
+      await running?.catch(() => {});
       // At the end a store that is closing or has failed may refuse: then some of it is delivered again.
       if (dirty) await save().catch(() => {});
     },

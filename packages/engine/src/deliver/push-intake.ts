@@ -4,6 +4,7 @@
  */
 import { assert, InvariantError } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
+import { firstOf } from '@millrace/core/first-of';
 import { copiedBytes } from '@millrace/core/own-bytes';
 import { pause } from '@millrace/core/pause';
 import type { Position } from '@millrace/core/position';
@@ -17,7 +18,7 @@ import type { MessagePreparation } from './message-preparation.ts';
 import { ALL_SUBS, type OriginalMessage, type PendingMessage, subKey } from './pending-message.ts';
 import type { PendingWindow } from './pending-window.ts';
 import type { SessionParts } from './push-session.ts';
-import { awayDelayMs } from './retry.ts';
+import { ASKED_MAX_MS, awayDelayMs } from './retry.ts';
 
 /** Bytes of messages read and not done, of one sink. One message that is larger is alone. */
 export const WINDOW_BYTES_MAX = 64 * 1_048_576;
@@ -35,8 +36,6 @@ export const LOAD_SHEDDING_AFTER_MS = 5_000;
 /** How often a full window is looked at meanwhile. */
 const SHED_LOOK_MS = 250;
 const DISCARD_NOTICE_EVERY_MS = 1_000;
-/** Without one, ending a wait makes an error with its stack each time. */
-const OVER = 'over';
 
 type OfSession = 'options' | 'sink' | 'ledger' | 'counts' | 'deadKeys' | 'onProgress';
 
@@ -106,19 +105,8 @@ export class PushIntake {
 
   async #feedChanged(feed: Feed): Promise<void> {
     const { signal, window, ledger } = this.#parts;
-    // A wait that lives as long as the sink would gather listeners.
-    const over = new AbortController();
-    const end = () => over.abort(OVER);
-    signal.addEventListener('abort', end, { once: true });
-    if (signal.aborted) end();
-    try {
-      const changed = feed.changed(over.signal);
-      // Something done: a backfill may be waiting for its last rows.
-      await (ledger.marking ? Promise.race([changed, window.changed()]) : changed);
-    } finally {
-      signal.removeEventListener('abort', end);
-      end();
-    }
+    // Something done: a backfill may be waiting for its last rows.
+    await firstOf(signal, (over) => [feed.changed(over), ...(ledger.marking ? [window.changed(over)] : [])]);
   }
 
   /** Waits until there is room in the window. True: there is none, and what comes is to be discarded. */
@@ -133,10 +121,7 @@ export class PushIntake {
       if (loadShedding === 'discard_on_full') {
         const leftMs = LOAD_SHEDDING_AFTER_MS - (window.now() - window.lastDoneMs);
         if (leftMs <= 0) return true;
-        const over = new AbortController();
-        const waitMs = Math.min(leftMs, SHED_LOOK_MS);
-        await Promise.race([window.changed(), pause(waitMs, AbortSignal.any([signal, over.signal]))]);
-        over.abort(OVER);
+        await firstOf(signal, (over) => [window.changed(over), pause(Math.min(leftMs, SHED_LOOK_MS), over)]);
       } else await window.room();
     }
     return false;
@@ -286,14 +271,17 @@ export class PushIntake {
 
   /** The messages of one that are still to be delivered. Each has to be held and added by the caller. */
   make(original: OriginalMessage, processed: Processed | null): PendingMessage[] {
-    const { ledger, preparation, window } = this.#parts;
+    const { ledger, options, preparation, window } = this.#parts;
     const { entry } = original;
     const made = preparation.make(original, processed, window.now());
     const left = this.#stillToDo(original, made);
     ledger.recount(entry, left.length);
+    const waitMs = entry.dueAt === 0 ? 0 : entry.dueAt - (options.wallClock ?? Date.now)();
     for (const message of left) {
       message.tries = entry.tries;
       message.firstFailedAt = entry.firstFailedAt;
+      // No longer than anybody can have asked for: the clock of the wall may have been set back.
+      if (waitMs > 0) message.nextTryMs = window.now() + Math.min(waitMs, ASKED_MAX_MS);
     }
     return left;
   }

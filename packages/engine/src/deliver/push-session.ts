@@ -22,18 +22,22 @@ import { MessageGroups } from './message-groups.ts';
 import { MessagePreparation } from './message-preparation.ts';
 import type { OriginalMessage, PendingMessage, ReplayOutcome } from './pending-message.ts';
 import { PendingWindow } from './pending-window.ts';
+import { Presence, RETRY_FLOOR_MS } from './presence.ts';
 import { batchOf, PushIntake } from './push-intake.ts';
 import type { PushDeliveryOptions } from './push-options.ts';
-import { awayDelayMs, concernsDestination, mayConcernDestination, RETRY_AFTER_MAX_MS, retryDelayMs } from './retry.ts';
+import {
+  ASKED_MAX_MS,
+  awayDelayMs,
+  concernsDestination,
+  mayConcernDestination,
+  RETRY_AFTER_MAX_MS,
+  retryDelayMs,
+} from './retry.ts';
 
-/** So many messages in a row that could not be delivered, and none that could: the destination is away. */
-const AWAY_AFTER_MESSAGES = 3;
 /** What is under way when the sink is stopped may still arrive, so that it is not sent twice. */
 const STOP_GRACE_MS = 1_000;
 /** What does not end when it is told to is left alone. */
 const CUT_GRACE_MS = 5_000;
-/** A retry never comes sooner, whatever is configured. */
-const RETRY_FLOOR_MS = 1;
 
 export interface SessionParts {
   readonly options: PushDeliveryOptions;
@@ -58,6 +62,7 @@ export class PushSession {
   readonly #intake: PushIntake;
   readonly #preparation: MessagePreparation;
   readonly #burial: Burial;
+  readonly #presence: Presence;
   readonly #stopping = new AbortController();
   /** Of requests: aborted later, so that they may still end well. */
   readonly #cutting = new AbortController();
@@ -67,9 +72,9 @@ export class PushSession {
   readonly #failed = Promise.withResolvers<never>();
   #feed: Feed | null = null;
   readonly #underWay = new Set<Promise<void>>();
-  #away: { readonly error: MillraceError; readonly attempt: number; readonly untilMs: number } | null = null;
-  /** Messages that failed since one arrived, each counted once: what a destination that is away did to them is taken back. */
-  readonly #suspects = new Set<PendingMessage>();
+  /** Messages in requests: those that have failed before, and how many others. */
+  readonly #retried = new Set<PendingMessage>();
+  #firstTries = 0;
   /** Why a message failed last: a window full of messages that fail alike keeps one error, not one each with its stack. */
   #lastError: MillraceError | null = null;
   /** Why nothing can be read, or given up, at the moment. */
@@ -84,6 +89,7 @@ export class PushSession {
     const { signal } = this.#stopping;
     this.#failed.promise.catch(() => {});
     this.#window = new PendingWindow(now);
+    this.#presence = new Presence({ retry: policy.retry, random, now, onOutage: () => counts.outages++ });
     this.#groups = new MessageGroups({
       messagesMax: Math.max(1, Math.min(policy.batchSize, sink.limits.messagesMax)),
       bytesMax: sink.limits.bytesMax,
@@ -133,8 +139,10 @@ export class PushSession {
     return this.#underWay.size;
   }
 
-  get delayed(): ReadonlySet<PendingMessage> {
-    return this.#groups.delayed;
+  /** Failed, and not over: waiting for the next try, or in it. Each holds up its group. */
+  *failing(): Generator<PendingMessage> {
+    yield* this.#groups.delayed;
+    yield* this.#retried;
   }
 
   /** All of the log was looked at, and everything is done. */
@@ -148,11 +156,13 @@ export class PushSession {
 
   /** Why nothing moves at the moment; null: something does, or there is nothing to do. */
   get trouble(): { readonly attempt: number; readonly error: MillraceError } | null {
-    if (this.#away !== null) return this.#away;
+    const { away } = this.#presence;
+    if (away !== null) return away;
     if (this.#trouble !== null) return { attempt: 0, error: this.#trouble };
-    if (this.#groups.delayed.size === 0 || this.#groups.ready > 0 || this.#underWay.size > 0) return null;
-    const [first] = this.#groups.delayed;
-    return first!.error === null ? null : { attempt: first!.tries, error: first!.error };
+    // What is tried once more has not got any further. What has not failed yet may.
+    if (this.#firstTries > 0 || (this.#groups.ready > 0 && this.#underWay.size === 0)) return null;
+    for (const { error, tries } of this.failing()) if (error !== null) return { attempt: tries, error };
+    return null;
   }
 
   oldestPendingMs(): number | null {
@@ -179,7 +189,15 @@ export class PushSession {
   replay(letter: Omit<OriginalMessage, 'entry' | 'replay'>, sub: number): Promise<ReplayOutcome> {
     const over = Promise.withResolvers<ReplayOutcome>();
     const { lsn, ordinal } = letter;
-    const entry = { position: { lsn, ordinal }, run: null, remaining: 1, leading: 0, tries: 0, firstFailedAt: 0 };
+    const entry = {
+      position: { lsn, ordinal },
+      run: null,
+      remaining: 1,
+      leading: 0,
+      tries: 0,
+      firstFailedAt: 0,
+      dueAt: 0,
+    };
     this.#replays.add(over.resolve);
     void over.promise.then(() => this.#replays.delete(over.resolve));
     this.#track(this.#intake.takeBack({ ...letter, entry, replay: { sub, over: over.resolve } }));
@@ -190,7 +208,7 @@ export class PushSession {
   redeliver(message: PendingMessage): boolean {
     if (message.state !== 'delayed') return false;
     this.#groups.putBack(message, this.#now());
-    if (this.#away !== null) this.#away = { ...this.#away, untilMs: 0 };
+    this.#presence.askNow();
     this.#dispatch();
     return true;
   }
@@ -251,16 +269,17 @@ export class PushSession {
 
   #dispatch(): void {
     if (this.#stopping.signal.aborted) return;
-    const { sink, unsavedFull } = this.#parts;
+    const { options, sink, unsavedFull } = this.#parts;
+    const { random = Math.random } = options;
     while (!unsavedFull()) {
       const now = this.#now();
-      const probe = this.#away !== null;
-      if (probe && (this.#underWay.size > 0 || now < this.#away!.untilMs)) break;
+      const probe = this.#presence.away !== null;
+      if (probe && (this.#underWay.size > 0 || now < this.#presence.probeAtMs(this.#groups.untried > 0))) break;
       if (this.#underWay.size >= sink.limits.concurrency) break;
-      const messages = this.#groups.take(now, probe);
+      const messages = probe ? this.#groups.takeProbe(now, random()) : this.#groups.take(now);
       if (messages === null) break;
       const [first] = messages;
-      if (first!.refusal === null) this.#track(this.#send(messages));
+      if (first!.refusal === null) this.#track(this.#send(messages, probe));
       else if (first!.refusal.again && first!.refusal.error === first!.error) this.#track(this.#makeAnew(first!));
       else this.#refuse(first!);
     }
@@ -283,18 +302,27 @@ export class PushSession {
     if (this.#timer !== null) clearTimeout(this.#timer);
     this.#timer = null;
     const { sink } = this.#parts;
-    if (this.#underWay.size >= sink.limits.concurrency || (this.#away !== null && this.#underWay.size > 0)) return;
+    const isAway = this.#presence.away !== null;
+    if (this.#underWay.size >= sink.limits.concurrency || (isAway && this.#underWay.size > 0)) return;
     const due = this.#groups.nextDueMs(this.#now());
     if (due === null) return;
-    const at = this.#away === null ? due : Math.max(due, this.#away.untilMs);
+    const at = isAway ? Math.max(due, this.#presence.probeAtMs(this.#groups.untried > 0)) : due;
     this.#timer = setTimeout(() => this.#dispatch(), Math.max(1, at - this.#now()));
   }
 
-  async #send(messages: readonly PendingMessage[]): Promise<void> {
+  async #send(messages: readonly PendingMessage[], probe: boolean): Promise<void> {
     const { counts } = this.#parts;
     counts.requests++;
-    for (const { tries } of messages) if (tries > 0) counts.retried++;
+    let firstTries = 0;
+    for (const message of messages) {
+      if (message.tries > 0) counts.retried++;
+      if (message.error === null || message.returned) firstTries++;
+      else this.#retried.add(message);
+    }
+    this.#firstTries += firstTries;
     const answer = await this.#ask(messages);
+    this.#firstTries -= firstTries;
+    for (const message of messages) this.#retried.delete(message);
     // What it says once it was cut is not used: the messages are sent again.
     if (this.#cutting.signal.aborted) return;
     if (answer === null) {
@@ -302,7 +330,7 @@ export class PushSession {
       return;
     }
     if (Array.isArray(answer)) this.#settle(messages, answer as readonly (DeliveryFailure | null)[]);
-    else this.#allFailed(messages, answer as DeliveryFailure);
+    else this.#allFailed(messages, answer as DeliveryFailure, probe);
   }
 
   /** An outcome for each; one failure for all; or null. */
@@ -335,7 +363,7 @@ export class PushSession {
 
   #arrived(messages: readonly PendingMessage[]): void {
     const { counts } = this.#parts;
-    this.#back();
+    this.#presence.back();
     for (const message of messages) {
       if (message.state === 'gone') continue;
       this.#groups.arrived();
@@ -345,14 +373,8 @@ export class PushSession {
     }
   }
 
-  /** The destination is there. */
-  #back(): void {
-    this.#away = null;
-    this.#suspects.clear();
-  }
-
   #settle(messages: readonly PendingMessage[], outcome: readonly (DeliveryFailure | null)[]): void {
-    if (outcome.some((one) => one === null || one.returned)) this.#back();
+    if (outcome.some((one) => one === null || one.returned)) this.#presence.back();
     const failedGroups = new Set<string>();
     for (const [i, message] of messages.entries()) {
       const failure = outcome[i]!;
@@ -368,39 +390,69 @@ export class PushSession {
     }
   }
 
-  #allFailed(messages: readonly PendingMessage[], failure: DeliveryFailure): void {
+  #allFailed(messages: readonly PendingMessage[], failure: DeliveryFailure, probe: boolean): void {
     const { error } = failure;
-    const several = messages.length > 1;
-    if (concernsDestination(error)) {
-      this.#goAway(failure);
-      for (const message of messages) this.#putBackUncounted(message, error);
-    } else if (mayConcernDestination(error)) {
-      if (this.#away !== null) {
-        this.#goAway(failure);
-        for (const message of messages) this.#putBackUncounted(message, error);
-        return;
-      }
-      const first = this.#firstOfGroups(messages);
-      for (const message of messages) {
-        if (!first.has(message)) this.#groups.putBack(message, this.#now());
-        else if (this.#fail(message, failure)) this.#suspects.add(message);
-      }
-      if (this.#suspects.size < AWAY_AFTER_MESSAGES) return;
-      this.#goAway(failure);
-      for (const message of this.#suspects) {
-        if (message.state !== 'delayed') continue;
-        message.tries = Math.max(0, message.tries - 1);
-        message.original.entry.tries = message.tries;
-        this.#groups.putBack(message, this.#now());
-      }
-      this.#suspects.clear();
-    } else if (several) {
+    if (concernsDestination(error) || mayConcernDestination(error)) {
+      if (this.#presence.away === null) this.#doubt(messages, failure);
+      else this.#stillAway(messages, failure, probe);
+    } else if (messages.length > 1) {
       // One of them may be the reason: each goes by itself, and only then counts what becomes of it.
       for (const message of messages) {
         message.alone = true;
         this.#putBackUncounted(message, error);
       }
     } else this.#failOne(messages[0]!, failure);
+  }
+
+  /**
+   * The fault may be the destination's, or the message's. It is the message's when others arrived since it failed last.
+   * It is the destination's when several failed and none arrived.
+   */
+  #doubt(messages: readonly PendingMessage[], failure: DeliveryFailure): void {
+    const { error } = failure;
+    const first = this.#firstOfGroups(messages);
+    for (const message of messages) {
+      const proven = this.#presence.failed(message);
+      // It, or one beside it: from now on it goes by itself.
+      if (proven) message.alone = true;
+      if (proven && messages.length > 1) this.#putBackUncounted(message, error);
+      else if (!first.has(message)) this.#groups.putBack(message, this.#now());
+      else if (proven) this.#fail(message, failure);
+      else this.#suspect(message, failure);
+    }
+    for (const [message, { tries, notBeforeMs }] of this.#presence.judge(failure) ?? []) {
+      // One may be under way again.
+      message.tries = tries;
+      message.original.entry.tries = tries;
+      const waits = message.state === 'delayed' && notBeforeMs <= this.#now();
+      if (waits) this.#groups.putBack(message, this.#now());
+    }
+  }
+
+  #suspect(message: PendingMessage, failure: DeliveryFailure): void {
+    const { error, retryAfterMs } = failure;
+    const { policy, random = Math.random, wallClock } = this.#parts.options;
+    const { tries } = message;
+    const notBeforeMs = this.#now() + Math.min(retryAfterMs ?? 0, RETRY_AFTER_MAX_MS);
+    if (concernsDestination(error)) {
+      message.error = this.#shared(error);
+      message.original.entry.dueAt = dueAt(failure, (wallClock ?? Date.now)());
+      const delayMs = awayDelayMs(++message.doubts, policy.retry, retryAfterMs, random);
+      this.#groups.delay(message, this.#now() + Math.max(RETRY_FLOOR_MS, delayMs));
+    } else if (!this.#fail(message, failure)) {
+      this.#presence.forget(message);
+      return;
+    }
+    this.#presence.suspect(message, tries, notBeforeMs);
+  }
+
+  /** Nothing counts. What was under way when it went tells nothing more of it. */
+  #stillAway(messages: readonly PendingMessage[], failure: DeliveryFailure, probe: boolean): void {
+    if (probe) this.#presence.stillAway(failure, messages[0]!.failedAt < 0);
+    for (const message of messages) {
+      this.#presence.failed(message);
+      this.#putBackUncounted(message, failure.error);
+    }
   }
 
   /** The destination has refused this one. What is too large for it is what the policy of the sink is for. */
@@ -432,14 +484,6 @@ export class PushSession {
       if (message.group !== null) seen.add(message.group);
     }
     return first;
-  }
-
-  #goAway({ error, retryAfterMs }: DeliveryFailure): void {
-    const { policy, random = Math.random } = this.#parts.options;
-    const attempt = (this.#away?.attempt ?? 0) + 1;
-    const delayMs = Math.max(RETRY_FLOOR_MS, awayDelayMs(attempt, policy.retry, retryAfterMs, random));
-    this.#away = { error, attempt, untilMs: this.#now() + delayMs };
-    this.#parts.counts.outages += attempt === 1 ? 1 : 0;
   }
 
   // --- failing -----------------------------------------------------------------------------------------------------
@@ -482,7 +526,8 @@ export class PushSession {
   }
 
   /** Counts, and decides what comes next. False: it was given up. */
-  #fail(message: PendingMessage, { error, retryAfterMs, returned, answer }: DeliveryFailure, giveUp = false): boolean {
+  #fail(message: PendingMessage, failure: DeliveryFailure, giveUp = false): boolean {
+    const { error, retryAfterMs, returned, answer } = failure;
     const { options, counts } = this.#parts;
     const { maxRetryCount, retry } = options.policy;
     const wallMs = (options.wallClock ?? Date.now)();
@@ -496,6 +541,7 @@ export class PushSession {
     const { entry } = message.original;
     entry.tries = message.tries;
     entry.firstFailedAt = message.firstFailedAt;
+    entry.dueAt = dueAt(failure, wallMs);
     counts.failed++;
     if (giveUp || (maxRetryCount !== null && message.tries > maxRetryCount)) {
       const work = this.#burial.add(message);
@@ -503,7 +549,7 @@ export class PushSession {
       return false;
     }
     const delayMs = returned
-      ? Math.min(retryAfterMs ?? 0, RETRY_AFTER_MAX_MS)
+      ? Math.min(retryAfterMs ?? 0, ASKED_MAX_MS)
       : retryDelayMs(message.tries, retry, retryAfterMs, options.random ?? Math.random);
     this.#groups.delay(message, this.#now() + Math.max(RETRY_FLOOR_MS, delayMs));
     return true;
@@ -522,7 +568,7 @@ export class PushSession {
 
   #finish(message: PendingMessage, outcome: ReplayOutcome): void {
     this.#groups.done(message, this.#now());
-    this.#suspects.delete(message);
+    this.#presence.forget(message);
     this.#window.release(message);
     const { entry, replay } = message.original;
     if (this.#parts.ledger.done(entry, message.sub)) replay?.over(outcome);
@@ -537,6 +583,12 @@ export class PushSession {
 
 function tableOf({ schema, table }: MessageFacts): string {
   return table === '' ? '' : `${schema}.${table}`;
+}
+
+/** By the clock of the wall; 0: it may be tried again at any time. */
+function dueAt({ retryAfterMs = 0, returned }: DeliveryFailure, wallMs: number): number {
+  const asked = Math.min(retryAfterMs, returned ? ASKED_MAX_MS : RETRY_AFTER_MAX_MS);
+  return asked > 0 ? Math.round(wallMs + asked) : 0;
 }
 
 function wrongAnswer(asked: number, answered: number): MillraceError {

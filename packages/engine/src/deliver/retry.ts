@@ -10,6 +10,8 @@ export interface RetryTimes {
 const JITTER = 0.15;
 /** A destination that says when to come again is not believed beyond this. */
 export const RETRY_AFTER_MAX_MS = 3_600_000;
+/** A worker that gives a message back may say twelve hours. */
+export const ASKED_MAX_MS = 12 * 3_600_000;
 /** However long single messages wait: a destination that is back is noticed within this. */
 export const AWAY_MAX_MS = 30_000;
 
@@ -34,9 +36,17 @@ export function awayDelayMs(
   return retryDelayMs(attempt, { ...times, maxMs: Math.min(times.maxMs, AWAY_MAX_MS) }, retryAfterMs, random);
 }
 
-/** It says something of the destination, and nothing of the message. */
+/** It says more of the destination than of the message: rights, certificate, address, the place itself. */
+const OF_DESTINATION: ReadonlySet<string> = new Set([
+  'sink_denied',
+  'sink_credentials_missing',
+  'sink_unverified',
+  'sink_address_refused',
+  'sink_place_missing',
+]);
+
 export function concernsDestination({ code }: MillraceError): boolean {
-  return code === 'sink_denied' || code === 'sink_credentials_missing';
+  return OF_DESTINATION.has(code);
 }
 
 /** It may say something of either. */

@@ -5,7 +5,7 @@
 import { backoffMs } from '@millrace/core/backoff';
 import { MillraceError } from '@millrace/core/error';
 import { pause } from '@millrace/core/pause';
-import { formatPosition, type Position } from '@millrace/core/position';
+import { formatPosition, isBackfilled, type Position } from '@millrace/core/position';
 import type { MessageAction, MessageFacts } from '@millrace/sinks/push-sink';
 import type { DeadLetters } from './dead-letters.ts';
 import type { Blocked } from './feed.ts';
@@ -128,7 +128,8 @@ export class StuckMessage {
 /** With the change it was, so that a person finds it. */
 function explained(position: Position, { schema, table }: MessageFacts, error: MillraceError): MillraceError {
   const of = table === '' ? '' : ` of table "${schema}"."${table}"`;
-  const detail = `${error.detail ?? ''} It is change ${formatPosition(position)}${of}.`.trimStart();
+  const what = isBackfilled(position) ? 'a row of a backfill' : `change ${formatPosition(position)}`;
+  const detail = `${error.markedDetail ?? ''} It is ${what}${of}.`.trimStart();
   return new MillraceError(error.code, { detail, hint: error.hint, cause: error });
 }
 

@@ -1,6 +1,6 @@
 /** The rules of health, one by one, on evidence that each test states. */
-import { MillraceError } from '@millrace/core/error';
-import type { PublishedTable, ServerFacts, SlotFacts } from '@millrace/postgres/source-facts';
+import { MillraceError, madeName } from '@millrace/core/error';
+import type { PublishedAction, PublishedTable, ServerFacts, SlotFacts } from '@millrace/postgres/source-facts';
 import { describe, expect, test } from 'vitest';
 import { backfillChecks } from './backfill-checks.ts';
 import { NO_LAG } from './commit-history.ts';
@@ -10,7 +10,7 @@ import { NOTICES_MAX, NoticeBoard } from './notice-board.ts';
 import { settingBytes } from './setting-bytes.ts';
 import { type SinkEvidence, sinkChecks } from './sink-checks.ts';
 import { type SourceEvidence, sourceChecks } from './source-checks.ts';
-import { identityFindings, missingTableFindings, toastFindings } from './table-findings.ts';
+import { identityFindings, missingTableFindings, toastFindings, unpublishedActionFindings } from './table-findings.ts';
 
 const server: ServerFacts = {
   version: 170_000,
@@ -55,8 +55,9 @@ const slot: SlotFacts = {
 const publication = {
   name: 'pub',
   allTables: false,
+  schemas: [] as string[],
   viaRoot: true,
-  publishes: { insert: true, update: true, delete: true },
+  publishes: { insert: true, update: true, delete: true, truncate: true },
 };
 const table: PublishedTable = {
   oid: 1,
@@ -176,7 +177,7 @@ describe('a table', () => {
 
   test('without an identity cannot be updated, unless updates are not published', () => {
     expect(found({ identity: 'default', hasKey: false, hasIdentity: false })).toEqual(['replica_identity_missing']);
-    const insertsOnly = { ...publication, publishes: { insert: true, update: false, delete: false } };
+    const insertsOnly = { ...publication, publishes: { insert: true, update: false, delete: false, truncate: false } };
     expect(identityFindings(insertsOnly, [{ ...table, identity: 'nothing', hasIdentity: false }])).toEqual([]);
   });
 
@@ -187,6 +188,10 @@ describe('a table', () => {
     expect(found({ partitioned: true, identity: 'full', leaves: 2, leavesNotFull: 1 })).toEqual([
       'replica_identity_not_full_partitioned',
     ]);
+    const [finding] = identityFindings(publication, [
+      { ...table, name: '$$;DROP', partitioned: true, leaves: 2, leavesNotFull: 1 },
+    ]);
+    expect(finding!.fix).toMatch(/^DO 'DECLARE .*''"public"\."\$\$;DROP"''.*';$/);
   });
 
   test('with large values is a trap unless they are sent or filled', () => {
@@ -197,9 +202,25 @@ describe('a table', () => {
 
   test('that a sink names is found under its own name and under that of its root', () => {
     const partition = { ...table, name: 'items_1', partition: true, rootName: 'items' };
-    expect(missingTableFindings('pub', [{ schema: 'public', name: 'items' }], [partition])).toEqual([]);
-    const [missing] = missingTableFindings('pub', [{ schema: 'a"b', name: 'x' }], [partition]);
+    expect(missingTableFindings(publication, [{ schema: 'public', name: 'items' }], [partition])).toEqual([]);
+    const wanted = [{ schema: 'a"b', name: 'x' }];
+    const [missing] = missingTableFindings(publication, wanted, [partition]);
     expect(missing).toMatchObject({ severity: 'error', fix: 'ALTER PUBLICATION "pub" ADD TABLE "a""b"."x";' });
+  });
+
+  test('nothing is to be added to a publication that holds whatever there is', () => {
+    const wanted = [
+      { schema: 'public', name: 'x' },
+      { schema: 'sales', name: 'y' },
+    ];
+    const fixes = (change: object) =>
+      missingTableFindings({ ...publication, ...change }, wanted, []).map(({ text, fix }) => [text.split(' ')[0], fix]);
+    const create = expect.stringContaining('Create it');
+    expect(fixes({ allTables: true })).toEqual([['public.x,', create]]);
+    expect(fixes({ schemas: ['sales'] })).toEqual([
+      ['public.x', 'ALTER PUBLICATION "pub" ADD TABLE "public"."x";'],
+      ['sales.y', create],
+    ]);
   });
 
   test('names are listed up to a bound, and the rest is counted', () => {
@@ -218,12 +239,12 @@ describe('a sink', () => {
     delivery: { kind: 'running', caughtUp: true },
     messages: 5,
     everDelivered: true,
-    retryingMs: null,
+    trouble: null,
     stillMs: 0,
     lag: NO_LAG,
-    publication: 'pub',
     named: [],
     takes: () => true,
+    actions: ['insert', 'update', 'delete'],
     fillsUnchanged: false,
     tables: well.tables,
     notices: [],
@@ -238,6 +259,26 @@ describe('a sink', () => {
   const retrying = (code: 'sink_unavailable' | 'sink_denied' | 'log_overrun') =>
     ({ kind: 'retrying', attempt: 1, error: new MillraceError(code) }) as const;
 
+  test('that takes what is not published is told, with the SQL for that and for tables it would stop', () => {
+    const publishes = { insert: true, update: false, delete: false, truncate: false };
+    const keyless = { ...table, identity: 'default' as const, hasKey: false, hasIdentity: false };
+    const tables = { atMs: 999_000, publication: { ...publication, publishes }, tables: [keyless] };
+    expect(sink({ tables })).toEqual({ slugs: ['warning action_not_published'], whole: 'warning' });
+    expect(sink({ tables, actions: ['insert'] }).slugs).toEqual([]);
+    const found = (...actions: PublishedAction[]) => unpublishedActionFindings(tables.publication, actions, [keyless]);
+    const [updates] = found('insert', 'update');
+    expect(updates!.fix!.split('\n')).toEqual([
+      expect.stringContaining('ALTER TABLE "public"."items" REPLICA IDENTITY FULL;'),
+      `ALTER PUBLICATION "pub" SET (publish = 'insert, update');`,
+      '-- or, where that is meant, actions: [insert] in the configuration of the sink',
+    ]);
+    const [truncates] = found('truncate');
+    expect(truncates).toMatchObject({
+      text: expect.stringContaining('does not publish truncate,'),
+      fix: `ALTER PUBLICATION "pub" SET (publish = 'insert, truncate');`,
+    });
+  });
+
   test('that moves is healthy, one that waits for its first message waits, one that is paused is paused', () => {
     expect(sink({})).toEqual({ slugs: [], whole: 'healthy' });
     expect(sink({ messages: 0, everDelivered: false }).whole).toBe('waiting');
@@ -247,10 +288,28 @@ describe('a sink', () => {
 
   test('whose destination is away is a warning first and an error later; one that refuses is an error at once', () => {
     const delivery = retrying('sink_unavailable');
-    expect(sink({ delivery, retryingMs: HEALTH_TIMING.sinkRetryMs }).whole).toBe('warning');
-    expect(sink({ delivery, retryingMs: HEALTH_TIMING.sinkRetryMs + 1 }).whole).toBe('error');
-    expect(sink({ delivery: retrying('sink_denied'), retryingMs: 0 }).whole).toBe('error');
-    expect(sink({ delivery: retrying('log_overrun'), retryingMs: 0 }).slugs).toEqual(['error sink_overrun']);
+    const trouble = (forMs: number) => ({ error: delivery.error, forMs });
+    expect(sink({ delivery, trouble: trouble(HEALTH_TIMING.sinkRetryMs) }).whole).toBe('warning');
+    expect(sink({ delivery, trouble: trouble(HEALTH_TIMING.sinkRetryMs + 1) }).whole).toBe('error');
+    expect(sink({ delivery: retrying('sink_denied') }).whole).toBe('error');
+    expect(sink({ delivery: retrying('log_overrun') }).slugs).toEqual(['error sink_overrun']);
+    // It tries again, or begins anew, and has not succeeded.
+    for (const kind of ['running', 'starting'] as const) {
+      const tries = { kind, caughtUp: false } as const;
+      expect(sink({ delivery: tries, trouble: trouble(0) }).whole).toBe('warning');
+      expect(sink({ delivery: tries, trouble: trouble(HEALTH_TIMING.sinkRetryMs + 1) }).whole).toBe('error');
+    }
+  });
+
+  test('that cannot deliver is told of without what a routing function made of a row', () => {
+    const names = { detail: `No topic "${madeName('Ada')}".`, hint: `Make "${madeName('Ada')}".` };
+    const error = new MillraceError('sink_refused', names);
+    const push = { pending: 1, blockedGroups: 1, blockedBy: error, oldestPendingMs: 0 };
+    const checks = sinkChecks({ ...moving, delivery: { kind: 'retrying', attempt: 1, error }, push }, HEALTH_TIMING);
+    const findings = checks.flatMap(({ findings }) => findings);
+    expect(findings.map(({ slug }) => slug)).toEqual(['groups_blocked', 'messages_delivered']);
+    for (const { text } of findings) expect(text).toContain('No topic "…".');
+    expect(findings[1]!.fix).toBe('Make "…".');
   });
 
   test('that does not move although there is something to do is an error after a minute', () => {
@@ -268,6 +327,15 @@ describe('a sink', () => {
     expect(of('active', 'too much WAL')).toEqual(['warning']);
     expect(of('completed')).toEqual(['healthy']);
     expect(backfillChecks('out', [])).toEqual([]);
+    const many = Array.from({ length: 10_000 }, () => ({
+      ...backfill,
+      state: 'active' as const,
+      error: null,
+      waiting: 'others',
+    }));
+    expect(backfillChecks('out', many)[0]!.findings).toMatchObject([
+      { text: expect.stringContaining('9992 more wait:') },
+    ]);
   });
 });
 

@@ -1,13 +1,13 @@
 /**
- * When the source committed what is in the change log, by its own clock: a bounded list of samples. Both ends of a lag
- * are looked up here, so that no other clock comes in and a skewed one does no harm.
+ * When the source committed what is in the change log, by its own clock: a bounded list of samples. The age of what is
+ * missing is by that clock as well, so that a skewed one does no harm.
  */
 import { assert } from '@millrace/core/assert';
 import type { Lsn } from '@millrace/core/lsn';
 
 export interface CommitSample {
   readonly lsn: Lsn;
-  /** On the clock of the source; any origin. null: nothing was committed yet. */
+  /** On the clock of the source; any origin. null: not known, of a first sample only. */
   readonly timeMs: number | null;
   /** A running count of transactions. */
   readonly transactions: number;
@@ -17,8 +17,14 @@ export interface Lag {
   readonly bytes: bigint;
   /** null: it began before this process did, and was not counted. */
   readonly transactions: number | null;
-  /** null: as above, and the log could not tell. */
+  /** For how long the oldest thing that is missing has been there. null: as above, and the log could not tell. */
   readonly seconds: number | null;
+}
+
+/** When the first commit after `lsn` was, as the log has it. */
+export interface FirstMissing {
+  readonly lsn: Lsn;
+  readonly timeMs: number | null;
 }
 
 export const NO_LAG: Lag = { bytes: 0n, transactions: 0, seconds: 0 };
@@ -34,10 +40,6 @@ export class CommitHistory {
 
   get sampleCount(): number {
     return this.#samples.length;
-  }
-
-  get oldest(): CommitSample | null {
-    return this.#samples[0] ?? null;
   }
 
   /** `lsn` must not go back. A sample that says nothing new is not kept. */
@@ -74,20 +76,27 @@ export class CommitHistory {
   }
 
   /**
-   * How far `reached` is behind the newest sample. `before` stands in for what was there before the first sample.
+   * How far `reached` is behind the newest sample. `nowMs` is on the clock of the source; null: not known. `first` says
+   * exactly when what is missing began, for this `reached`; of an earlier one it is used where there are no fine samples.
    * Never negative: a source whose clock was set back has zero.
    */
-  lag(reached: Lsn, before: { readonly timeMs: number | null } | null): Lag {
+  lag(reached: Lsn, nowMs: number | null, first: FirstMissing | null): Lag {
     const { newest } = this;
     if (newest === null || reached >= newest.lsn) return NO_LAG;
     const index = this.#indexAfter(reached);
     const known = this.#samples[index - 1] ?? null;
-    // Where nothing was committed before, the first commit that is missing is the oldest thing there is.
-    const timeMs = known === null ? before?.timeMs : (known.timeMs ?? this.#samples[index]?.timeMs);
+    const read = first?.lsn === reached || !this.#isFine(index) ? (first?.timeMs ?? null) : null;
+    // The one before may be from long ago: what counts is not since when there was nothing.
+    const sinceMs = read ?? (known === null ? null : this.#samples[index]!.timeMs);
     return {
       bytes: newest.lsn - reached,
       transactions: known === null ? null : Math.max(0, newest.transactions - known.transactions),
-      seconds: timeMs == null || newest.timeMs === null ? null : Math.max(0, newest.timeMs - timeMs) / 1000,
+      seconds: sinceMs === null || nowMs === null ? null : Math.max(0, nowMs - sinceMs) / 1000,
     };
+  }
+
+  /** No sample is missing before this one. */
+  #isFine(index: number): boolean {
+    return index > 0 && index >= this.#samples.length - COMMIT_SAMPLES_MAX / 2;
   }
 }

@@ -7,9 +7,9 @@ import type { MillraceError } from '@millrace/core/error';
 import { type Lsn, maxLsn } from '@millrace/core/lsn';
 import type { Position } from '@millrace/core/position';
 import type { ConnectionConfig } from '@millrace/postgres/connection';
-import type { SlotFacts } from '@millrace/postgres/source-facts';
-import { type BackfillLook, backfillChecks } from './backfill-checks.ts';
-import { CommitHistory, type Lag, NO_LAG } from './commit-history.ts';
+import type { PublishedAction, SlotFacts } from '@millrace/postgres/source-facts';
+import { type BackfillLook, backfillChecks, rowIndexChecks } from './backfill-checks.ts';
+import { CommitHistory, type FirstMissing, type Lag, NO_LAG } from './commit-history.ts';
 import { type FailoverLook, failoverChecks, watchFailover } from './failover-checks.ts';
 import { type EntityHealth, entityHealth } from './finding.ts';
 import { HEALTH_TIMING, type HealthTiming } from './health-timing.ts';
@@ -32,7 +32,7 @@ export interface MonitoredPipeline {
     readonly commits: number;
     readonly commitTimeMs: number | null;
     heldBytes(): Promise<number>;
-    commitTimeNear(lsn: Lsn): Promise<number | null>;
+    commitTimeAfter(lsn: Lsn): Promise<number | null>;
   };
   readonly deliveries: readonly {
     readonly name: string;
@@ -44,6 +44,7 @@ export interface MonitoredPipeline {
   }[];
   /** By sink. */
   readonly backfills: ReadonlyMap<string, { list(): readonly BackfillLook[] }>;
+  readonly rowIndex?: { readonly failedFills: readonly BackfillLook[] } | null;
 }
 
 export interface MonitoredSink {
@@ -52,6 +53,7 @@ export interface MonitoredSink {
   /** Tables that it names one by one. */
   readonly tables: readonly TableId[];
   readonly takes: (schema: string, table: string) => boolean;
+  readonly actions: readonly PublishedAction[];
   readonly fillsUnchanged: boolean;
 }
 
@@ -131,9 +133,10 @@ interface SinkTrack {
   messages: number;
   /** When it last moved, or had nothing to do. */
   movedMs: number;
-  retryingSinceMs: number | null;
-  /** Commit time near where it stands, while that is before all that was counted: read from the log, once in a while. */
-  before: { readonly lsn: Lsn; readonly timeMs: number | null } | null;
+  /** What it fails for, and since when: until something moves. A try that is under way is no better than the one before. */
+  trouble: { readonly sinceMs: number; readonly error: MillraceError } | null;
+  /** What it lacks first: read from the log, once in a while. */
+  first: FirstMissing | null;
   reading: boolean;
 }
 
@@ -145,6 +148,8 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
   /** The server's WAL position by the server's clock. */
   const wal = new CommitHistory();
   const tracks = new Map<string, SinkTrack>();
+  /** By sink: the tables that it names, as text, and since when. */
+  let named: ReadonlyMap<string, { readonly tables: string; readonly sinceMs: number }> = new Map();
   let watched: MonitoredPipeline | null = null;
   let commitsBefore = 0;
   let wasStreaming = false;
@@ -213,14 +218,8 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
     if (commits.newest !== null && durableLsn < commits.newest.lsn) commits.clear();
     // An empty log: all that will be in it is going to be counted.
     if (durableLsn === 0n) commits.add({ lsn: 0n, timeMs: null, transactions: commitsBefore });
-    else if (commitTimeMs !== null) {
+    else if (commitTimeMs !== null || commits.newest === null) {
       commits.add({ lsn: durableLsn, timeMs: commitTimeMs, transactions: commitsBefore + log.commits });
-    } else if (commits.newest === null) {
-      const add = (timeMs: number | null) => {
-        if (timeMs === null || commits.newest !== null) return;
-        commits.add({ lsn: durableLsn, timeMs, transactions: commitsBefore });
-      };
-      void log.commitTimeNear(durableLsn).then(add, () => {});
     }
   }
 
@@ -234,13 +233,13 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
         shownLsn,
         messages: delivered.messages,
         movedMs: now(),
-        retryingSinceMs: null,
-        before: null,
+        trouble: null,
+        first: null,
         reading: false,
       };
       tracks.set(name, track);
     }
-    readBefore(log, position.lsn, track);
+    readFirst(log, position.lsn, track);
     const moved =
       track.position === null ||
       track.position.lsn !== position.lsn ||
@@ -248,22 +247,24 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
       track.messages !== delivered.messages ||
       (shownLsn !== null && track.shownLsn !== null && shownLsn > track.shownLsn);
     const works = state.kind === 'running' || state.kind === 'starting';
-    if (moved || !works || position.lsn >= log.durableLsn) track.movedMs = now();
+    const idle = position.lsn >= log.durableLsn;
+    if (moved || !works || idle) track.movedMs = now();
+    if (moved || idle || state.kind === 'paused' || state.kind === 'disabled') track.trouble = null;
+    if (state.kind === 'retrying') {
+      track.trouble = { sinceMs: track.trouble?.sinceMs ?? now(), error: state.error };
+    }
     track.position = position;
     track.shownLsn = shownLsn;
     track.messages = delivered.messages;
-    if (state.kind !== 'retrying') track.retryingSinceMs = null;
-    else track.retryingSinceMs ??= now();
   }
 
-  function readBefore(log: MonitoredPipeline['log'], lsn: Lsn, track: SinkTrack): void {
-    const { oldest } = commits;
-    if (oldest === null || lsn >= oldest.lsn || track.reading || track.before?.lsn === lsn) return;
-    if (track.before !== null && samples % LOG_READ_EVERY !== 0) return;
+  function readFirst(log: MonitoredPipeline['log'], lsn: Lsn, track: SinkTrack): void {
+    if (lsn >= log.durableLsn || track.reading || track.first?.lsn === lsn) return;
+    if (track.first !== null && samples % LOG_READ_EVERY !== 0) return;
     track.reading = true;
-    void log.commitTimeNear(lsn).then(
+    void log.commitTimeAfter(lsn).then(
       (timeMs) => {
-        track.before = { lsn, timeMs };
+        track.first = { lsn, timeMs };
         track.reading = false;
       },
       () => {
@@ -277,8 +278,10 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
     const pipeline = options.pipeline();
     const failure = pipeline === null ? options.failure() : null;
     const lag = sourceLag(pipeline);
-    const reports = sinks().map((sink) => reportSink(sink, pipeline));
-    const checks = sourceChecks(
+    const watchedSinks = sinks();
+    lookAtNames(watchedSinks);
+    const reports = watchedSinks.map((sink) => reportSink(sink, pipeline));
+    const ofSource = sourceChecks(
       {
         nowMs: now(),
         streamedAtMs,
@@ -296,6 +299,7 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
       },
       timing,
     );
+    const checks = [...ofSource, ...rowIndexChecks(pipeline?.rowIndex?.failedFills ?? [])];
     return {
       health: entityHealth(names.database, failover === null ? checks : [...checks, ...failoverChecks(failover.look)]),
       state: pipeline?.capture.state.kind ?? (failure === null ? 'connecting' : 'failed'),
@@ -308,10 +312,16 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
     };
   }
 
-  /** By the server's own clock: between the last time we asked and the time when its WAL was where we are. */
+  /** What its clock says now, by what it said last. */
+  function sourceNowMs(): number | null {
+    const { probe } = prober;
+    return probe === null ? null : probe.server.nowMs + (now() - probe.atMs);
+  }
+
+  /** Since when its WAL has been seen beyond where we are. */
   function sourceLag(pipeline: MonitoredPipeline | null): Lag {
     const reached = pipeline?.log.progress ?? prober.probe?.slot?.confirmedLsn;
-    return reached === undefined || reached === null ? NO_LAG : wal.lag(reached, null);
+    return reached === undefined || reached === null ? NO_LAG : wal.lag(reached, sourceNowMs(), null);
   }
 
   function reportSink(sink: MonitoredSink, pipeline: MonitoredPipeline | null): SinkReport {
@@ -332,12 +342,12 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
         delivery: delivery?.state ?? null,
         messages: delivery?.delivered.messages ?? 0,
         everDelivered: delivery !== null && delivery.cursor.destination !== null,
-        retryingMs: track?.retryingSinceMs == null ? null : now() - track.retryingSinceMs,
+        trouble: track?.trouble == null ? null : { error: track.trouble.error, forMs: now() - track.trouble.sinceMs },
         stillMs: track === undefined ? null : now() - track.movedMs,
         lag,
-        publication: names.publication,
-        named: sink.tables,
+        named: isSeen(name) ? sink.tables : [],
         takes: sink.takes,
+        actions: sink.actions,
         fillsUnchanged: sink.fillsUnchanged,
         tables: prober.tables,
         ...(push !== null && { push }),
@@ -360,14 +370,29 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
     };
   }
 
+  /** A table may be younger than the last look at the publication: the server is asked again for a sink that is new. */
+  function lookAtNames(list: readonly MonitoredSink[]): void {
+    let asks = false;
+    const look = (sink: MonitoredSink) => {
+      const tables = JSON.stringify(sink.tables);
+      const known = named.get(sink.name);
+      if (known?.tables === tables) return known;
+      asks = true;
+      return { tables, sinceMs: now() };
+    };
+    named = new Map(list.map((sink) => [sink.name, look(sink)]));
+    if (asks && prober.tables !== null) void prober.refresh();
+  }
+
+  function isSeen(sink: string): boolean {
+    return prober.tables !== null && prober.tables.atMs >= named.get(sink)!.sinceMs;
+  }
+
   /** Behind what is durable in the log: what the sink could have delivered. */
   function sinkLag(reached: Lsn, { log }: MonitoredPipeline, track: SinkTrack | undefined): Lag {
     const end = log.durableLsn;
     if (reached >= end) return NO_LAG;
-    // The time of the newest commit is still being read.
-    if (commits.newest === null) return { bytes: end - reached, transactions: null, seconds: null };
-    const lag = commits.lag(reached, track?.before ?? null);
-    return { ...lag, bytes: end - reached };
+    return { ...commits.lag(reached, sourceNowMs(), track?.first ?? null), bytes: end - reached };
   }
 
   const timer = setInterval(sample, timing.sampleMs);

@@ -1,11 +1,11 @@
 /** The checks of a sink, from what is known of it at one moment. Pure. */
 import type { MillraceError } from '@millrace/core/error';
-import type { PublishedTable } from '@millrace/postgres/source-facts';
+import type { PublishedAction, PublishedTable } from '@millrace/postgres/source-facts';
 import type { Lag } from './commit-history.ts';
 import { type Check, type CheckStatus, check, type Finding } from './finding.ts';
 import type { HealthTiming } from './health-timing.ts';
 import { ofError, type TableProbe } from './source-checks.ts';
-import { missingTableFindings, type TableId, toastFindings } from './table-findings.ts';
+import { missingTableFindings, type TableId, toastFindings, unpublishedActionFindings } from './table-findings.ts';
 
 /** What a delivery says of itself. */
 export type DeliveryView =
@@ -26,14 +26,15 @@ export interface SinkEvidence {
   readonly messages: number;
   /** It has delivered something at some time. */
   readonly everDelivered: boolean;
-  /** For how long it has been in retry, and for how long it has not moved although there is something to do. */
-  readonly retryingMs: number | null;
+  /** What it fails for, and for how long nothing has moved since it did; null: it does not, or something has. */
+  readonly trouble: { readonly error: MillraceError; readonly forMs: number } | null;
+  /** For how long it has not moved although there is something to do. */
   readonly stillMs: number | null;
   readonly lag: Lag;
-  readonly publication: string;
   /** Tables that it names one by one. */
   readonly named: readonly TableId[];
   readonly takes: (schema: string, table: string) => boolean;
+  readonly actions: readonly PublishedAction[];
   readonly fillsUnchanged: boolean;
   readonly tables: TableProbe | null;
   /** Of a destination that takes messages one by one; absent: it is a stream. */
@@ -63,11 +64,14 @@ export function sinkChecks(evidence: SinkEvidence, timing: HealthTiming): Check[
 }
 
 function configuration(evidence: SinkEvidence, timing: HealthTiming): Check {
-  const { tables, named, publication, takes, fillsUnchanged, nowMs } = evidence;
+  const { tables, named, takes, actions, fillsUnchanged, nowMs } = evidence;
   const name = 'Sink configuration';
   if (tables === null) return check('sink_configuration', name, [], 'initializing');
   const findings: Finding[] = [];
-  if (tables.publication !== null) findings.push(...missingTableFindings(publication, named, tables.tables));
+  if (tables.publication !== null) {
+    findings.push(...missingTableFindings(tables.publication, named, tables.tables));
+    findings.push(...unpublishedActionFindings(tables.publication, actions, tables.tables));
+  }
   findings.push(...toastFindings(tables.tables.filter(isTaken(takes)), fillsUnchanged));
   const stale = nowMs - tables.atMs > timing.tablesStaleMs;
   return check('sink_configuration', name, findings, stale ? 'stale' : 'healthy');
@@ -80,7 +84,7 @@ function pending({ name, stillMs, lag, push }: SinkEvidence, timing: HealthTimin
     findings.push({
       slug: 'groups_blocked',
       severity: 'warning',
-      text: `${blockedGroups} groups wait for a message that failed; the first for this: ${blockedBy.message}`,
+      text: `${blockedGroups} groups wait for a message that failed; the first for this: ${blockedBy.logText}`,
       fix: `millrace sink messages "${name}" --failing`,
       code: blockedBy.code,
     });
@@ -96,15 +100,16 @@ function pending({ name, stillMs, lag, push }: SinkEvidence, timing: HealthTimin
   return check('messages_pending_delivery', 'Messages pending delivery', findings);
 }
 
-function delivered({ delivery, retryingMs }: SinkEvidence, timing: HealthTiming, seen: CheckStatus): Check {
+function delivered({ delivery, trouble }: SinkEvidence, timing: HealthTiming, seen: CheckStatus): Check {
   const name = 'Messages delivered';
   const slug = 'messages_delivered';
-  if (delivery === null || delivery.kind === 'starting') return check(slug, name, [], 'initializing');
-  if (delivery.kind !== 'retrying') return check(slug, name, [], seen);
-  const { error } = delivery;
+  if (delivery === null || (delivery.kind === 'starting' && trouble === null))
+    return check(slug, name, [], 'initializing');
+  const error = delivery.kind === 'retrying' ? delivery.error : trouble?.error;
+  if (error === undefined) return check(slug, name, [], seen);
   if (error.code === 'log_overrun') return check(slug, name, [ofError('sink_overrun', error)]);
   // A destination that restarts is no news; one that refuses, or stays away, is.
-  const lasts = error.retry === 'operator' || error.retry === 'never' || (retryingMs ?? 0) > timing.sinkRetryMs;
+  const lasts = error.retry === 'operator' || error.retry === 'never' || (trouble?.forMs ?? 0) > timing.sinkRetryMs;
   return check(slug, name, [ofError(slug, error, lasts ? 'error' : 'warning')]);
 }
 

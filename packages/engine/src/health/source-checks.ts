@@ -207,7 +207,7 @@ function changeLog({ log }: SourceEvidence): Check[] {
 
 /** A coded error as a finding. */
 export function ofError(slug: string, error: MillraceError, severity: Finding['severity'] = 'error'): Finding {
-  return { slug, severity, text: error.message, fix: error.hint ?? hintFor(error), code: error.code };
+  return { slug, severity, text: error.logText, fix: error.logHint ?? hintFor(error), code: error.code };
 }
 
 function hintFor(error: MillraceError): string | undefined {

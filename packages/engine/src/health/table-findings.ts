@@ -2,8 +2,13 @@
  * What is to be said of a publication and its tables: the traps of replica identity, partitions and large values, each
  * with the SQL that takes it away. Pure; shared by the preflight check and running health.
  */
-import { quoteIdentifier } from '@millrace/postgres/connection';
-import type { PublicationFacts, PublishedTable } from '@millrace/postgres/source-facts';
+import { quoteIdentifier, quoteLiteral } from '@millrace/postgres/connection';
+import {
+  PUBLISHED_ACTIONS,
+  type PublicationFacts,
+  type PublishedAction,
+  type PublishedTable,
+} from '@millrace/postgres/source-facts';
 import type { Finding } from './finding.ts';
 
 export interface TableId {
@@ -34,7 +39,7 @@ export function publicationFindings(
     ];
   }
   const findings: Finding[] = [];
-  if (tables.length === 0 && publication.allTables) {
+  if (tables.length === 0 && (publication.allTables || publication.schemas.length > 0)) {
     findings.push({
       slug: 'no_tables_in_publication',
       severity: 'notice',
@@ -65,18 +70,16 @@ export function publicationFindings(
 /** Of tables that the publication holds. */
 export function identityFindings(publication: PublicationFacts, tables: readonly PublishedTable[]): Finding[] {
   const findings: Finding[] = [];
-  const names = (found: readonly PublishedTable[]) => found.map(({ schema, name }) => [schema, name] as const);
   const { update, delete: remove } = publication.publishes;
   const leaves = tables.filter(({ partitioned }) => !partitioned);
-  const without = leaves.filter(({ hasIdentity }) => !hasIdentity);
-  const partitionedWithout = tables.filter(({ leavesWithoutIdentity }) => leavesWithoutIdentity > 0);
+  const { without, partitionedWithout } = withoutIdentity(tables);
   if ((update || remove) && without.length + partitionedWithout.length > 0) {
     const all = names([...without, ...partitionedWithout]);
     findings.push({
       slug: 'replica_identity_missing',
       severity: 'warning',
-      text: `UPDATE and DELETE fail in Postgres for ${listed(all)}: a published table needs a primary key or a replica identity.`,
-      fix: statements(all, (table) => `ALTER TABLE ${table} REPLICA IDENTITY FULL; -- or add a primary key`),
+      text: `UPDATE and DELETE fail in Postgres for ${listed(all)}: a published table needs a primary key that is not DEFERRABLE, or another replica identity.`,
+      fix: fullIdentity(without, partitionedWithout),
     });
   }
   const notFull = leaves.filter(({ identity, hasIdentity }) => hasIdentity && identity !== 'full');
@@ -84,7 +87,7 @@ export function identityFindings(publication: PublicationFacts, tables: readonly
     findings.push({
       slug: 'replica_identity_not_full',
       severity: 'notice',
-      text: `The replica identity of ${listed(names(notFull))} is not full: updates say what is new, not what was there before ("changes" is null), and deletes have the key only.`,
+      text: `The replica identity of ${listed(names(notFull))} is not full: updates say what is new, not what was there before ("changes" is {}), and deletes have the key only.`,
       fix: statements(names(notFull), (table) => `ALTER TABLE ${table} REPLICA IDENTITY FULL;`),
     });
   }
@@ -117,25 +120,68 @@ export function toastFindings(tables: readonly PublishedTable[], filled: boolean
   ];
 }
 
+/** Actions that a sink takes and the publication does not publish: Postgres never sends them. */
+export function unpublishedActionFindings(
+  publication: PublicationFacts,
+  wanted: readonly PublishedAction[],
+  tables: readonly PublishedTable[],
+): Finding[] {
+  const { name, publishes } = publication;
+  const missing = wanted.filter((action) => !publishes[action]);
+  if (missing.length === 0) return [];
+  const all = PUBLISHED_ACTIONS.filter((action) => publishes[action] || missing.includes(action));
+  const kept = wanted.filter((action) => publishes[action]);
+  // With updates or deletes published, Postgres would refuse those of a table without an identity.
+  const { without, partitionedWithout } = withoutIdentity(tables);
+  const first =
+    missing.includes('update') || missing.includes('delete') ? fullIdentity(without, partitionedWithout) : '';
+  const fix = [
+    first,
+    `ALTER PUBLICATION ${quoteIdentifier(name)} SET (publish = '${all.join(', ')}');`,
+    kept.length === 0
+      ? ''
+      : `-- or, where that is meant, actions: [${kept.join(', ')}] in the configuration of the sink`,
+  ];
+  return [
+    {
+      slug: 'action_not_published',
+      severity: 'warning',
+      text: `Publication "${name}" does not publish ${missing.join(', ')}, which this sink takes: none will come.`,
+      fix: fix.filter(Boolean).join('\n'),
+    },
+  ];
+}
+
 /** Tables that a sink names and the publication does not hold. */
 export function missingTableFindings(
-  publication: string,
+  publication: Pick<PublicationFacts, 'name' | 'allTables' | 'schemas'>,
   wanted: readonly TableId[],
   tables: readonly PublishedTable[],
 ): Finding[] {
   const held = new Set(tables.flatMap((t) => [key(t.schema, t.name), key(t.rootSchema, t.rootName)]));
   const missing = wanted.filter((table) => !held.has(key(table.schema, table.name)));
-  if (missing.length === 0) return [];
-  const names = missing.map(({ schema, name }) => [schema, name] as const);
-  return [
-    {
-      slug: 'table_not_in_publication',
-      severity: 'error',
-      text: `${listed(names)} ${missing.length === 1 ? 'is' : 'are'} not in publication "${publication}", or ${missing.length === 1 ? 'does' : 'do'} not exist.`,
-      fix: statements(names, (table) => `ALTER PUBLICATION ${quoteIdentifier(publication)} ADD TABLE ${table};`),
-      code: 'pg_table_unpublished',
-    },
-  ];
+  const isWhole = ({ schema }: TableId) => publication.allTables || publication.schemas.includes(schema);
+  const ids = (found: readonly TableId[]) => found.map(({ schema, name }) => [schema, name] as const);
+  const findings: Finding[] = [];
+  const addable = ids(missing.filter((table) => !isWhole(table)));
+  const about = { slug: 'table_not_in_publication', severity: 'error', code: 'pg_table_unpublished' } as const;
+  if (addable.length > 0) {
+    findings.push({
+      ...about,
+      text: `${listed(addable)} ${addable.length === 1 ? 'is' : 'are'} not in publication "${publication.name}", or ${addable.length === 1 ? 'does' : 'do'} not exist.`,
+      fix: statements(addable, (table) => `ALTER PUBLICATION ${quoteIdentifier(publication.name)} ADD TABLE ${table};`),
+    });
+  }
+  // Postgres refuses ADD TABLE: whatever it can publish there is in it already.
+  const never = ids(missing.filter(isWhole));
+  if (never.length > 0) {
+    findings.push({
+      ...about,
+      text: `${listed(never)} ${never.length === 1 ? 'does' : 'do'} not exist, or Postgres cannot publish ${never.length === 1 ? 'it' : 'them'} (unlogged, temporary, foreign, a view): publication "${publication.name}" holds all tables ${publication.allTables ? 'there are' : 'of the schema'}.`,
+      fix: 'Create it, or correct the name in source.include_tables of the sink.',
+    });
+  }
+  return findings;
 }
 
 export function qualified(schema: string, name: string): string {
@@ -158,11 +204,28 @@ export function statements(
   return more > 0 ? [...lines, `-- and so on for ${more} more`].join('\n') : lines.join('\n');
 }
 
+function withoutIdentity(tables: readonly PublishedTable[]) {
+  return {
+    without: tables.filter(({ partitioned, hasIdentity }) => !partitioned && !hasIdentity),
+    partitionedWithout: tables.filter(({ leavesWithoutIdentity }) => leavesWithoutIdentity > 0),
+  };
+}
+
+function fullIdentity(without: readonly PublishedTable[], partitioned: readonly PublishedTable[]): string {
+  const each = (table: string) => `ALTER TABLE ${table} REPLICA IDENTITY FULL; -- or give it such a primary key`;
+  return [statements(names(without), each), statements(names(partitioned), everyPartition)].filter(Boolean).join('\n');
+}
+
+function names(tables: readonly PublishedTable[]): (readonly [string, string])[] {
+  return tables.map(({ schema, name }) => [schema, name] as const);
+}
+
 function everyPartition(table: string): string {
-  return (
-    `DO $$ DECLARE p regclass; BEGIN FOR p IN SELECT relid FROM pg_partition_tree('${table.replaceAll("'", "''")}') LOOP ` +
-    "EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', p); END LOOP; END $$;"
-  );
+  const body =
+    `DECLARE p regclass; BEGIN FOR p IN SELECT relid FROM pg_partition_tree(${quoteLiteral(table)}) LOOP ` +
+    "EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', p); END LOOP; END";
+  // A name could end what stands between dollars.
+  return table.includes('$') ? `DO ${quoteLiteral(body)};` : `DO $$ ${body} $$;`;
 }
 
 function unique(names: readonly (readonly [string, string])[]): (readonly [string, string])[] {

@@ -15,7 +15,10 @@ export interface PublishedTable {
   readonly withDescendants: boolean;
   /** SQL of the publication's row filter. */
   readonly rowFilter: string | null;
-  /** Key columns in key order: of the replica identity, else the primary key. Empty: there is none. */
+  /**
+   * Key columns in key order: of the replica identity, else the primary key. Empty: there is none, or one that is
+   * deferrable, which the default identity cannot be.
+   */
   readonly key: readonly string[];
   readonly keyTypes: readonly string[];
   readonly relation: Buffer;
@@ -83,7 +86,7 @@ export async function readPublication(
                    WHERE i.indrelid = c.oid AND i.indisreplident AND k.attnum = a.attnum AND k.place <= i.indnkeyatts),
           'pk', (SELECT k.place FROM pg_catalog.pg_index AS i
                   CROSS JOIN LATERAL pg_catalog.unnest(i.indkey) WITH ORDINALITY AS k (attnum, place)
-                  WHERE i.indrelid = c.oid AND i.indisprimary AND k.attnum = a.attnum AND k.place <= i.indnkeyatts))
+                  WHERE i.indrelid = c.oid AND i.indisprimary AND (i.indimmediate OR c.relreplident <> 'd') AND k.attnum = a.attnum AND k.place <= i.indnkeyatts))
           ORDER BY a.attnum)
         FROM pg_catalog.pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped))
       FROM pg_catalog.pg_publication_tables AS p

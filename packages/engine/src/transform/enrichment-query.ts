@@ -76,13 +76,34 @@ export async function askEnrichment(
   key: EnrichedKey,
   keys: readonly (readonly string[])[],
 ): Promise<Map<string, EnrichedRow>> {
+  return await ask(session, query, key, keys, '');
+}
+
+/** Rejects as `askEnrichment` would, whatever the rows: the SQL is planned, and no row is asked for. */
+export async function checkEnrichment(session: PgConnection, query: EnrichmentQuery, key: EnrichedKey): Promise<void> {
+  try {
+    // A table that is being altered is no fault of the SQL.
+    await session.query(`SET lock_timeout = ${Math.trunc(query.timeoutMs / 2)}`);
+    await ask(session, query, key, [], ' LIMIT 0');
+  } finally {
+    await session.query('ROLLBACK; RESET lock_timeout').catch(() => {});
+  }
+}
+
+async function ask(
+  session: PgConnection,
+  query: EnrichmentQuery,
+  key: EnrichedKey,
+  keys: readonly (readonly string[])[],
+  limit: '' | ' LIMIT 0',
+): Promise<Map<string, EnrichedRow>> {
   const types = key.types.map((type) => `${type}[]`).join(', ');
   const values = key.parameters.map((column) => quoteLiteral(arrayText(keys.map((one) => one[column]!)))).join(', ');
   // A subquery: neither a second statement nor a change of data gets in. Its own line, for a comment at the end.
   const sql = `BEGIN TRANSACTION READ ONLY; SET LOCAL statement_timeout = ${Math.trunc(query.timeoutMs)}; DEALLOCATE ALL;
 PREPARE ${STATEMENT} (${types}) AS SELECT * FROM (
 ${query.sql.trim().replace(/;$/, '')}
-) AS enrichment;
+) AS enrichment${limit};
 EXECUTE ${STATEMENT} (${values}); COMMIT`;
   const rows: Buffer[] = [];
   let size = 0;

@@ -13,9 +13,12 @@ export class FunctionFailure extends Error {
   readonly functionName: string;
   readonly line: number | null;
   readonly column: number | null;
+  /** The message of the error says it too: it is ours, and quotes no row. */
+  readonly told: boolean;
 
-  constructor(text: string, functionName: string, line: number | null, column: number | null) {
+  constructor(text: string, functionName: string, line: number | null, column: number | null, told = false) {
     super(text);
+    this.told = told;
     this.functionName = functionName;
     this.line = line;
     this.column = column;
@@ -24,8 +27,8 @@ export class FunctionFailure extends Error {
 
 /** What the function said; null: the error is none of a function. May quote values of the row. */
 export function functionFailureOf(error: unknown): FunctionFailure | null {
-  if (error instanceof FunctionFailure) return error;
-  return error instanceof Error && error.cause instanceof FunctionFailure ? error.cause : null;
+  for (let one = error; one instanceof Error; one = one.cause) if (one instanceof FunctionFailure) return one;
+  return null;
 }
 
 export const CODES: Readonly<Record<SandboxFailure['kind'], ErrorCode>> = {
@@ -68,7 +71,7 @@ export function functionError(failure: SandboxFailure, functions: readonly Compi
   return new MillraceError(CODES[failure.kind], {
     detail: `${who.charAt(0).toUpperCase()}${who.slice(1)}${place}${own.replace(/\.?$/, '.')}`,
     hint: HINTS[failure.kind],
-    cause: new FunctionFailure(textOf(failure), name, line, column),
+    cause: new FunctionFailure(textOf(failure), name, line, column, failure.kind !== 'failed'),
   });
 }
 

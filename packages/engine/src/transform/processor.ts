@@ -5,6 +5,8 @@
 import type { MillraceError } from '@millrace/core/error';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 
+export { functionFailureOf } from './function-failure.ts';
+
 /** One message made by a transform. */
 export interface ProcessedMessage {
   /** JSON, or the text itself where the transform returned a text. */

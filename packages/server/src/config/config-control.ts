@@ -166,7 +166,7 @@ export class ConfigControl {
   #draft(wanted: Wanted): { readonly next: Applied; readonly plan: Plan } {
     this.#requireSource();
     const draft = draftOf(wanted, this.#applied);
-    const problems = draft.ok ? functionProblems(draft.config) : draft.problems;
+    const problems = draft.ok ? functionProblems(draft.config, draft.codeFiles) : draft.problems;
     if (!draft.ok || problems.length > 0) throw new ConfigProblems(problems);
     return { next: { source: draft.source, config: draft.config }, plan: planOf(this.#applied, draft, this.#key) };
   }

@@ -5,6 +5,7 @@ import type { BackfillManager } from '@millrace/engine/backfill/backfill-manager
 import { BackfillRefused, type BackfillRequest } from '@millrace/engine/backfill/backfill-request';
 import type { BackfillView } from '@millrace/engine/backfill/backfill-view';
 import { stableId } from '../stable-id.ts';
+import { disabledByConfiguration } from './delivery-routes.ts';
 import { ManagementError } from './management-error.ts';
 import { bodyOf, found, type ManagementContext, type ManagementRoutes } from './route.ts';
 
@@ -77,10 +78,10 @@ function managed({ databases }: ManagementContext, sink: string): { manager: Bac
   const all = databases().flatMap((database) =>
     database.sinks.map((config) => ({ id: stableId('sink', config.name), name: config.name, config, database })),
   );
-  const { config, database } = found(all, sink);
+  const { config, database } = found('sink', all, sink);
   const manager = database.pipeline?.backfills.get(config.name);
   if (manager !== undefined) return { manager, config };
-  if (config.status === 'disabled') throw new ManagementError(422, 'The sink is disabled.');
+  if (config.status === 'disabled') throw disabledByConfiguration();
   throw new ManagementError(503, 'The database of the sink is not running now; try again in a moment.');
 }
 

@@ -28,33 +28,33 @@ export const databaseRoutes: ManagementRoutes = (api, { databases, config }) => 
     const given = block === null ? {} : shownBlock(config.applied.source, 'databases', block, asksForSecrets(query));
     return { ...given, ...databaseView(database, asksForSecrets(query)) };
   };
-  const named = (name: string) => view(found(databases(), name));
+  const named = (name: string) => view(found('database', databases(), name));
   api.get<Named>('/postgres_databases', async ({ query }) => ({ data: databases().map((one) => view(one, query)) }));
   api.get<Named>('/postgres_databases/:idOrName', async ({ params, query }) =>
-    view(found(databases(), params.idOrName), query),
+    view(found('database', databases(), params.idOrName), query),
   );
   api.post('/postgres_databases', async (request) =>
     named(await createResource(config, 'databases', asBlock(bodyOf(request, blockBody)))),
   );
   for (const method of ['put', 'patch'] as const) {
     api[method]<Named>('/postgres_databases/:idOrName', async (request) => {
-      const { name } = found(databases(), request.params.idOrName);
+      const { name } = found('database', databases(), request.params.idOrName);
       return named(await updateResource(config, 'databases', name, asBlock(bodyOf(request, blockBody))));
     });
   }
   api.delete<Named>('/postgres_databases/:idOrName', async ({ params }) => {
-    const { id, name } = found(databases(), params.idOrName);
+    const { id, name } = found('database', databases(), params.idOrName);
     await deleteResource(config, 'databases', name);
     return { success: true, id };
   });
   api.post<Named>('/postgres_databases/:idOrName/test_connection', async (request) => {
     bodyOf(request, emptyBody);
-    return await testConnection(found(databases(), request.params.idOrName));
+    return await testConnection(found('database', databases(), request.params.idOrName));
   });
   // Tables are read again every minute; this is for who does not want to wait.
   api.post<Named>('/postgres_databases/:idOrName/refresh_tables', async (request) => {
     bodyOf(request, emptyBody);
-    await found(databases(), request.params.idOrName).monitor.refresh();
+    await found('database', databases(), request.params.idOrName).monitor.refresh();
     return { success: true };
   });
 };
@@ -92,7 +92,7 @@ function databaseView({ id, name, config, monitor, state }: DatabaseSupervisor, 
     ],
     state: state.kind === 'running' ? report.state : state.kind,
     lag: lagView(report.lag),
-    health: healthView(report.health),
+    health: healthView(report.health, config),
   };
 }
 

@@ -163,12 +163,14 @@ function filterOf({ table, code, since, before, from_seq, to_seq }: DeadLettersF
 
 export type DeadLetterJson = ReturnType<typeof letterView>;
 
-/** Keys, route, answer and message hold values of rows: only for who asks (I11). */
+/** Keys, route, answer, message and what a function said hold values of rows: only for who asks (I11). */
 function letterView(letter: KeptLetter, showMessages: boolean) {
-  const { seqNum, message, keys, group, route, answer, ...about } = letter;
+  const { seqNum, message, keys, group, route, answer, error, ...about } = letter;
+  const { text, ...shown } = error;
   return {
     seq_num: seqNum,
     ...about,
+    error: showMessages && text !== undefined ? { ...shown, text } : shown,
     message_bytes: message.length,
     ...(showMessages && {
       keys,

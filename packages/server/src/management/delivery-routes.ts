@@ -80,7 +80,7 @@ interface RunningSink {
 /** Throws 404, or 503 while its database does not run. */
 export function running(context: ManagementContext, idOrName: string): RunningSink {
   const { config, delivery } = configured(context, idOrName);
-  if (config.status === 'disabled') throw new ManagementError(422, 'The sink is disabled.');
+  if (config.status === 'disabled') throw disabledByConfiguration();
   const control = delivery?.control ?? null;
   if (delivery === null || control === null) {
     throw new ManagementError(503, 'The database of the sink is not running now; try again in a moment.');
@@ -97,13 +97,20 @@ export function configured({ databases }: ManagementContext, idOrName: string) {
       delivery: database.pipeline?.deliveries.find(({ name }) => name === config.name) ?? null,
     })),
   );
-  return found(all, idOrName);
+  return found('sink', all, idOrName);
 }
 
 export function pushOf({ control, config }: RunningSink): PushControl {
   if (control.push !== null) return control.push;
-  const text = `A sink into a stream has its messages there, in order, once: this is not for one of type ${config.destination.type}.`;
+  const text =
+    `A sink into a stream has its messages there, in order, once: this is not for one of type ${config.destination.type}. ` +
+    'Where a message holds it up, mend the function that fails on it, or set max_retry_count: it is then a dead letter.';
   throw new ManagementError(422, text);
+}
+
+export function disabledByConfiguration(): ManagementError {
+  const text = 'The sink is disabled by the configuration. Say status: active there, and apply it.';
+  return new ManagementError(422, text);
 }
 
 function refuseWhereConfigured({ status }: SinkConfig): void {

@@ -23,9 +23,10 @@ const KINDS: readonly [path: string, section: Section, kind: string][] = [
 export const endpointRoutes: ManagementRoutes = (api, { config }) => {
   for (const [path, section, kind] of KINDS) {
     const views = (query: Named['Querystring']) => resourceViews(config, section, kind, asksForSecrets(query));
-    const named = (idOrName: string) => found(views({}), idOrName);
+    const what = kind.replace('_', ' ');
+    const named = (idOrName: string) => found(what, views({}), idOrName);
     api.get<Named>(path, async ({ query }) => ({ data: views(query) }));
-    api.get<Named>(`${path}/:idOrName`, async ({ params, query }) => found(views(query), params.idOrName));
+    api.get<Named>(`${path}/:idOrName`, async ({ params, query }) => found(what, views(query), params.idOrName));
     api.post<Named>(path, async (request) => named(await createResource(config, section, bodyOf(request, blockBody))));
     for (const method of ['put', 'patch'] as const) {
       api[method]<Named>(`${path}/:idOrName`, async (request) => {

@@ -19,7 +19,7 @@ import { sourceOf } from '../source-of.ts';
 import { stableId } from '../stable-id.ts';
 import { syntheticMessages } from '../synthetic-messages.ts';
 import { ManagementError } from './management-error.ts';
-import { bodyOf, type ManagementContext, type ManagementRoutes } from './route.ts';
+import { bodyOf, type ManagementContext, type ManagementRoutes, notFound } from './route.ts';
 
 export interface FunctionTest {
   readonly name: string;
@@ -70,7 +70,11 @@ function definitionOf({ functions }: Config, idOrName: string, body: Body): Func
   const type = body.type ?? known?.type;
   const code = body.code ?? known?.code;
   if (type === undefined || code === undefined) {
-    throw new ManagementError(404, 'Not found: No such function. With type and code it need not be applied.');
+    throw notFound(
+      'function',
+      idOrName,
+      functions.map(({ name }) => name),
+    );
   }
   const file = body.code == null ? (known?.file ?? undefined) : undefined;
   return { name: known?.name ?? idOrName, type, code, file };
@@ -81,7 +85,13 @@ function sinkOf({ sinks }: Config, functionName: string, wanted: string | null):
     return sinks.find((one) => usesFunction(one, functionName)) ?? null;
   }
   const sink = sinks.find(({ name }) => name === wanted || stableId('sink', name) === wanted);
-  if (sink === undefined) throw new ManagementError(404, 'Not found: No such sink.');
+  if (sink === undefined) {
+    throw notFound(
+      'sink',
+      wanted,
+      sinks.map(({ name }) => name),
+    );
+  }
   return sink;
 }
 

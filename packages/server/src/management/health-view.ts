@@ -1,10 +1,13 @@
 /** Health and lag as the API shows them: Sequin's shape, with slugs, findings and their fixes besides. */
 import type { Lag } from '@millrace/engine/health/commit-history';
 import type { EntityHealth } from '@millrace/engine/health/finding';
+import { ignoresHealth } from '../ignored-health.ts';
 
 export interface HealthView {
   readonly name: string;
   readonly status: string;
+  /** It does not count for `/ready`. */
+  readonly ignored?: true;
   readonly checks: readonly CheckView[];
 }
 
@@ -32,10 +35,14 @@ export interface LagView {
   readonly seconds: number | null;
 }
 
-export function healthView({ name, status, checks }: EntityHealth): HealthView {
+export function healthView(
+  { name, status, checks }: EntityHealth,
+  config: Parameters<typeof ignoresHealth>[0] | undefined,
+): HealthView {
   return {
     name,
     status,
+    ...(config !== undefined && ignoresHealth(config) && { ignored: true as const }),
     checks: checks.map((check) => {
       const findings = check.findings.map(({ slug, severity, text, fix, code }) => ({
         slug,

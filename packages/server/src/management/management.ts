@@ -18,14 +18,14 @@
  *      };
  *
  *    What it returns is the body, as JSON. It may throw a ManagementError or any MillraceError; see management-error.ts.
- *    Names and ids both find a thing: `found(databases(), idOrName)`.
+ *    Names and ids both find a thing: `found('database', databases(), idOrName)`.
  * 2. Put its zod schema into packages/api (`@millrace/api/<what>-requests`), where console and CLI can use it.
  * 3. Add it to ROUTES below, and to the table in docs/management-api.md: a test holds the two together.
  */
 import { unforeseen } from '@millrace/core/unforeseen';
 import { Authenticator, type AuthMode } from '@millrace/stream-store/http/access';
 import type { SecondSurface } from '@millrace/stream-store/http/server';
-import Fastify from 'fastify';
+import Fastify, { type FastifyInstance } from 'fastify';
 import { backfillRoutes } from './backfill-routes.ts';
 import { configRoutes } from './config-routes.ts';
 import { consumeTokenRoutes } from './consume-token-routes.ts';
@@ -76,6 +76,7 @@ export async function createManagement(served: Omit<ManagementContext, 'access'>
   const access = new ManagementAccess(new Authenticator(served.store, auth), served.databases);
   const context: ManagementContext = { ...served, access };
   const app = Fastify({ logger: false, bodyLimit: MANAGEMENT_BODY_BYTES_MAX, return503OnClosing: false });
+  takeEmptyJson(app);
   const routes: string[] = [];
   app.addHook('onRoute', ({ method, url }) => {
     for (const one of [method].flat()) if (one !== 'HEAD') routes.push(`${one} ${url}`);
@@ -117,6 +118,15 @@ export async function createManagement(served: Omit<ManagementContext, 'access'>
     },
     close: async () => await app.close(),
   };
+}
+
+/** Clients of Sequin's API say `application/json` of every request, also where there is no body. */
+function takeEmptyJson(app: FastifyInstance): void {
+  const parse = app.getDefaultJsonParser('error', 'error');
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body: string, done) => {
+    if (body === '') done(null, undefined);
+    else parse(request, body, done);
+  });
 }
 
 async function notFound(): Promise<never> {

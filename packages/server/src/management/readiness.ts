@@ -1,5 +1,6 @@
 /** Whether everything that is configured flows, and if not, why. Never green while nothing flows. */
 import type { DatabaseSupervisor } from '../database-supervisor.ts';
+import { ignoresHealth } from '../ignored-health.ts';
 
 export interface Reason {
   readonly entity: 'postgres_database' | 'sink' | 'store';
@@ -25,11 +26,12 @@ export function readiness(
   const reasons: Reason[] = [];
   if (!storeWorks) reasons.push({ entity: 'store', name: 'store', check: 'writes', status: 'error' });
   if (!isConfigured) reasons.push({ entity: 'store', name: 'store', check: 'configuration', status: 'initializing' });
-  for (const { monitor } of databases) {
+  for (const { config, sinks: configured, monitor } of databases) {
     const { health, sinks } = monitor.report();
+    const ignored = new Set(configured.filter(ignoresHealth).map(({ name }) => name));
     for (const [entity, one] of [
-      ['postgres_database', health] as const,
-      ...sinks.map((sink) => ['sink', sink.health] as const),
+      ...(ignoresHealth(config) ? [] : [['postgres_database', health] as const]),
+      ...sinks.filter(({ name }) => !ignored.has(name)).map((sink) => ['sink', sink.health] as const),
     ]) {
       for (const { slug, status } of one.checks) {
         if (NOT_READY.has(status)) reasons.push({ entity, name: one.name, check: slug, status });

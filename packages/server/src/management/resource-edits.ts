@@ -60,7 +60,7 @@ export async function deleteResource(config: ConfigControl, section: Section, na
 
 function blockOf(config: ConfigControl, section: Section, name: string): RawBlock {
   const block = config.block(section, name);
-  if (block === null) throw new ManagementError(404, 'Not found: No such resource.');
+  if (block === null) throw new ManagementError(404, `Not found: ${section} has no "${name}" any more.`);
   return block;
 }
 

@@ -31,6 +31,9 @@ export interface ManagementContext {
   readonly log: (line: string) => void;
 }
 
+const NAME_SHOWN_MAX = 100;
+const NAMES_SHOWN_MAX = 20;
+
 export type ManagementRoutes = (api: FastifyInstance, context: ManagementContext) => void;
 
 /** The body of a request as its schema has it. Throws 422. */
@@ -47,12 +50,25 @@ export function queryOf<T>(request: FastifyRequest, schema: Parameters<typeof re
   throw new ManagementError(422, 'Validation failed.', query.errors);
 }
 
-/** The one of these with this id or name. Throws 404. */
+/** The one of these with this id or name. Throws 404, which tells those that there are. `what`: as people call one. */
 export function found<T extends { readonly id: string; readonly name: string }>(
+  what: string,
   all: readonly T[],
   idOrName: string,
 ): T {
   const one = all.find(({ id, name }) => id === idOrName || name === idOrName);
   if (one !== undefined) return one;
-  throw new ManagementError(404, 'Not found: No such resource.');
+  throw notFound(
+    what,
+    idOrName,
+    all.map(({ name }) => name),
+  );
+}
+
+export function notFound(what: string, wanted: string, names: readonly string[]): ManagementError {
+  const named = wanted.length > NAME_SHOWN_MAX ? `${wanted.slice(0, NAME_SHOWN_MAX)}…` : wanted;
+  const more = names.length > NAMES_SHOWN_MAX ? ` and ${names.length - NAMES_SHOWN_MAX} more` : '';
+  const there =
+    names.length === 0 ? 'There is none.' : `There is: ${names.slice(0, NAMES_SHOWN_MAX).join(', ')}${more}.`;
+  return new ManagementError(404, `Not found: No ${what} "${named}". ${there}`);
 }

@@ -21,9 +21,9 @@ interface Named {
 export const sinkRoutes: ManagementRoutes = (api, context) => {
   const { config } = context;
   const views = (query: Named['Querystring'] = {}) => sinkViews(context, asksForSecrets(query));
-  const named = (idOrName: string) => found(views(), idOrName);
+  const named = (idOrName: string) => found('sink', views(), idOrName);
   api.get<Named>('/sinks', async ({ query }) => ({ data: views(query) }));
-  api.get<Named>('/sinks/:idOrName', async ({ params, query }) => found(views(query), params.idOrName));
+  api.get<Named>('/sinks/:idOrName', async ({ params, query }) => found('sink', views(query), params.idOrName));
   api.post('/sinks', async (request) => named(await createResource(config, 'sinks', bodyOf(request, blockBody))));
   for (const method of ['put', 'patch'] as const) {
     api[method]<Named>('/sinks/:idOrName', async (request) => {
@@ -85,7 +85,7 @@ function sinkView(config: SinkConfig, database: DatabaseSupervisor, report: Sink
     state: report.state,
     lag: lagView(report.lag),
     messages_delivered: report.messages,
-    health: healthView(report.health),
+    health: healthView(report.health, config),
   };
 }
 

@@ -34,7 +34,7 @@ export function statusView({ store, databases, isConfigured }: ManagementContext
           confirmed_flush_lsn: slot?.confirmedLsn == null ? null : formatLsn(slot.confirmedLsn),
           restart_lsn: slot?.restartLsn == null ? null : formatLsn(slot.restartLsn),
         },
-        health: healthView(report.health),
+        health: healthView(report.health, database.config),
         sinks: report.sinks.map((sink) => ({
           name: sink.name,
           state: sink.state,
@@ -47,7 +47,10 @@ export function statusView({ store, databases, isConfigured }: ManagementContext
             rows_processed_count: rowsProcessed,
             waiting,
           })),
-          health: healthView(sink.health),
+          health: healthView(
+            sink.health,
+            database.sinks.find(({ name }) => name === sink.name),
+          ),
         })),
       };
     }),

@@ -17,11 +17,13 @@ import {
   publicationFindings,
   statements,
   toastFindings,
+  unpublishedActionFindings,
 } from '@millrace/engine/health/table-findings';
 import { type Publication, readPublication } from '@millrace/engine/rows/published-tables';
 import { PgConnection, quoteIdentifier } from '@millrace/postgres/connection';
 import { identifySystem } from '@millrace/postgres/slot';
 import {
+  type PublicationFacts,
   type PublishedTable,
   type RoleFacts,
   readPublicationFacts,
@@ -37,7 +39,7 @@ import { COMPARE_UNSOUND } from '../pipeline-notices.ts';
 import { sourceOf } from '../source-of.ts';
 import { tableFilter } from '../table-filter.ts';
 import { type Endpoint, endpointFindings, poolerFindings } from './endpoint-findings.ts';
-import { pushDownFindings, sinkRuleFindings } from './rule-findings.ts';
+import { enrichmentFindings, pushDownFindings, sinkRuleFindings } from './rule-findings.ts';
 import { clockFindings, encodingFindings, rightFindings, settingFindings, standbyFindings } from './server-findings.ts';
 
 export interface PreflightOptions {
@@ -135,11 +137,14 @@ async function checkDatabase(
     if (publication !== null) {
       findings.push(...(await pushDownFindings(connection, database, sinks)));
     }
+    const checkedSinks: Checked[] = [];
+    for (const sink of sinks) {
+      const checked = checkSink(sink, role, publication === null ? null : { publication, tables }, shapes);
+      const enrichment = shapes === null ? [] : await enrichmentFindings(connection, sink, shapes);
+      checkedSinks.push({ ...checked, findings: [...checked.findings, ...enrichment] });
+    }
     const about = `Postgres ${connection.parameters.get('server_version') ?? server.version}${server.address === null ? '' : ` at ${server.address}`}`;
-    return [
-      { kind: 'database', name, about, findings: unique(findings) },
-      ...sinks.map((sink) => checkSink(sink, database, role, publication === null ? null : tables, shapes)),
-    ];
+    return [{ kind: 'database', name, about, findings: unique(findings) }, ...checkedSinks];
   } finally {
     await connection.close();
   }
@@ -210,31 +215,35 @@ function allTablesFindings(without: readonly { readonly schema: string; readonly
     {
       slug: 'replica_identity_missing',
       severity: 'warning',
-      text: `The publication is to be made FOR ALL TABLES. From then on UPDATE and DELETE fail in Postgres for ${listed(names)}: they have no primary key and no replica identity.`,
-      fix: statements(names, (table) => `ALTER TABLE ${table} REPLICA IDENTITY FULL; -- or add a primary key`),
+      text: `The publication is to be made FOR ALL TABLES. From then on UPDATE and DELETE fail in Postgres for ${listed(names)}: they have no primary key, or a DEFERRABLE one, and no other replica identity.`,
+      fix: statements(
+        names,
+        (table) => `ALTER TABLE ${table} REPLICA IDENTITY FULL; -- or give it a primary key that is not DEFERRABLE`,
+      ),
     },
   ];
 }
 
 function checkSink(
   sink: SinkConfig,
-  database: DatabaseConfig,
   role: RoleFacts,
-  tables: readonly PublishedTable[] | null,
+  published: { readonly publication: PublicationFacts; readonly tables: readonly PublishedTable[] } | null,
   shapes: Publication | null,
 ): Checked {
   const findings: Finding[] = shapes === null ? [] : sinkRuleFindings(sink, shapes);
-  if (tables !== null) {
+  if (published !== null) {
+    const { publication, tables } = published;
     const takes = tableFilter(sink.source);
     const taken = tables.filter((t) => takes(t.schema, t.name) || takes(t.rootSchema, t.rootName));
-    findings.push(...missingTableFindings(database.publication.name, sink.source.includeTables ?? [], tables));
+    findings.push(...missingTableFindings(publication, sink.source.includeTables ?? [], tables));
+    findings.push(...unpublishedActionFindings(publication, sink.actions, tables));
     findings.push(...toastFindings(taken, sink.fillUnchanged));
     if (sink.initialBackfill) findings.push(...backfillFindings(taken, role));
     if (taken.length === 0 && tables.length > 0 && sink.source.includeTables === undefined) {
       findings.push({
         slug: 'no_tables_in_publication',
         severity: 'warning',
-        text: `No table of publication "${database.publication.name}" is one that this sink takes.`,
+        text: `No table of publication "${publication.name}" is one that this sink takes.`,
         fix: 'See source in the configuration of the sink.',
       });
     }

@@ -1,5 +1,6 @@
 /** Findings about the declarative rules of sinks, and what of them Postgres could do by itself. */
 import type { DatabaseConfig, SinkConfig } from '@millrace/api/config';
+import type { MillraceError } from '@millrace/core/error';
 import type { Finding } from '@millrace/engine/health/finding';
 import { changesTo, type PublicationNeeds, readPublicationNeeds } from '@millrace/engine/publication-decision';
 import { changeSql } from '@millrace/engine/publication-form';
@@ -7,7 +8,7 @@ import type { PublicationPlan } from '@millrace/engine/publication-plan';
 import type { Publication } from '@millrace/engine/rows/published-tables';
 import { ruleFindings } from '@millrace/engine/rule-findings';
 import type { PgConnection } from '@millrace/postgres/connection';
-import { concealedKey } from '../enrichment-checks.ts';
+import { concealedKey, unusableEnrichment } from '../enrichment-checks.ts';
 import { tableFilter } from '../table-filter.ts';
 
 export function sinkRuleFindings(sink: SinkConfig, publication: Publication): Finding[] {
@@ -19,8 +20,23 @@ export function sinkRuleFindings(sink: SinkConfig, publication: Publication): Fi
   const concealed = concealedKey(sink, schemas);
   const findings = ruleFindings({ name, rules, actions }, schemas);
   if (concealed === null) return findings;
-  const { message, hint } = concealed;
-  return [{ slug: concealed.code, severity: 'error', text: `Sink "${name}": ${message} ${hint}` }, ...findings];
+  return [ofEnrichment(name, concealed), ...findings];
+}
+
+/** Its SQL is planned on the server, for the tables that the sink takes. */
+export async function enrichmentFindings(
+  connection: PgConnection,
+  sink: SinkConfig,
+  publication: Publication,
+): Promise<Finding[]> {
+  if (sink.status === 'disabled') return [];
+  const tables = publication.tables.map(({ schema }) => ({ schema: schema.schema, name: schema.name }));
+  const problem = await unusableEnrichment(connection, sink, tables);
+  return problem === null ? [] : [ofEnrichment(sink.name, problem)];
+}
+
+function ofEnrichment(sink: string, { code, message, hint }: MillraceError): Finding {
+  return { slug: code, severity: 'error', text: `Sink "${sink}": ${message} ${hint ?? ''}`.trimEnd() };
 }
 
 /** Only where a sink asks for it. */

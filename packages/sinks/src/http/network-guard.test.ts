@@ -21,7 +21,18 @@ function found(by: NetworkGuard, host: string): Promise<readonly string[]> {
 }
 
 const LOCAL = ['127.0.0.1', '127.255.255.254', '10.0.0.1', '172.16.0.1', '172.31.255.255', '192.168.1.1', '100.64.0.1'];
-const LOCAL_6 = ['::1', 'fd00::1', 'fc00::1', '::ffff:10.0.0.1', '::ffff:7f00:1', '64:ff9b::7f00:1', '2002:7f00:1::'];
+const LOCAL_6 = [
+  '::1',
+  'fd00::1',
+  'fc00::1',
+  '::ffff:10.0.0.1',
+  '::ffff:7f00:1',
+  '64:ff9b::7f00:1',
+  '2002:7f00:1::',
+  '::5efe:7f00:1',
+  '2606:4700::5efe:7f00:1',
+  '2606:4700::200:5efe:a00:1',
+];
 /** Those that allowPrivate does not open either. */
 const NEVER = ['169.254.169.254', '169.254.1.1', '0.0.0.0', '0.1.2.3', '255.255.255.255', '224.0.0.1', '240.0.0.1'];
 const NEVER_6 = [
@@ -33,9 +44,23 @@ const NEVER_6 = [
   '::ffff:169.254.169.254',
   '64:ff9b:1::1',
   '2001::1',
+  '::2:7f00:1',
+  '100:0:0:1::1',
+  '4000::1',
+  'fe80::5efe:101:101',
+  '2606:4700::5efe:a9fe:a9fe',
 ];
 const METADATA = ['100.100.100.200', '168.63.129.16', 'fd00:ec2::254'];
-const PUBLIC = ['93.184.215.14', '1.1.1.1', '172.32.0.1', '100.128.0.1', '2606:4700::1111', '::ffff:1.1.1.1'];
+const PUBLIC = [
+  '93.184.215.14',
+  '1.1.1.1',
+  '172.32.0.1',
+  '100.128.0.1',
+  '2606:4700::1111',
+  '::ffff:1.1.1.1',
+  '3000::1',
+  '2606:4700::5efe:101:101',
+];
 
 describe('an address that may not be connected to', () => {
   test.each([...LOCAL, ...LOCAL_6])('%s is private, and opened by allowPrivate', (address) => {
@@ -51,6 +76,10 @@ describe('an address that may not be connected to', () => {
 
   test.each(PUBLIC)('%s is public, and open', (address) => {
     expect(guard().refusal(address)).toBeNull();
+  });
+
+  test('stays what it is where the network around the IPv4 address is no public one', () => {
+    expect(guard().refusal('fd00::5efe:101:101')?.code).toBe('sink_address_refused');
   });
 
   test('is refused in brackets, too', () => {
@@ -78,6 +107,9 @@ describe('an address that may not be connected to', () => {
           `64:ff9b::${hex}`,
           `2002:${hex}::1`,
           `::${hex}`,
+          `::5efe:${hex}`,
+          `2606:4700::5efe:${hex}`,
+          `2606:4700::200:5efe:${hex}`,
         ]) {
           expect(guard().refusal(text)?.code, text).toBe('sink_address_refused');
         }

@@ -107,7 +107,12 @@ function ruleOf(text: string): Rule {
 function isOpen(address: Address, allowPrivate: boolean): boolean {
   if (METADATA_ADDRESSES.has(address.toString())) return false;
   const range = address.range();
-  return range === 'unicast' || (allowPrivate && PRIVATE_RANGES.has(range));
+  return (range === 'unicast' && isGlobal(address)) || (allowPrivate && PRIVATE_RANGES.has(range));
+}
+
+/** Of IPv6 only 2000::/3 was ever given out; what is in no list of ranges beyond it leads elsewhere, where it leads at all. */
+function isGlobal(address: Address): boolean {
+  return !(address instanceof ipaddr.IPv6) || (address.parts[0]! & 0xe000) === 0x2000;
 }
 
 /** The IPv4 address that an IPv6 one leads to, where it is one of those. */
@@ -125,10 +130,18 @@ function plainAddress(text: string): Address {
       return bytes[4] === 0 && bytes[5] === 0 ? ipv4Of(bytes, 12) : address;
     case '6to4':
       return ipv4Of(bytes, 2);
-    default:
+    case 'unicast':
+      if (isIsatap(bytes)) return ipv4Of(bytes, 12);
       // ::a.b.c.d, which is out of use and in no list of ranges.
       return bytes.slice(0, 12).every((byte) => byte === 0) && bytes[12] !== 0 ? ipv4Of(bytes, 12) : address;
+    default:
+      return address;
   }
+}
+
+/** RFC 5214, behind any prefix: 0:5efe:a.b.c.d, with a bit for an IPv4 address that is said to be global. */
+function isIsatap(bytes: readonly number[]): boolean {
+  return (bytes[8]! & 0xfd) === 0 && bytes[9] === 0 && bytes[10] === 0x5e && bytes[11] === 0xfe;
 }
 
 function ipv4Of(bytes: readonly number[], at: number): ipaddr.IPv4 {

@@ -4,7 +4,7 @@
  */
 import type { LookupAddress } from 'node:dns';
 import { isIP } from 'node:net';
-import { MillraceError } from '@millrace/core/error';
+import { MillraceError, madeName } from '@millrace/core/error';
 import {
   apiVersionsV1,
   Connection,
@@ -107,12 +107,20 @@ export interface ClusterOptions {
   readonly sasl: ConnectionOptions['sasl'];
   readonly timeoutMs: number;
   readonly guard: NetworkGuard;
+  /** The configured one: of others, routing functions have made the names. */
+  readonly topic?: string | undefined;
 }
 
 interface Broker {
   readonly address: string;
   readonly connection: Connection;
   readonly versions: ReadonlyMap<number, apiVersionsV1.ApiVersionsResponseApi>;
+}
+
+interface Dialled {
+  readonly connection: Connection;
+  /** What it broke of. A request only hears that it was closed, not why. */
+  heard: unknown;
 }
 
 interface KnownTopic {
@@ -136,7 +144,9 @@ export class KafkaCluster {
 
   /** For the words of an error. */
   asked(more: Pick<Asked, 'address' | 'topic'> = {}): Asked {
-    return { ...more, tls: this.#options.tls !== undefined, sasl: this.#options.sasl !== undefined };
+    const { address, topic } = more;
+    const named = topic === undefined || topic === this.#options.topic ? topic : madeName(topic);
+    return { address, topic: named, tls: this.#options.tls !== undefined, sasl: this.#options.sasl !== undefined };
   }
 
   /** The partitions of a topic, as known or asked for. Rejects with coded errors: sink_place_missing, sink_denied, ... */
@@ -302,52 +312,70 @@ export class KafkaCluster {
     return broker;
   }
 
-  async #connect({ host, port }: BrokerAddress, ended: () => void): Promise<Broker> {
-    const address = `${host}:${port}`;
-    const { timeoutMs, tls, sasl } = this.#options;
-    let connection: Connection | null = null;
-    let heard: unknown;
+  async #connect(broker: BrokerAddress, ended: () => void): Promise<Broker> {
+    const address = addressOf(broker);
+    let dialled: Dialled | null = null;
     try {
-      const to = await this.#resolve(host);
+      dialled = await this.#dial(broker);
+      const { connection } = dialled;
+      const { apiKeys } = await apiVersionsV1.api.async(connection, CLIENT_ID, '');
+      const made: Broker = { address, connection, versions: new Map(apiKeys.map((api) => [api.apiKey, api])) };
+      connection.once('close', () => {
+        ended();
+        this.#destroy(connection);
+      });
+      if (!connection.isConnected()) throw closedError();
+      return made;
+    } catch (error) {
+      ended();
+      if (dialled !== null) this.#destroy(dialled.connection);
+      throw verdictOf(dialled?.heard ?? error, this.asked({ address })).error;
+    }
+  }
+
+  /** One address of its name after the other: a broker may listen on some of them only. */
+  async #dial({ host, port }: BrokerAddress): Promise<Dialled> {
+    const { timeoutMs, tls, sasl } = this.#options;
+    const addresses = await this.#resolve(host);
+    let failure: unknown;
+    for (const to of addresses) {
       if (this.#closed) throw closedError();
-      connection = new Connection(CLIENT_ID, {
-        connectTimeout: Math.min(timeoutMs, CONNECT_TIMEOUT_MAX_MS),
+      const connection = new Connection(CLIENT_ID, {
+        connectTimeout: Math.ceil(Math.min(timeoutMs, CONNECT_TIMEOUT_MAX_MS) / addresses.length),
         requestTimeout: timeoutMs,
         maxInflights: INFLIGHT_MAX,
         ...(tls === undefined ? {} : { tls, ...(isIP(host) === 0 ? { tlsServerName: host } : {}) }),
         ...(sasl === undefined ? {} : { sasl }),
       });
       this.#connections.add(connection);
-      // A request only hears that the connection was closed, not why.
+      const dialled: Dialled = { connection, heard: undefined };
       connection.on('error', (error) => {
-        heard = error;
+        dialled.heard = error;
       });
-      await connection.connect(to, port);
-      const { apiKeys } = await apiVersionsV1.api.async(connection, CLIENT_ID, '');
-      const made: Broker = { address, connection, versions: new Map(apiKeys.map((api) => [api.apiKey, api])) };
-      const lost = connection;
-      lost.once('close', () => {
-        ended();
-        this.#destroy(lost);
-      });
-      if (!lost.isConnected()) throw closedError();
-      return made;
-    } catch (error) {
-      ended();
-      if (connection !== null) this.#destroy(connection);
-      throw verdictOf(heard ?? error, this.asked({ address })).error;
+      try {
+        await connection.connect(to, port);
+        return dialled;
+      } catch (error) {
+        this.#destroy(connection);
+        failure = dialled.heard ?? error;
+        // The others would say the same.
+        if (verdictOf(failure, this.asked()).error.retry !== 'backoff') break;
+      }
     }
+    throw failure;
   }
 
-  /** The address to connect to: one that sinks may. */
-  async #resolve(host: string): Promise<string> {
+  /** The addresses to connect to: those that sinks may. */
+  async #resolve(host: string): Promise<readonly string[]> {
     const { guard } = this.#options;
     const refused = guard.refusal(host);
     if (refused !== null) throw refused;
-    if (isIP(host) !== 0) return host;
-    return await new Promise<string>((resolve, reject) =>
-      guard.lookup(host, { all: false }, (error, found: string | LookupAddress[]) =>
-        error === null ? resolve(typeof found === 'string' ? found : found[0]!.address) : reject(error),
+    if (isIP(host) !== 0) return [host];
+    return await new Promise<readonly string[]>((resolve, reject) =>
+      guard.lookup(host, { all: true }, (error, found: string | LookupAddress[]) =>
+        error === null
+          ? resolve(typeof found === 'string' ? [found] : found.map(({ address }) => address))
+          : reject(error),
       ),
     );
   }

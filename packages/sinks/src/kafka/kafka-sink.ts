@@ -91,6 +91,7 @@ export class KafkaSink implements PushSink<KafkaRoute> {
       sasl: saslOf(config),
       timeoutMs: context.timeoutMs,
       guard: networkGuard({ policy: context.network }),
+      topic: config.topic,
     });
     this.limits = {
       messagesMax: MESSAGES_MAX,

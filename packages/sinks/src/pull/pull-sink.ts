@@ -170,7 +170,10 @@ export class PullSink implements PushSink<PullRoute> {
     });
   }
 
-  /** Resolves once it is on record that these are done: none of them is handed out again, whatever ends this process. */
+  /**
+   * Resolves once it is on record that these are done: none of them is handed out again, whatever ends this process.
+   * Rejects when that cannot be put on record: they may come again, and the same ids may be acknowledged again.
+   */
   async ack(ackIds: readonly string[]): Promise<NotFound> {
     const notFound: string[] = [];
     for (const ackId of ackIds) {

@@ -20,8 +20,8 @@ export interface WebhookDependencies {
   readonly now?: () => number;
 }
 
-/** `{"data":[` and `]}`. */
-const ENVELOPE_BYTES = 11;
+/** `{"data":[` and `]}`, without the comma that is counted with the last message. */
+const ENVELOPE_BYTES = 10;
 const MESSAGES_MAX = 1000;
 /** With partial_success an answer that says more cannot be read. */
 const ANSWER_BYTES_MAX = 1_048_576;
@@ -34,6 +34,7 @@ const TEST_TIMEOUT_MS = 10_000;
 const BATCH_OPEN = Buffer.from('{"data":[');
 const BATCH_BETWEEN = Buffer.from(',');
 const BATCH_CLOSE = Buffer.from(']}');
+const NO_BODY = Buffer.alloc(0);
 
 const compress = promisify(gzip);
 
@@ -68,15 +69,15 @@ export function openWebhook(
     timeoutMs: context.timeoutMs,
   });
 
-  const messageBytesMax = config.max_request_bytes - ENVELOPE_BYTES;
+  const bytesMax = config.max_request_bytes - ENVELOPE_BYTES;
   const sizeOf = ({ body, json }: OutMessage<WebhookRoute>) =>
     // The comma with it. A text becomes a JSON text in a batch.
     (json || !config.batch ? body.length : jsonText(body).length) + 1;
 
   async function requestOf(messages: readonly OutMessage<WebhookRoute>[]) {
     const { route, json, idempotencyKey } = messages[0]!;
-    const content = config.batch ? batchOf(messages) : messages[0]!.body;
     const bodiless = route.method === 'GET' || route.method === 'HEAD';
+    const content = bodiless ? NO_BODY : config.batch ? batchOf(messages) : messages[0]!.body;
     const own: Record<string, string> = {
       'user-agent': 'millrace',
       'content-type': config.batch || json ? 'application/json' : 'text/plain; charset=utf-8',
@@ -110,8 +111,8 @@ export function openWebhook(
   return {
     limits: {
       messagesMax: config.batch ? MESSAGES_MAX : 1,
-      bytesMax: config.max_request_bytes,
-      messageBytesMax,
+      bytesMax,
+      messageBytesMax: bytesMax,
       concurrency: config.max_concurrency,
       groupsShareRequests: config.batch && !rules.partialSuccess,
     },
@@ -121,8 +122,8 @@ export function openWebhook(
     sizeOf,
 
     async deliver(messages, signal) {
-      if (messages.some((message) => sizeOf(message) > messageBytesMax)) {
-        throw new MillraceError('sink_record_too_large', { detail: `The limit is ${messageBytesMax} bytes.` });
+      if (messages.some((message) => sizeOf(message) > bytesMax)) {
+        throw new MillraceError('sink_record_too_large', { detail: `The limit is ${bytesMax} bytes.` });
       }
       await gate.enter(signal);
       try {

@@ -21,8 +21,10 @@ export function lockDataDir(dir: string): DataDirLock {
     // SQLITE_BUSY
     const busy = (cause as { errcode?: number }).errcode === 5;
     throw new MillraceError(busy ? 'data_dir_locked' : 'data_dir_unusable', {
-      detail: dir,
-      hint: busy ? 'Stop the other process, or give this one a data directory of its own.' : undefined,
+      detail: busy ? dir : `${dir}: its file "lock" cannot be made or written.`,
+      hint: busy
+        ? 'Stop the other process, or give this one a data directory of its own.'
+        : 'See that the user of this process may write there, or name another directory with --data.',
       cause,
     });
   }

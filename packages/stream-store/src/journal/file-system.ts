@@ -33,10 +33,18 @@ export interface File {
 
 export const nodeFileSystem: FileSystem = {
   async makeDir(path) {
-    const first = await fs.promises.mkdir(path, { recursive: true });
-    if (first === undefined) return;
-    // Every directory made above needs its entry made durable in its parent.
-    for (let dir = path; dir.length >= first.length; dir = parentOf(dir)) await this.syncDir(parentOf(dir));
+    // One by one: Node's recursive mkdir spins for ever where a parent is there and takes none, as /proc.
+    const missing: string[] = [];
+    for (let dir = path; !(await isDirectory(dir)); dir = parentOf(dir)) missing.push(dir);
+    for (const dir of missing.reverse()) {
+      try {
+        await fs.promises.mkdir(dir);
+      } catch (error) {
+        // Somebody else made it meanwhile.
+        if ((error as NodeJS.ErrnoException).code !== 'EEXIST' || !(await isDirectory(dir))) throw error;
+      }
+      await this.syncDir(parentOf(dir));
+    }
   },
   list: (dir) => fs.promises.readdir(dir),
   async open(path, mode) {
@@ -58,6 +66,15 @@ export const nodeFileSystem: FileSystem = {
     }
   },
 };
+
+async function isDirectory(path: string): Promise<boolean> {
+  try {
+    return (await fs.promises.stat(path)).isDirectory();
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
+    throw error;
+  }
+}
 
 function parentOf(path: string): string {
   const slash = path.lastIndexOf('/');

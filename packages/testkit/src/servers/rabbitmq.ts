@@ -24,6 +24,8 @@ import { resumeProcess, suspendProcess } from './suspend.ts';
 
 const START_TIMEOUT_MS = 90_000;
 const START_ATTEMPTS = 3;
+/** In bytes, where nothing is configured. */
+const MAX_MESSAGE_SIZE = 134_217_728;
 /** What the server needs of Erlang; the rest of what the package asks for is for tools and plugins. */
 const ERLANG = [
   'asn1',
@@ -53,6 +55,8 @@ export interface RabbitmqServer {
   readonly process: ProcessHarness;
   /** As if its memory were used up, and not any more: it blocks all that publish. */
   setMemoryAlarm(on: boolean): Promise<void>;
+  /** max_message_size of channels opened from now on. null: as it was. */
+  setMaxMessageSize(bytes: number | null): Promise<void>;
   /** SIGKILL. */
   kill(): Promise<void>;
   /** On the same ports with the same data. Resolves when it answers. */
@@ -197,6 +201,8 @@ export async function startRabbitmq(): Promise<RabbitmqServer> {
       await call(made, `vm_memory_monitor set_vm_memory_high_watermark [${on ? '0.00001' : '0.8'}]`);
       await said;
     },
+    setMaxMessageSize: (bytes) =>
+      call(made, `application set_env [rabbit, max_message_size, ${bytes ?? MAX_MESSAGE_SIZE}]`),
     async kill() {
       await server.kill('SIGKILL');
     },
