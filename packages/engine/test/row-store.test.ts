@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
 import { ORDINAL_END, type Position } from '@millrace/core/position';
 import { MessageBatch } from '@millrace/sinks/message-batch';
 import { type Random, seededRandom } from '@millrace/testkit/random';
@@ -437,4 +438,26 @@ test(`rows and values are those of a model, whatever happens (seed ${seed})`, ()
   for (const { at, key, column, value } of questions) expect(valueAt(t, key, column, at)).toBe(value);
   expect(countRows(t)).toBe(model.size);
   for (const row of model.values()) expect(compareRow(t, row)).toEqual([true, true, true]);
+});
+
+test('whoever looks at the file while it is made holds it up, and no more', async () => {
+  const other = join(dir, 'other.db');
+  const reader = new Worker(
+    `const { parentPort, workerData } = require('node:worker_threads');
+     const { DatabaseSync } = require('node:sqlite');
+     const db = new DatabaseSync(workerData);
+     db.exec('BEGIN');
+     db.prepare('SELECT * FROM sqlite_schema').all();
+     parentPort.postMessage('holds a lock');
+     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300);
+     db.exec('COMMIT');
+     db.close();`,
+    { eval: true, workerData: other },
+  );
+  try {
+    await new Promise((resolve) => reader.once('message', resolve));
+    RowStore.open(other).close();
+  } finally {
+    await reader.terminate();
+  }
 });

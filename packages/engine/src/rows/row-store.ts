@@ -132,9 +132,10 @@ export class RowStore {
   private constructor(file: string) {
     this.#db = new DatabaseSync(file);
     const db = this.#db;
-    db.exec(`PRAGMA page_size = ${PAGE_BYTES}; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
-      PRAGMA cache_size = -${CACHE_KIB}; PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}; PRAGMA foreign_keys = OFF;
-      PRAGMA busy_timeout = 5000;
+    // The timeout first: whoever asks for a row may look at the file before it is in WAL mode, and hold its lock.
+    db.exec(`PRAGMA busy_timeout = 5000; PRAGMA page_size = ${PAGE_BYTES}; PRAGMA journal_mode = WAL;
+      PRAGMA synchronous = FULL; PRAGMA cache_size = -${CACHE_KIB}; PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES};
+      PRAGMA foreign_keys = OFF;
       CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
       CREATE TABLE IF NOT EXISTS tables (id INTEGER PRIMARY KEY, schema TEXT NOT NULL, name TEXT NOT NULL, oid INT,
         generation INT NOT NULL, key TEXT NOT NULL, values_kept INT NOT NULL, since TEXT NOT NULL,
