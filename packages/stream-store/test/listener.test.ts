@@ -75,6 +75,79 @@ describe('the listener', () => {
     expect(opened.tail.seqNum).toBe(2);
   });
 
+  // Node waits for what is being written then, and nobody completes it: the connection would stay for ever.
+  const large = { records: Array.from({ length: 4 }, () => ({ body: 'x'.repeat(500_000) })) };
+  const s2s = { 'content-type': 's2s/proto' };
+  it.each([
+    ['a read session', { ':method': 'GET', ':path': recordsPath('s', 'seq_num=0'), ...s2s }],
+    ['a read by SSE', { ':method': 'GET', ':path': recordsPath('s', 'seq_num=0'), accept: 'text/event-stream' }],
+    ['a read', { ':method': 'GET', ':path': recordsPath('s', 'seq_num=0') }],
+  ])('lets go of %s that its client resets without an error, and of the connection', async (_, headers) => {
+    const basin = await newBasin(served);
+    await askHttp1(served, recordsPath('s'), { method: 'POST', headers: { 's2-basin': basin }, json: large });
+    const client = http2.connect(served.url, { settings: { initialWindowSize: 0 } });
+    client.on('error', () => {});
+    onTestFinished(() => client.destroy());
+    const request = client.request({ ...headers, 's2-basin': basin });
+    request.on('error', () => {});
+    await once(request, 'response');
+    // What the server wrote meanwhile waits for a window.
+    await new Promise<void>((resolve) => client.ping(() => resolve()));
+    request.close(http2.constants.NGHTTP2_NO_ERROR);
+    await new Promise<void>((resolve) => client.close(resolve));
+  });
+
+  it.each([
+    ['a request refused before its end', '/v1/nothing', Buffer.from('{')],
+    ['an append session', recordsPath('t'), frame(encodeAppendInput({ records: [{ body: 'one' }] }))],
+  ])('lets go of %s that is reset without an error', async (_, path, body) => {
+    const basin = await newBasin(served);
+    const h2Frame = (type: number, flags: number, id: number, payload: Buffer) => {
+      const head = Buffer.alloc(9);
+      head.writeUIntBE(payload.length, 0, 3);
+      head.set([type, flags], 3);
+      head.writeUInt32BE(id, 5);
+      return Buffer.concat([head, payload]);
+    };
+    // Literal, not indexed.
+    const header = ([name, value]: readonly [string, string]) =>
+      Buffer.from(`\0${String.fromCharCode(name.length)}${name}${String.fromCharCode(value.length)}${value}`, 'latin1');
+    const socket = connect(served);
+    const request = {
+      ':method': 'POST',
+      ':scheme': 'http',
+      ':path': path,
+      ':authority': 'x',
+      ...s2s,
+      's2-basin': basin,
+    };
+    const headers = Object.entries(request).map(header);
+    socket.write('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
+    // No window for any answer.
+    socket.write(h2Frame(4, 0, 0, Buffer.from([0, 4, 0, 0, 0, 0])));
+    socket.write(h2Frame(1, 4, 1, Buffer.concat(headers)));
+    socket.write(h2Frame(0, 0, 1, body));
+    let seen = Buffer.alloc(0);
+    // The head of its answer.
+    const answered = () => {
+      for (let at = 0; at + 9 <= seen.length; at += 9 + seen.readUIntBE(at, 3)) if (seen[at + 3] === 1) return true;
+      return false;
+    };
+    for await (const chunk of socket.iterator({ destroyOnReturn: false })) {
+      seen = Buffer.concat([seen, chunk as Buffer]);
+      if (answered()) break;
+    }
+    if (path === recordsPath('t')) {
+      const stream = await served.store.openStream(basin, 't', 'append');
+      await stream.waitBeyond(0, new AbortController().signal);
+    }
+    socket.write(h2Frame(3, 0, 1, Buffer.alloc(4)));
+    socket.write(h2Frame(7, 0, 0, Buffer.alloc(8)));
+    socket.end();
+    socket.resume();
+    await once(socket, 'close');
+  });
+
   it('names the port when it is in use', async () => {
     const error = await startHttpServer({ store: served.store, port: served.port }).catch((error: unknown) => error);
     expect(error).toBeInstanceOf(MillraceError);

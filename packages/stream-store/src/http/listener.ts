@@ -91,6 +91,7 @@ export async function listen(options: ListenerOptions): Promise<Listener> {
     session.on('stream', (stream: http2.ServerHttp2Stream) => {
       open++;
       stream.once('close', () => open--);
+      endWhenReset(stream);
     });
     session.setTimeout(idleConnectionMs, () => {
       if (open === 0) session.close();
@@ -145,6 +146,22 @@ export async function listen(options: ListenerOptions): Promise<Listener> {
       await closed;
     },
   };
+}
+
+/**
+ * A client may reset a stream without an error code (Node's own does, and so the SDKs when a read is cancelled). Node then
+ * waits for what is being written to this stream, which nobody completes, and keeps it, and its connection, for ever.
+ */
+function endWhenReset(stream: http2.ServerHttp2Stream): void {
+  const check = (): void => {
+    if (!stream.closed || stream.destroyed) return;
+    setImmediate(() => {
+      // One that we closed is known until the client was told.
+      if (stream.state.state === http2.constants.NGHTTP2_STREAM_STATE_IDLE) stream.destroy();
+    });
+  };
+  stream.once('aborted', check);
+  stream.once('end', check);
 }
 
 /** A client that does not finish its handshake in time is cut, as one is that does not finish its headers. */
