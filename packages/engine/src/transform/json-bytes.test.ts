@@ -67,5 +67,6 @@ test('text that is no JSON is gone through to its end and no further', () => {
         findValue(bytes, 0, bytes.length, ['action', '1']);
       },
     ),
+    { examples: [['"action"']] },
   );
 });

@@ -38,7 +38,7 @@ export function splitMessage(bytes: Buffer, start: number, end: number, ranges: 
   while (at < end && bytes[at] === 0x22) {
     const slot = slotOf(bytes, at + 1);
     const colon = skipSpace(bytes, stringEnd(bytes, at, end), end);
-    const valueStart = skipSpace(bytes, colon + 1, end);
+    const valueStart = skipSpace(bytes, Math.min(colon + 1, end), end);
     at = skipValue(bytes, valueStart, end);
     if (slot >= 0) {
       ranges[slot] = valueStart;
@@ -70,7 +70,7 @@ function findMember(bytes: Buffer, start: number, end: number, key: string) {
     const nameEnd = stringEnd(bytes, at, end);
     const name = bytes.toString('utf8', at + 1, nameEnd - 1);
     const colon = skipSpace(bytes, nameEnd, end);
-    const valueStart = skipSpace(bytes, colon + 1, end);
+    const valueStart = skipSpace(bytes, Math.min(colon + 1, end), end);
     const valueEnd = skipValue(bytes, valueStart, end);
     if (plainName(name) === key) found = { start: valueStart, end: valueEnd };
     at = skipSpace(bytes, valueEnd, end);
