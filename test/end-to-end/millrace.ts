@@ -149,7 +149,7 @@ export async function startMillrace(db: TestDatabase, options: MillraceOptions =
     },
     async atLeast(count, stream = defaultStream) {
       const target = await server.store.openStream(BASIN, stream, 'read');
-      const arrived = await target.waitBeyond(count - 1, AbortSignal.timeout(20_000));
+      const arrived = await target.waitBeyond(count - 1, AbortSignal.timeout(50_000));
       if (arrived !== 'records') {
         throw new Error(`${stream} holds ${target.tail.seqNum} of ${count} messages; log: ${lines.join(' | ')}`);
       }
