@@ -342,6 +342,29 @@ test('one of which nothing is published leaves nothing in the log, and moves it 
   expect(captured.capture.inProgress.transactions).toBe(0);
 });
 
+test('one that was rolled back but for its commit leaves nothing that a slot would have to send again', async () => {
+  captured = await startCapturing(db);
+  await db.sql(`INSERT INTO t VALUES (0, 'before')`);
+  await captured.caughtUp();
+  // The slot as a crash of the server leaves it: behind what the log holds.
+  await db.sql(`SELECT pg_copy_logical_replication_slot('${db.name}', '${db.name}_older')`);
+  const a = await session();
+  await a('BEGIN; SAVEPOINT one');
+  await a(rows(1, 2 * many));
+  await spooled(1, 20_000);
+  await a('ROLLBACK TO one');
+  await a('COMMIT');
+  await captured.caughtUp();
+  const { dir } = captured;
+  await captured.stop();
+  captured = await startCapturing(db, { dir, slot: `${db.name}_older` });
+  await db.sql(`INSERT INTO t VALUES (9999999, 'after')`);
+  expect(withChanges(await captured.caughtUp()).map(summary)).toEqual([
+    '1 insert t {"id","v":"before"}',
+    '1 insert t {"id","v":"after"}',
+  ]);
+});
+
 test('one that was prepared arrives when it is committed', async () => {
   captured = await startCapturing(db);
   await db.sql(`BEGIN; ${rows(1, many)}; PREPARE TRANSACTION 'one'`);

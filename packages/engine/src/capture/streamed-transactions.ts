@@ -206,24 +206,34 @@ export class StreamedTransactions {
     const aborted = this.#spool.abortedOf(xid);
     const relations = new RelationReplay(writer, this.#late);
     let begun = false;
+    let origin: Buffer | null = null;
     const begin = () => {
+      if (begun) return;
       begun = true;
       const bytes = encodeBegin(commitLsn, commitTime, xid);
       writer.message(bytes, 0, bytes.length);
+      if (origin !== null) writer.message(origin, 0, origin.length);
     };
     await this.#spool.read(
       xid,
       (subxid, place, bytes, start, end) => {
-        if (!begun) begin();
+        if (bytes[start] === ORIGIN) {
+          origin = Buffer.from(bytes.subarray(start, end));
+          return;
+        }
+        // Not for what was rolled back: without streaming the server would not send a transaction of nothing else, and
+        // one that the log ends with is asked for again (resend-check.ts).
+        const isAborted = aborted(subxid);
+        if (!isAborted) begin();
         switch (bytes[start]) {
           case RELATION:
-            relations.relation(bytes, start, end, place, aborted(subxid));
+            relations.relation(bytes, start, end, place, isAborted);
             return;
           case TYPE:
             writer.message(bytes, start, end);
             return;
           default:
-            if (aborted(subxid)) return;
+            if (isAborted) return;
             relations.change(bytes, start, end);
             writer.message(bytes, start, end);
         }
@@ -231,14 +241,11 @@ export class StreamedTransactions {
       ready,
     );
     if (!(await ready())) return;
-    if (!begun) {
-      // Nothing of it was published.
-      writer.keepalive(endLsn);
-      return;
-    }
     relations.settle();
-    const bytes = encodeCommit(commitLsn, endLsn, commitTime);
-    writer.message(bytes, 0, bytes.length);
+    if (begun) {
+      const bytes = encodeCommit(commitLsn, endLsn, commitTime);
+      writer.message(bytes, 0, bytes.length);
+    } else writer.keepalive(endLsn);
     writer.burst();
   }
 
