@@ -4,10 +4,12 @@
  */
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
+import { StreamedTransactions } from '@millrace/engine/capture/streamed-transactions';
+import { TransactionSpool } from '@millrace/engine/capture/transaction-spool';
 import { mountSmallDisk } from '@millrace/testkit/full-disk';
 import { type OwnPostgres, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
 import pg from 'pg';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type Captured, type CapturedTransaction, startCapturing } from './captured-log.ts';
 
 // A transaction that is open keeps slots from being made anywhere in its server.
@@ -30,6 +32,7 @@ afterEach(async () => {
   for (const session of sessions.splice(0)) await session.end();
   await captured?.remove();
   captured = undefined;
+  vi.restoreAllMocks();
   await db.drop();
 });
 
@@ -363,6 +366,22 @@ test('one that was rolled back but for its commit leaves nothing that a slot wou
     '1 insert t {"id","v":"before"}',
     '1 insert t {"id","v":"after"}',
   ]);
+});
+
+test('one of which nothing is published is not waited for when the connection is lost at its commit', async () => {
+  // A held connection is seen to be lost when it is written to, and that is the more often.
+  await db.sql(`ALTER DATABASE ${db.name} SET wal_sender_timeout = '3s'`);
+  captured = await startCapturing(db, { publicationSql: 'CREATE PUBLICATION "all" FOR TABLE u' });
+  const disk = Promise.withResolvers<void>();
+  const read = vi.spyOn(TransactionSpool.prototype, 'read').mockImplementationOnce(() => disk.promise);
+  const finished = vi.spyOn(StreamedTransactions.prototype, 'finished');
+  await db.sql(rows(1, 3 * many));
+  await until(() => read.mock.calls.length > 0);
+  await db.sql(`SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '${db.name}'`);
+  await until(() => finished.mock.calls.length > 0);
+  disk.resolve();
+  await db.sql(rows(1, 1, 'u'));
+  expect((await captured.caughtUp()).map(({ changes }) => changes)).toEqual([['insert u {"id":"1","v":"x"}']]);
 });
 
 test('one that was prepared arrives when it is committed', async () => {

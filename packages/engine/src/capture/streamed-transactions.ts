@@ -156,7 +156,10 @@ export class StreamedTransactions {
     if (!on) this.#wake();
   }
 
-  /** After the connection is lost: resolves with the commit LSN once a replay under way is all in the log's hands. */
+  /**
+   * After the connection is lost: resolves with the commit LSN once a replay under way is all in the log's hands; null
+   * where there is nothing to wait for.
+   */
   async finished(): Promise<Lsn | null> {
     return this.#replaying;
   }
@@ -179,21 +182,24 @@ export class StreamedTransactions {
 
   async #replay(commit: StreamCommit): Promise<Lsn | null> {
     try {
-      await this.#write(commit);
+      const written = await this.#write(commit);
       if (this.#closed) return null;
       this.#spool.remove(commit.xid);
       this.#attend();
       this.#replaying = null;
       this.#events.release();
-      return commit.commitLsn;
+      return written ? commit.commitLsn : null;
     } catch (error) {
       this.#events.failed(error);
       return null;
     }
   }
 
-  /** A transaction the log holds already is replayed as well: the writer drops its rows and keeps its RELATIONs. */
-  async #write({ xid, commitLsn, endLsn, commitTime }: StreamCommit): Promise<void> {
+  /**
+   * A transaction the log holds already is replayed as well: the writer drops its rows and keeps its RELATIONs. False
+   * where nothing is left of it to log, or it was given up.
+   */
+  async #write({ xid, commitLsn, endLsn, commitTime }: StreamCommit): Promise<boolean> {
     const writer = this.#writer;
     const ready = async () => {
       while (this.#pressed && !this.#closed) {
@@ -240,13 +246,14 @@ export class StreamedTransactions {
       },
       ready,
     );
-    if (!(await ready())) return;
+    if (!(await ready())) return false;
     relations.settle();
     if (begun) {
       const bytes = encodeCommit(commitLsn, endLsn, commitTime);
       writer.message(bytes, 0, bytes.length);
     } else writer.keepalive(endLsn);
     writer.burst();
+    return begun;
   }
 
   #announceLate(buffer: Buffer, start: number, end: number): void {
