@@ -384,6 +384,14 @@ test('one of which nothing is published is not waited for when the connection is
   expect((await captured.caughtUp()).map(({ changes }) => changes)).toEqual([['insert u {"id":"1","v":"x"}']]);
 });
 
+test('a slot that would show one when it is prepared, and say later that it was committed, is refused', async () => {
+  await db.sql(`SELECT pg_create_logical_replication_slot('${db.name}', 'pgoutput', false, true)`);
+  await expect(startCapturing(db)).rejects.toMatchObject({
+    code: 'pg_slot_changed',
+    detail: expect.stringContaining('two_phase'),
+  });
+});
+
 test('one that was prepared arrives when it is committed', async () => {
   captured = await startCapturing(db);
   await db.sql(`BEGIN; ${rows(1, many)}; PREPARE TRANSACTION 'one'`);

@@ -34,6 +34,8 @@ export interface SlotInfo {
   readonly failover: boolean;
   /** A standby's copy of a slot of its primary. Postgres 17 and later. */
   readonly synced: boolean;
+  /** Shows transactions when they are prepared, whatever its reader asks for. */
+  readonly twoPhase: boolean;
 }
 
 const LOCK_TIMEOUT_MS = 10_000;
@@ -132,6 +134,7 @@ export async function readSlot(connection: PgConnection, name: string): Promise<
     catalogXmin: text('catalog_xmin'),
     failover: slot.failover === true,
     synced: slot.synced === true,
+    twoPhase: slot.two_phase === true,
   };
 }
 

@@ -55,6 +55,7 @@ export interface SlotFacts {
   readonly failover: boolean;
   readonly synced: boolean;
   readonly temporary: boolean;
+  readonly twoPhase: boolean;
 }
 
 export interface PublicationFacts {
@@ -152,6 +153,7 @@ export async function readSlotFacts(connection: PgConnection, name: string): Pro
     failover: slot.failover === true,
     synced: slot.synced === true,
     temporary: slot.temporary === true,
+    twoPhase: slot.two_phase === true,
   };
 }
 

@@ -17,6 +17,7 @@ const SLOT: SlotInfo = {
   catalogXmin: '700',
   failover: false,
   synced: false,
+  twoPhase: false,
 };
 const FACTS: AdmissionFacts = {
   slotName: 's',
@@ -103,6 +104,7 @@ describe('a gap', () => {
     expect(judge(slot({ plugin: 'wal2json' }))).toBe('pg_slot_changed null');
     expect(judge(slot({ database: 'other' }))).toBe('pg_slot_changed null');
     expect(judge(slot({ temporary: true }))).toBe('pg_slot_changed null');
+    expect(judge(slot({ twoPhase: true }))).toBe('pg_slot_changed null');
     expect(judge({ ...slot({ synced: true }), ...server({ inRecovery: true }) })).toBe('pg_slot_changed null');
   });
 });

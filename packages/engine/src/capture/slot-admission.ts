@@ -73,7 +73,9 @@ export function admit(facts: AdmissionFacts): Admission {
     if (identity === null && logEnd === 0n) return { kind: 'create' };
     return lost('missing', missing(slotName, held, server));
   }
-  if (slot.plugin !== 'pgoutput' || slot.database !== facts.database || slot.temporary) return refused(foreign(slot));
+  if (slot.plugin !== 'pgoutput' || slot.database !== facts.database || slot.temporary || slot.twoPhase) {
+    return refused(foreign(slot));
+  }
   if (slot.synced && server.inRecovery) return refused(copied(slot));
   if (slot.walStatus === 'lost' || slot.invalidationReason !== null) {
     return lost('invalidated', invalidated(slot, held, server));
@@ -148,7 +150,10 @@ function recreated(slot: SlotInfo, confirmed: Lsn, held: Lsn): MillraceError {
 }
 
 function foreign(slot: SlotInfo): MillraceError {
-  const what = slot.temporary ? 'is temporary' : `is for plugin ${slot.plugin} in database ${slot.database}`;
+  let what = `is for plugin ${slot.plugin} in database ${slot.database}`;
+  if (slot.temporary) what = 'is temporary';
+  else if (slot.twoPhase)
+    what = 'was made with two_phase: it shows transactions before it is known whether they commit';
   return new MillraceError('pg_slot_changed', {
     detail: `Slot "${slot.name}" ${what}.`,
     hint: `Use another slot name, or drop it: SELECT pg_drop_replication_slot(${quoteLiteral(slot.name)});`,

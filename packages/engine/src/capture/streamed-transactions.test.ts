@@ -232,6 +232,9 @@ test.each([
   ['a cut commit', [Buffer.from('c\0\0\0\x09')]],
   ['a cut abort', [Buffer.from('A\0\0\0\x09')]],
   ['an abort of nothing', [abort(9, 0)]],
+  ['a prepared transaction', [withXid('b', Buffer.alloc(28), 9)]],
+  ['a prepared transaction in progress', [...fragment(9, true), withXid('p', Buffer.alloc(28), 9)]],
+  ['a commit of what was prepared', [withXid('K', Buffer.alloc(28), 9)]],
 ])('%s is refused with a code', async (_, messages) => {
   await expect(send(...messages)).rejects.toMatchObject({ code: 'pg_protocol' });
 });

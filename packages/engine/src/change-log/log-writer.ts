@@ -164,7 +164,9 @@ export class LogWriter {
       case REPEATED:
         throw outOfPlace('a message that only the log has');
       default:
-        if (this.#open && !this.#dropping) this.#write(buffer, start, end); // ORIGIN and what later protocols bring
+        // ORIGIN and what later protocols bring. Not between transactions: that would be a way to end one that is not known.
+        if (!this.#open) throw outOfPlace('an unknown message between transactions');
+        if (!this.#dropping) this.#write(buffer, start, end);
     }
   }
 

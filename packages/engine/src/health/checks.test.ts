@@ -51,6 +51,7 @@ const slot: SlotFacts = {
   failover: false,
   synced: false,
   temporary: false,
+  twoPhase: false,
 };
 const publication = {
   name: 'pub',

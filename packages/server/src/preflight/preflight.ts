@@ -178,11 +178,14 @@ function usedSlotFindings(database: DatabaseConfig, server: ServerFacts, slot: S
     { database: database.name, slot: name, publication: database.publication.name },
     { atMs: 0, server, slot },
   );
-  if (slot.plugin !== 'pgoutput' || slot.database !== database.database) {
+  if (slot.plugin !== 'pgoutput' || slot.database !== database.database || slot.twoPhase) {
+    const what = slot.twoPhase
+      ? 'was made with two_phase'
+      : `is for plugin ${slot.plugin ?? 'none'} in database ${slot.database ?? 'none'}`;
     findings.push({
       slug: 'replication_slot_checked',
       severity: 'error',
-      text: `Replication slot "${name}" is for plugin ${slot.plugin ?? 'none'} in database ${slot.database ?? 'none'}.`,
+      text: `Replication slot "${name}" ${what}.`,
       fix: '# in the configuration, a name that is free:\nslot: { name: millrace, create_if_not_exists: true }',
       code: 'pg_slot_changed',
     });
