@@ -10,6 +10,7 @@ import type { Lsn } from '@millrace/core/lsn';
 import { pause } from '@millrace/core/pause';
 import { comparePositions, ORDINAL_END } from '@millrace/core/position';
 import { type ConnectionConfig, PgConnection } from '@millrace/postgres/connection';
+import { withoutTimeouts } from '@millrace/postgres/session-settings';
 import type { StateTable } from '@millrace/stream-store/store';
 import { isPartial } from './backfill/backfill-job.ts';
 import type { BackfillManager } from './backfill/backfill-manager.ts';
@@ -133,7 +134,9 @@ export class Verifier {
     const onAbort = () => void connection.close();
     signal.addEventListener('abort', onAbort, { once: true });
     try {
-      await connection.query(`SET row_security = off; SET statement_timeout = 0; SET lock_timeout = '30s'`);
+      await connection.query(
+        `SET row_security = off; SET lock_timeout = '30s'; ${withoutTimeouts(connection.serverVersion)}`,
+      );
       return await verify({
         connection,
         publication,

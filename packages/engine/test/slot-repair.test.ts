@@ -148,6 +148,23 @@ test('the table is compared in the snapshot the slot begins at: what is committe
   expect(row.inserts).toBe(1);
 });
 
+test('a comparison may take as long as it likes, whatever timeouts the database sets', async () => {
+  const timeouts = await db.sql(
+    `SELECT name FROM pg_settings WHERE name IN ('statement_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')`,
+  );
+  for (const { name } of timeouts) await db.sql(`ALTER DATABASE ${db.name} SET ${name} = '30s'`);
+  await db.sql(`SELECT pg_drop_replication_slot('${db.name}')`);
+  const list = timeouts.map(({ name }) => `current_setting('${name}')`).join(', ');
+  let seen: unknown;
+  await settled(
+    await open(async ({ connection }) => {
+      seen = (await connection.query(`SELECT ${list}`)).rows;
+      return NONE;
+    }),
+  );
+  expect(seen).toEqual([timeouts.map(() => '0')]);
+});
+
 test('a slot that works but stands too far on is kept, and nothing else stays', async () => {
   await db.sql(`SELECT pg_drop_replication_slot('${db.name}')`);
   await db.sql(`SELECT pg_create_logical_replication_slot('${db.name}', 'pgoutput')`);

@@ -10,6 +10,7 @@ import { type CopyBothSession, type PgConnection, quoteIdentifier, quoteLiteral 
 import { AdaptivePacing, NoPacing, type ReadPacing } from './read-pacing.ts';
 import { FRAME_BYTES_MAX } from './receive-buffer.ts';
 import { PgServerError, parseErrorResponse, queryError } from './server-error.ts';
+import { withoutTimeouts } from './session-settings.ts';
 import { readSlot, slotInUse, slotInvalidated } from './slot.ts';
 import type { Transport } from './transport.ts';
 
@@ -100,7 +101,8 @@ export async function startReplication(
   await requirePublications(connection, options.publications);
   // createSlot leaves a lock timeout behind, which must not end the decoding.
   const { rows } = await connection.query(
-    `SET lock_timeout = 0; SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'`,
+    `SET lock_timeout = 0; ${withoutTimeouts(connection.serverVersion)};
+      SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'`,
   );
   const session = new ReplicationSession(connection, options, Number(rows[0]?.[0] ?? 0), handler);
   const names = quoteLiteral(options.publications.map(quoteIdentifier).join(','));

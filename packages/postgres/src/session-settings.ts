@@ -19,6 +19,15 @@ export const SESSION_SETTINGS: readonly (readonly [string, string])[] = [
 ];
 
 /**
+ * SQL for a session that does what takes long as one transaction, which the decoding of one is, too: what the role or the
+ * database set against forgotten sessions would end it, and every attempt after it. `transaction_timeout` came with 17.
+ */
+export function withoutTimeouts(serverVersion: number): string {
+  const ofTransactions = serverVersion >= 17_00_00 ? '; SET transaction_timeout = 0' : '';
+  return `SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0${ofTransactions}`;
+}
+
+/**
  * These have no value that suits everybody: in another locale an amount of money reads as another amount, and names in
  * search_path are the user's. So they stay as the first session of a source found them, for all later ones.
  */

@@ -486,6 +486,22 @@ describe('staying connected', () => {
     expect(count(reader.messages, INSERT)).toBe(100_000);
   });
 
+  test('a transaction that is read for longer than transaction_timeout comes whole', async () => {
+    if (sql.serverVersion < 17_00_00) return;
+    await newSlot();
+    await sql.query(`INSERT INTO item SELECT i, 'n', repeat('x', 500) FROM generate_series(1, 50000) AS i`);
+    await sql.query(`ALTER DATABASE ${database.name} SET transaction_timeout = '100ms'`);
+    const reader = await read({}, {}, (self) => {
+      if (self.messages.length === 100) self.stream.pause();
+    });
+    await reader.until(() => reader.messages.length >= 100);
+    const began = performance.now();
+    await eventually(async () => performance.now() - began > 400);
+    reader.stream.resume();
+    await reader.until(() => count(reader.messages, COMMIT) === 1);
+    expect(count(reader.messages, INSERT)).toBe(50_000);
+  });
+
   test('a reply that the server asks for is given, when nothing else would be sent for long', async () => {
     await newSlot();
     await setWalSenderTimeout(0);

@@ -1,6 +1,7 @@
 /** The sessions that read tables, shared by all backfills of one source: at most so many, opened when needed. */
 import { MillraceError } from '@millrace/core/error';
 import { type ConnectionConfig, PgConnection } from '@millrace/postgres/connection';
+import { withoutTimeouts } from '@millrace/postgres/session-settings';
 import { READER_SETTINGS } from './table-reader.ts';
 
 /** A session that nobody needs is closed after this. */
@@ -62,7 +63,7 @@ export class ReaderPool {
       const at = this.#idle.findIndex((other) => other.connection === connection);
       if (at >= 0) clearTimeout(this.#idle.splice(at, 1)[0]!.timer);
     });
-    await connection.query(READER_SETTINGS);
+    await connection.query(`${withoutTimeouts(connection.serverVersion)}; ${READER_SETTINGS}`);
     return connection;
   }
 

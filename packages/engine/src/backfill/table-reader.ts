@@ -14,12 +14,11 @@ import { fingerprintOf, type TablePlan } from './table-plan.ts';
 export const CHUNK_BYTES_MAX = 32 << 20;
 
 /**
- * For every session that reads. With `row_security` off a policy that would hide rows is an error instead. The planner
+ * For every session that reads, beside `withoutTimeouts`. With `row_security` off a policy that would hide rows is an error instead. The planner
  * is kept to reading ranges of pages, or an index, in order: a chunk that scanned and sorted the table would not end. What
  * is sorted is a chunk, in memory.
  */
-export const READER_SETTINGS = `SET row_security = off; SET statement_timeout = 0; SET lock_timeout = '30s';
-  SET idle_in_transaction_session_timeout = 0; SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off;
+export const READER_SETTINGS = `SET row_security = off; SET lock_timeout = '30s'; SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off;
   SET max_parallel_workers_per_gather = 0; SET synchronize_seqscans = off; SET cursor_tuple_fraction = 1;
   SET enable_tidscan = on; SET enable_indexscan = on; SET enable_sort = on; SET work_mem = '32MB'`;
 

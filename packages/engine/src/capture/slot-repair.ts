@@ -9,6 +9,7 @@ import { MillraceError } from '@millrace/core/error';
 import { formatLsn, type Lsn } from '@millrace/core/lsn';
 import { PgConnection, quoteLiteral } from '@millrace/postgres/connection';
 import { BEGIN, COMMIT } from '@millrace/postgres/pgoutput';
+import { withoutTimeouts } from '@millrace/postgres/session-settings';
 import { dropSlot, type SlotInfo } from '@millrace/postgres/slot';
 import type { ChangeLog } from '../change-log/change-log.ts';
 import { LogWriter, type LogWriterEvents } from '../change-log/log-writer.ts';
@@ -176,6 +177,7 @@ async function appendDifference(
   const onAbort = () => void sql.close();
   signal.addEventListener('abort', onAbort, { once: true });
   try {
+    await sql.query(withoutTimeouts(sql.serverVersion));
     const { xid, micros } = await stamp(sql, server.inRecovery);
     await sql.query(
       `BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT ${quoteLiteral(snapshot)}`,
