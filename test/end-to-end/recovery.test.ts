@@ -135,6 +135,31 @@ describe('a sink behind the retained log', () => {
   }, 60_000);
 });
 
+test('a sink behind the retained log keeps neither capture nor the other sinks from going on', async () => {
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY, pad text)`);
+  const changeLogBytesMax = 400_000;
+  const sinks = (status: string) => [{ name: 'good' }, { name: 'slow', status }];
+  millrace = await startMillrace(db, { sinks: sinks('active'), changeLogBytesMax });
+  await db.sql(`INSERT INTO t VALUES (0, '')`);
+  await millrace.atLeast(1, 'slow');
+  const { dataDir } = millrace;
+  await millrace.stop();
+  millrace = await startMillrace(db, { dataDir, sinks: sinks('paused'), changeLogBytesMax });
+  const pipeline = millrace.server.pipelines[0]!;
+  const { stream } = pipeline.log;
+  let rows = 1;
+  for (let forgets = 0; forgets < 3; forgets++) {
+    const { firstSeqNum } = stream;
+    // The log forgets something, more than once; and never what the good one has yet to read.
+    while (stream.firstSeqNum === firstSeqNum) {
+      await db.sql(`INSERT INTO t SELECT ${rows} + j, repeat('x', 9000) FROM generate_series(1, 40) j`);
+      await millrace.atLeast((rows += 40), 'good');
+      expect(millrace.server.pipelines[0]).toBe(pipeline);
+    }
+  }
+  expect(millrace.lines.join(' ')).not.toContain('Starting it again');
+});
+
 test('a table as wide as Postgres allows is captured and backfilled', async () => {
   const columns = Array.from({ length: 1500 }, (_, i) => `a_rather_long_column_name_${i} int`).join(', ');
   await db.sql(`CREATE TABLE wide (id int PRIMARY KEY, ${columns}); INSERT INTO wide (id) VALUES (1)`);

@@ -257,17 +257,24 @@ export class ChangeLog {
   /** Bytes of log that somebody who has come to transaction `lsn` has yet to read; all of it when part of that is gone. */
   async bytesAfter(lsn: Lsn): Promise<number> {
     if (lsn >= this.durableLsn) return 0;
-    const from = await this.seek(lsn).catch((error: unknown) => {
+    return await this.bytesFrom(await this.#seekRest(lsn));
+  }
+
+  /**
+   * Forgets records nobody needs: those before the keyframe for `lsn`. The newest record always stays; and all do where
+   * the log has forgotten already what follows `lsn`.
+   */
+  async trimTo(lsn: Lsn): Promise<void> {
+    const seq = Math.min(await this.#seekRest(lsn), this.durableSeq - 1);
+    if (seq > this.stream.firstSeqNum) await this.stream.trim(seq);
+  }
+
+  /** As `seek`; the first record where a part of what follows is gone. */
+  async #seekRest(lsn: Lsn): Promise<number> {
+    return await this.seek(lsn).catch((error: unknown) => {
       if (error instanceof MillraceError && error.code === 'log_overrun') return this.stream.firstSeqNum;
       throw error;
     });
-    return await this.bytesFrom(from);
-  }
-
-  /** Forgets records nobody needs: those before the keyframe for `lsn`. The newest record always stays. */
-  async trimTo(lsn: Lsn): Promise<void> {
-    const seq = Math.min(await this.seek(lsn), this.durableSeq - 1);
-    if (seq > this.stream.firstSeqNum) await this.stream.trim(seq);
   }
 
   /**
