@@ -148,6 +148,67 @@ describe('the listener', () => {
     await once(socket, 'close');
   });
 
+  describe.each(['http1', 'http2'])('a client over %s that left before its stream was opened', (protocol) => {
+    /** Sends the request, and goes once the server is opening the stream; which goes on when it knows. */
+    async function askAndLeave(
+      target: Served,
+      basin: string,
+      method: string,
+      path: string,
+      more: Record<string, string>,
+    ): Promise<void> {
+      const opening = Promise.withResolvers<void>();
+      const gate = Promise.withResolvers<void>();
+      const opened = Promise.withResolvers<void>();
+      const spy = vi.spyOn(target.store, 'openStream').mockImplementation(async (...args) => {
+        spy.mockRestore();
+        opening.resolve();
+        await gate.promise;
+        const stream = await target.store.openStream(...args);
+        opened.resolve();
+        return stream;
+      });
+      const headers = { 's2-basin': basin, ...more };
+      if (protocol === 'http2') {
+        const client = http2.connect(target.url);
+        onTestFinished(() => client.destroy());
+        const request = client.request({ ':method': method, ':path': path, ...headers }, { endStream: true });
+        request.on('error', () => {});
+        await opening.promise;
+        request.close(http2.constants.NGHTTP2_CANCEL);
+        await new Promise<void>((resolve) => client.close(resolve));
+      } else {
+        const socket = connect(target);
+        const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}\r\n`);
+        socket.write(`${method} ${path} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n${lines.join('')}\r\n`);
+        await opening.promise;
+        socket.destroy();
+      }
+      await expect.poll(() => gauge(target, 'millrace_http_open_requests')).toBe(1);
+      gate.resolve();
+      await opened.promise;
+    }
+
+    async function gauge(target: Served, name: string): Promise<number> {
+      const { text } = await askHttp1(target, '/metrics');
+      return Number(new RegExp(`^${name} (\\d+)$`, 'm').exec(text)![1]);
+    }
+
+    it.each([
+      ['a read session', 'GET', 'seq_num=0', { 'content-type': 's2s/proto' }],
+      ['a read by SSE', 'GET', 'seq_num=0', { accept: 'text/event-stream' }],
+      ['a read that waits', 'GET', 'seq_num=0&wait=60', {}],
+      ['an append session', 'POST', '', { 'content-type': 's2s/proto' }],
+    ])('leaves nothing of %s behind', async (_, method, query, more) => {
+      const own = await serve();
+      onTestFinished(() => own.stop());
+      await askAndLeave(own, await newBasin(own), method, recordsPath('s', query), more as Record<string, string>);
+      // The session that would stay has begun by then.
+      await askHttp1(own, '/health');
+      expect(await gauge(own, 'millrace_http_sessions')).toBe(0);
+    });
+  });
+
   it('names the port when it is in use', async () => {
     const error = await startHttpServer({ store: served.store, port: served.port }).catch((error: unknown) => error);
     expect(error).toBeInstanceOf(MillraceError);

@@ -30,7 +30,7 @@ export interface Exchange {
   respond(status: number, headers: ResponseHeaders, body: Uint8Array | string | null): void;
   /** Sends the head and leaves the body to the caller, which has to end it. */
   start(status: number, headers: ResponseHeaders): Writable;
-  /** Runs once when the exchange is over: answered in full, or cut by the client. */
+  /** Runs once when the exchange is over: answered in full, or cut by the client. At once if it is over already. */
   onClose(listener: () => void): void;
   /**
    * Call before making an answer of about this size: a client that takes no answers gets no further ones made. null:
@@ -65,6 +65,7 @@ export class Http1Exchange implements Exchange {
   timedOut = false;
   bodyBytes = 0;
   readonly #response: http.ServerResponse;
+  #over = false;
 
   constructor(request: http.IncomingMessage, response: http.ServerResponse) {
     this.method = request.method ?? 'GET';
@@ -73,6 +74,7 @@ export class Http1Exchange implements Exchange {
     this.body = request;
     this.connection = request.socket;
     this.#response = response;
+    response.once('close', () => (this.#over = true));
   }
 
   get host(): string | undefined {
@@ -115,7 +117,8 @@ export class Http1Exchange implements Exchange {
   }
 
   onClose(listener: () => void): void {
-    this.#response.once('close', listener);
+    if (this.#over) listener();
+    else this.#response.once('close', listener);
   }
 
   /** The listener starts a request when the answer before it was taken: there is only one. */
@@ -144,6 +147,7 @@ export class Http2Exchange implements Exchange {
   deadlineMs = Number.POSITIVE_INFINITY;
   timedOut = false;
   bodyBytes = 0;
+  #over = false;
 
   constructor(stream: http2.ServerHttp2Stream, headers: http2.IncomingHttpHeaders) {
     this.method = headers[':method'] ?? 'GET';
@@ -152,6 +156,7 @@ export class Http2Exchange implements Exchange {
     this.body = stream;
     this.connection = stream.session ?? stream;
     stream.on('error', ignore);
+    stream.once('close', () => (this.#over = true));
   }
 
   get host(): string | undefined {
@@ -186,7 +191,8 @@ export class Http2Exchange implements Exchange {
   }
 
   onClose(listener: () => void): void {
-    this.body.once('close', listener);
+    if (this.#over) listener();
+    else this.body.once('close', listener);
   }
 
   reserveAnswer(bytes: number): Promise<void> | null {
