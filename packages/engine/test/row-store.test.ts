@@ -340,6 +340,27 @@ test('another table of the same name, another key, and a truncated partition mak
   expect(countRows(leaf)).toBe(1);
 });
 
+test('what the columns of a table were says nothing of those of the table that took its place', () => {
+  const [id, a, b] = tableSchema([
+    ['id', INT4],
+    ['a', TEXT],
+    ['b', TEXT],
+  ]).columns; // prettier-ignore
+  const t = tableSchema([['id', INT4]]);
+  const feed = new Feed();
+  feed.announce({ ...t, columns: [id!, a!, b!] });
+  feed.transaction(insertMessage(t.oid, ['1', 'a', wide('b')]));
+  feed.announce({ ...t, columns: [id!, b!] });
+  feed.transaction(updateMessage(t.oid, ['1', undefined]));
+  const recreated = { ...t, oid: 16_500 };
+  feed.announce({ ...recreated, columns: [id!, a!, b!] });
+  feed.transaction(insertMessage(recreated.oid, ['1', wide('a'), 'b']));
+  const wider: TableSchema = { ...recreated, columns: [id!, a!, b!, { ...b!, name: 'c', number: 4 }] };
+  feed.announce(wider);
+  feed.transaction(updateMessage(recreated.oid, ['1', undefined, 'b', 'c']));
+  expect(compareRow(wider, ['1', wide('a'), 'b', 'c'])).toEqual([true, true, true, true]);
+});
+
 test('a table without a key is left out and named', () => {
   const keyless = tableSchema([['v', TEXT]], { primaryKey: [], identity: ['v'], replicaIdentity: 'f' }); // prettier-ignore
   const feed = new Feed();

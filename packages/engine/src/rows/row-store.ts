@@ -445,6 +445,8 @@ export class RowStore {
       )
       .run(leaf ? null : oid, JSON.stringify(key), values ? 1 : 0, formatPosition(this.#through), id);
     for (const [number, known] of this.#shapes) if (known.table.id === id) this.#shapes.delete(number);
+    // Their numbers are given out again.
+    this.#alignments.clear();
     this.#load(id);
     // Shapes announced before name the table as it was. Those of another table or key have nothing more to say.
     for (const [number, announced] of this.#announced) {
