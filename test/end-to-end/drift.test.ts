@@ -245,3 +245,27 @@ test(`no false alarm under load: large values, moved keys, truncates, DDL (seed 
   expect(calm).toMatchObject({ drift: 0, undecided: 0 });
   expect(calm.tables.map(({ skipped }) => skipped)).toEqual([null, null, null]);
 }, 60_000);
+
+test('rows of a table that was without a key, or left out of the index, are read again', async () => {
+  await db.sql(`CREATE TABLE keyless (id int NOT NULL); INSERT INTO keyless SELECT generate_series(1, 10);
+    CREATE TABLE left_out (id int PRIMARY KEY); INSERT INTO left_out VALUES (1); CREATE TABLE t (id int PRIMARY KEY)`);
+  const fills = { fill_unchanged: true, source: { include_tables: ['t'] } };
+  const audited = { ...AUDITED, sinks: [fills] };
+  millrace = await startMillrace(db, audited);
+  const { dataDir } = millrace;
+  await eventually('the index is filled', () => pipeline().rowIndex!.filled);
+  await db.sql('ALTER TABLE keyless ADD PRIMARY KEY (id); INSERT INTO keyless VALUES (11)');
+  await expect
+    .poll(async () => (await pipeline().verifier.index(request())).tables.map((table) => [table.name, table.skipped]))
+    .toEqual(['keyless', 'left_out', 't'].map((name) => [name, null]));
+  expect(await pipeline().verifier.index(request())).toMatchObject({ drift: 0, rowsCompared: 12 });
+  await millrace.stop();
+  millrace = await startMillrace(db, { dataDir, sinks: [fills] });
+  await db.sql('UPDATE left_out SET id = 2; INSERT INTO left_out VALUES (3); INSERT INTO t VALUES (1)');
+  await millrace.atLeast(1);
+  await pipeline().rowIndex!.reach(0n, request().signal);
+  await millrace.stop();
+  millrace = await startMillrace(db, { ...audited, dataDir });
+  await eventually('the index is filled', () => pipeline().rowIndex!.filled);
+  expect(await pipeline().verifier.index(request())).toMatchObject({ drift: 0, rowsCompared: 14 });
+});

@@ -27,7 +27,7 @@ import type { SchemaHistory } from './decode/schema-history.ts';
 import { cursorStore, newCursor } from './deliver/cursor-store.ts';
 import { type Delivery, startDelivery } from './deliver/delivery.ts';
 import type { Feed, OpenFeed } from './deliver/feed.ts';
-import { identityColumns, type LastValues } from './last-values.ts';
+import type { LastValues } from './last-values.ts';
 import { readPublication } from './rows/published-tables.ts';
 import { type DiffedIndex, diffPublication } from './rows/repair-diff.ts';
 import { type ReadTable, RowEncoder } from './rows/row-encoder.ts';
@@ -340,7 +340,7 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
 
 /** Rows of the first fill as operations of the index. */
 function readWith(encoder: RowEncoder, published: ReadonlyMap<number, ReadTable>): WriteRead {
-  const known = new WeakMap<TableSchema, ReadTable | null>();
+  const known = new WeakMap<TableSchema, ReadTable>();
   return (batch, schema, bytes, columns, _index, about) => {
     let table = known.get(schema);
     if (table === undefined) {
@@ -348,10 +348,10 @@ function readWith(encoder: RowEncoder, published: ReadonlyMap<number, ReadTable>
       if (described === undefined || !sameShape(schema, described.schema)) {
         throw new MillraceError('row_index_reset', { detail: 'A table was altered while it was read.' });
       }
-      table = identityColumns(described.schema).length === 0 ? null : described;
+      table = described;
       known.set(schema, table);
     }
-    return table === null || encoder.read(batch, table, bytes, columns, about.at);
+    return encoder.read(batch, table, bytes, columns, about.at);
   };
 }
 

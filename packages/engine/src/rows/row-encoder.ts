@@ -26,6 +26,7 @@ import {
   FLAG_PARTIAL,
   FLAG_READ,
   FLAG_VALUES,
+  FORGET,
   MOVE,
   PUT,
   type RowShape,
@@ -66,7 +67,9 @@ export interface RowWatch {
 interface RowPlan {
   readonly schema: TableSchema;
   readonly codecs: readonly ValueCodec[];
+  /** Empty: it is left out, which the index has to know, or rows from before would pass for what they are now. */
   readonly keyColumns: readonly number[];
+  readonly taken: boolean;
   readonly shape: number;
   readonly shapeJson: Buffer;
   readonly keepsValues: boolean;
@@ -74,9 +77,8 @@ interface RowPlan {
   announced: boolean;
 }
 
-const SKIP = Symbol('skip');
 const UNKNOWN = Symbol('unknown');
-type Entry = RowPlan | typeof SKIP | typeof UNKNOWN;
+type Entry = RowPlan | typeof UNKNOWN;
 
 const NULL = Buffer.from('null');
 const SCRATCH_BYTES = 64 * 1024;
@@ -90,7 +92,7 @@ export class RowEncoder {
   readonly #plans = new Map<number, Entry>();
   #readPlan: RowPlan | null = null;
   #lastOid = -1;
-  #lastPlan: Entry = SKIP;
+  #lastPlan: Entry = UNKNOWN;
   #shapes = 0;
   #lsn: Lsn = 0n;
   #xid = 0;
@@ -131,9 +133,9 @@ export class RowEncoder {
   truncate(bytes: Buffer, start: number, end: number, ordinal: number, index: number): boolean {
     const oid = decodeTruncate(bytes, start, end).oids[index]!;
     const plan = this.#planOf(oid, ordinal);
-    if (plan === SKIP) return true;
     if (plan === UNKNOWN) return this.#need(oid, ordinal);
     const batch = this.batch!;
+    if (plan.keyColumns.length === 0) return this.#leaveOut(batch, plan, this.#lsn, ordinal);
     if (batch.full) return false;
     const { body } = batch;
     this.#announce(body, plan);
@@ -151,9 +153,9 @@ export class RowEncoder {
       this.#lastOid = this.#lastPlan === UNKNOWN ? -1 : oid;
     }
     const plan = this.#lastPlan;
-    if (plan === SKIP) return true;
     if (plan === UNKNOWN) return this.#need(oid, ordinal);
     const batch = this.batch!;
+    if (plan.keyColumns.length === 0) return this.#leaveOut(batch, plan, this.#lsn, ordinal);
     if (batch.full) return false;
     const row = this.#row;
     row.aim(bytes, start, end);
@@ -190,11 +192,12 @@ export class RowEncoder {
     { kinds, starts, ends }: { readonly kinds: Int32Array; readonly starts: Int32Array; readonly ends: Int32Array },
     at: Position,
   ): boolean {
-    if (batch.full) return false;
     if (this.#readPlan?.schema !== schema) {
-      this.#readPlan = this.#planFor(schema, leaf);
+      this.#readPlan = this.#planFor(schema, leaf, true);
     }
     const plan = this.#readPlan;
+    if (plan.keyColumns.length === 0) return this.#leaveOut(batch, plan, at.lsn, at.ordinal);
+    if (batch.full) return false;
     this.#announce(batch.body, plan);
     this.#put(batch.body, plan, bytes, kinds, starts, ends, at.lsn, at.ordinal, FLAG_READ, false);
     if (!batch.add(at.lsn, at.ordinal)) return false;
@@ -220,18 +223,16 @@ export class RowEncoder {
     if (message === undefined) throw new MillraceError('decode_unknown_relation', { detail: `Relation ${oid}.` });
     const schema = this.#options.schemas.lookup(message, { lsn: this.#lsn, ordinal });
     if (schema === undefined) return UNKNOWN;
-    if (!this.#options.takes(schema.schema, schema.name)) return SKIP;
-    if (schema.replicaIdentity === 'n' || identityColumns(schema).length === 0) {
-      this.#options.onKeyless?.(schema);
-      return SKIP;
-    }
-    this.#options.onTable?.(schema);
     const announced = decodeRelation(message, 0, message.length);
-    return this.#planFor(schema, announced.schema !== schema.schema || announced.name !== schema.name);
+    const leaf = announced.schema !== schema.schema || announced.name !== schema.name;
+    const plan = this.#planFor(schema, leaf, this.#options.takes(schema.schema, schema.name));
+    if (plan.keyColumns.length > 0) this.#options.onTable?.(schema);
+    else if (plan.taken) this.#options.onKeyless?.(schema);
+    return plan;
   }
 
-  #planFor(schema: TableSchema, leaf: boolean): RowPlan {
-    const keyColumns = identityColumns(schema);
+  #planFor(schema: TableSchema, leaf: boolean, taken: boolean): RowPlan {
+    const keyColumns = taken && schema.replicaIdentity !== 'n' ? identityColumns(schema) : [];
     // Under replica identity full nothing is left out.
     const keepsValues = schema.replicaIdentity !== 'f' && this.#options.keepsValues(schema.schema, schema.name);
     const shape: RowShape = {
@@ -252,12 +253,28 @@ export class RowEncoder {
       schema,
       codecs: schema.columns.map((column) => codecOf(column.type)),
       keyColumns,
+      taken,
       shape: this.#shapes++,
       shapeJson: Buffer.from(JSON.stringify(shape)),
       keepsValues,
       toast: toastability(schema),
       announced: false,
     };
+  }
+
+  #leaveOut(batch: MessageBatch, plan: RowPlan, lsn: Lsn, ordinal: number): boolean {
+    if (plan.announced) return true;
+    if (batch.full) return false;
+    // Of a table that will be read once it has a key, the index notes that it had none.
+    if (plan.taken) this.#announce(batch.body, plan);
+    else {
+      batch.body.u8(FORGET);
+      batch.body.u32(plan.shapeJson.length);
+      batch.body.bytes(plan.shapeJson);
+    }
+    if (!batch.add(lsn, ordinal)) return false;
+    plan.announced = true;
+    return true;
   }
 
   #announce(out: ByteWriter, plan: RowPlan): void {

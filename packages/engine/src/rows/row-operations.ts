@@ -7,6 +7,7 @@
  * MOVE     u8 2, u32 shape, position, u8 flags, old key, key, hashes, [values]
  * DELETE   u8 3, u32 shape, position, key
  * TRUNCATE u8 4, u32 shape, position
+ * FORGET   u8 5, u32 size, JSON (RowShape without a key)    changes of the table pass by that the index is not told of
  *
  * position: u64 commit LSN, u32 ordinal
  * key:      u32 size, bytes as rowKey has them (`<bytes>:<text>` per key column)
@@ -21,6 +22,7 @@ export const PUT = 1;
 export const MOVE = 2;
 export const DELETE = 3;
 export const TRUNCATE = 4;
+export const FORGET = 5;
 
 /** A row of the first fill: the table as it was read, not a change. */
 export const FLAG_READ = 1;
@@ -41,7 +43,7 @@ export interface RowShape {
   readonly leaf: boolean;
   /** Values are kept for filling in what updates leave out. */
   readonly values: boolean;
-  /** Columns of the row's key, in key order. */
+  /** Columns of the row's key, in key order. Empty: its rows cannot be told apart, and none is held. */
   readonly key: readonly string[];
   readonly columns: readonly ShapeColumn[];
 }

@@ -23,6 +23,7 @@ import {
   FLAG_PARTIAL,
   FLAG_READ,
   FLAG_VALUES,
+  FORGET,
   MOVE,
   OPERATION_DAMAGED,
   PUT,
@@ -41,6 +42,7 @@ const CACHE_KIB = 64 * 1024;
 const CHECKPOINT_PAGES = 4000;
 /** Old values removed in one transaction. */
 const COLLECTED_MAX = 10_000;
+const NO_KEY = JSON.stringify([]);
 
 export interface StoredColumn extends ShapeColumn {
   readonly col: number;
@@ -246,6 +248,13 @@ export class RowStore {
         // Which rows lie in the partition is not known here.
         if (announced.as.leaf) this.#reset(announced.shape.table, announced.as);
         else this.#empty(announced.shape.table);
+        return;
+      }
+      case FORGET: {
+        const as = JSON.parse(this.#slice(this.#u32()).toString()) as RowShape;
+        const row = this.#findTable(as);
+        // With a key again, the table is another one to the index, and read anew.
+        if (row !== undefined && row.key !== NO_KEY) this.#reset(this.#tables.get(row.id)!, as);
         return;
       }
       default:
