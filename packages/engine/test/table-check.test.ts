@@ -59,6 +59,7 @@ async function check(
     connection: session,
     state,
     group,
+    inserts: true,
     updates: true,
     deletes: true,
     admit,

@@ -56,7 +56,8 @@ export interface TableCheckOptions {
   readonly state: ComparedState;
   /** The published relations of one table by the name of messages: itself, or its partitions. */
   readonly group: readonly PublishedTable[];
-  /** Updates and deletes are published and taken: without, rows of the state may well be older or gone. */
+  /** What is published and taken: without, the state may well lack rows, or have some that are older or gone. */
+  readonly inserts: boolean;
   readonly updates: boolean;
   readonly deletes: boolean;
   /** Waited for before each chunk: a budget of rows. */
@@ -133,8 +134,12 @@ class TableCheck {
   #whyNot(): string | null {
     const table = this.#options.state.table(this.#options.group);
     if ('why' in table) return table.why;
-    if (!table.whole) this.counts.partial = true;
+    if (!this.#isWhole(table)) this.counts.partial = true;
     return null;
+  }
+
+  #isWhole({ whole }: ComparedTable): boolean {
+    return whole && this.#options.inserts;
   }
 
   get #table(): ComparedTable {
@@ -170,7 +175,7 @@ class TableCheck {
       for (const { key, hashes } of rows) {
         const row = compared.find(table, key);
         if (row !== null) this.#marked.mark(row.id);
-        if (row === null ? compared.whole : this.#differs(table, hashes, row)) this.#suspect(key);
+        if (row === null ? this.#isWhole(compared) : this.#differs(table, hashes, row)) this.#suspect(key);
       }
       this.counts.rowsCompared += rows.length;
       onProgress?.(this.counts.rowsCompared);
@@ -300,7 +305,7 @@ class TableCheck {
     compared: ComparedTable,
   ): DriftKind | null {
     if (there === undefined) return row === null || !this.#options.deletes ? null : 'extra';
-    if (row === null) return compared.whole ? 'missing' : null;
+    if (row === null) return this.#isWhole(compared) ? 'missing' : null;
     return this.#differs(there.table, there.hashes, row) ? 'different' : null;
   }
 }

@@ -71,6 +71,7 @@ async function verifyTable(options: VerificationOptions, label: string, admit: A
         connection,
         state,
         group,
+        inserts: actions.insert && published.insert,
         updates: actions.update && published.update,
         deletes: actions.delete && published.delete,
         admit,
@@ -101,7 +102,7 @@ async function unaltered(
   group: readonly PublishedTable[],
 ): Promise<boolean> {
   const now = await readPublication(connection, publication);
-  if (now.update !== before.update || now.delete !== before.delete) return false;
+  if (now.insert !== before.insert || now.update !== before.update || now.delete !== before.delete) return false;
   return group.every((table) => {
     const other = now.tables.find(({ schema }) => schema.oid === table.schema.oid);
     return other !== undefined && JSON.stringify(shapeOf(other)) === JSON.stringify(shapeOf(table));
