@@ -1,6 +1,7 @@
+import { BackfillSource } from '@millrace/engine/backfill/backfill-source';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { seededRandom } from '@millrace/testkit/random';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { eventually, type Message, type Millrace, startMillrace } from './millrace.ts';
 
 const seed = Number(process.env.MILLRACE_TEST_SEED ?? Math.floor(Math.random() * 2 ** 31));
@@ -180,4 +181,21 @@ test('a value from before a table had no key for a while is not filled in', asyn
   expect([first, second]).toEqual(['a1', 'b2']);
   // Left out where the index has read the table anew only after it.
   expect(['b2', undefined]).toContain(third);
+});
+
+test('a table that is dropped before its first fill is not waited for', async () => {
+  await db.sql(`${TABLE}; CREATE TABLE gone (id int PRIMARY KEY)`);
+  const { publishedTables } = BackfillSource.prototype;
+  const listing = vi.spyOn(BackfillSource.prototype, 'publishedTables').mockImplementation(async function (
+    this: BackfillSource,
+    signal,
+  ) {
+    listing.mockRestore();
+    await db.sql('DROP TABLE gone');
+    return await publishedTables.call(this, signal);
+  });
+  millrace = await startMillrace(db, { sinks: [FILL] });
+  await db.sql('INSERT INTO docs (id, n, body) VALUES (1, 0, $1)', [big('a1')]);
+  await db.sql('UPDATE docs SET n = 1');
+  expect(bodies(await millrace.atLeast(2, 'filled'))).toEqual(['a1', 'a1']);
 });

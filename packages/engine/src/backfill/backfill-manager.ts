@@ -98,6 +98,8 @@ export class BackfillManager {
   #seen = 0;
   #saving: Promise<void> = Promise.resolve();
   #waitingSave: Promise<void> | null = null;
+  /** While attached: every table that was there has its initial one. */
+  listed = false;
   #saveTimer: NodeJS.Timeout | null = null;
   #creating: Promise<unknown> = Promise.resolve();
 
@@ -284,6 +286,7 @@ export class BackfillManager {
 
   async detach(): Promise<void> {
     this.#attached.abort();
+    this.listed = false;
     this.#stopWatching?.();
     this.#port = null;
     await Promise.all([...this.#runs.keys()].map((id) => this.#endRun(id)));
@@ -391,6 +394,7 @@ export class BackfillManager {
     while (!signal.aborted) {
       try {
         await this.#addInitial(signal);
+        this.listed = !signal.aborted;
         this.#startRuns();
         return;
       } catch (error) {
