@@ -1,6 +1,7 @@
 import { ORDINAL_END } from '@millrace/core/position';
-import { readChunkHeader } from '@millrace/engine/change-log/chunk';
+import { FLAG_STARTS_OPEN, readChunkHeader } from '@millrace/engine/change-log/chunk';
 import { type LogPlace, positionOf } from '@millrace/engine/change-log/log-places';
+import { LogReader } from '@millrace/engine/change-log/log-reader';
 import { RecordCursor } from '@millrace/stream-store/record-cursor';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -41,6 +42,16 @@ async function firstFrom(place: LogPlace): Promise<number> {
   return at < 0 ? all.length : at;
 }
 
+/** The first place to begin to read that is inside a transaction. */
+async function keyframeInside(): Promise<number> {
+  const reader = new LogReader(captured.log, captured.log.stream.firstSeqNum);
+  for (let chunk = await reader.next(); chunk !== null; chunk = await reader.next()) {
+    const { keyframe, flags } = readChunkHeader(chunk.bytes, chunk.start, chunk.end);
+    if (keyframe === 0 && (flags & FLAG_STARTS_OPEN) !== 0) return chunk.seq;
+  }
+  throw new Error('no transaction goes over a keyframe');
+}
+
 test('a time is the first transaction that committed then or later', async () => {
   expect(captured.log.durableSeq).toBeGreaterThan(10);
   for (const [i, transaction] of all.entries()) {
@@ -60,8 +71,17 @@ test('an LSN is the first transaction that committed there or later, the beginni
   expect(await firstFrom('now')).toBe(all.length);
 });
 
+test('of a transaction larger than the bound of the log nothing is forgotten before as much has come after it', async () => {
+  const [before, large] = [all[5]!, all[6]!];
+  const { log } = captured;
+  // It makes up most of the log, and its end has come as well.
+  while (await log.trimToBytes(500_000));
+  expect(await firstFrom({ lsn: before.lsn + 1n })).toBe(6);
+  expect((await captured.transactions()).find(({ lsn }) => lsn === large.lsn)).toEqual(large);
+});
+
 test('what the log has forgotten a part of is refused by name', async () => {
-  await captured.log.trimToBytes(2_500_000);
+  await captured.log.stream.trim(await keyframeInside());
   expect(captured.log.stream.firstSeqNum).toBeGreaterThan(0);
   const beginning = await positionOf(captured.log, 'beginning');
   expect(beginning.lsn).toBeGreaterThan(all[0]!.lsn);

@@ -278,8 +278,10 @@ export class ChangeLog {
   }
 
   /**
-   * Forgets the oldest records until the log holds at most `bytesMax`, or what follows its last keyframe, whoever still
-   * needs them; they find out by log_overrun. True when something was forgotten.
+   * Forgets the oldest records until the log holds at most `bytesMax`, whoever still needs them; they find out by
+   * log_overrun. What it holds besides: the transaction that the bound falls into, whole, because nobody could read it
+   * before its end came, however large it is; and what follows the last keyframe before that. True when something was
+   * forgotten.
    */
   async trimToBytes(bytesMax: number): Promise<boolean> {
     let low = this.stream.firstSeqNum;
@@ -290,13 +292,18 @@ export class ChangeLog {
       if ((await this.bytesFrom(middle)) > bytesMax) low = middle + 1;
       else high = middle;
     }
-    // Reading starts at a keyframe: the next one from here, or where none has come yet, the last one.
-    let { keyframe } = (await readTail(this.stream, low)).header;
-    while (keyframe !== 0 && low < this.durableSeq - 1) ({ keyframe } = (await readTail(this.stream, ++low)).header);
-    low -= keyframe;
-    if (low <= this.stream.firstSeqNum) return false;
-    await this.stream.trim(low);
+    const begun = await this.#begunAt(low);
+    const seq = begun - (await readTail(this.stream, begun)).header.keyframe;
+    if (seq <= this.stream.firstSeqNum) return false;
+    await this.stream.trim(seq);
     return true;
+  }
+
+  /** The record in which the transaction begins that record `seq` starts in, as far back as the log goes; else `seq`. */
+  async #begunAt(seq: number): Promise<number> {
+    const first = this.stream.firstSeqNum;
+    if (seq === first || (await readTail(this.stream, seq)).open === null) return seq;
+    return Math.max(first, seq - 1 - (await readTail(this.stream, seq - 1)).header.openedAt);
   }
 
   #notify(): void {
