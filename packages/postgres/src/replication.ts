@@ -397,9 +397,10 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
         return;
       case 0x4e: {
         // N: notice. Since Postgres 18 a missing publication is only a warning, and its tables' changes are left out of
-        // the stream: what follows must neither be handed on nor acknowledged.
+        // the stream: what follows must neither be handed on nor acknowledged. A warning that it waits for a standby of
+        // synchronized_standby_slots has the same SQLSTATE.
         const notice = parseErrorResponse(buffer, start, end);
-        if (notice.severity === 'WARNING' && notice.sqlState === '55000') {
+        if (notice.severity === 'WARNING' && notice.sqlState === '55000' && notice.file !== 'slot.c') {
           this.#failure ??= publicationGone(queryError(notice));
           this.#transport!.destroy(this.#failure);
         }

@@ -22,6 +22,8 @@ export interface ErrorResponse {
   readonly severity: string;
   readonly sqlState: string;
   readonly message: string;
+  /** Of the server's source code, without its folder: tells apart what shares an SQLSTATE. '': not said. */
+  readonly file: string;
 }
 
 /** Reads the fields of an ErrorResponse or NoticeResponse. Detail, hint and context may quote row values: left out (I11). */
@@ -29,6 +31,7 @@ export function parseErrorResponse(buffer: Buffer, start: number, end: number): 
   let severity = 'ERROR';
   let sqlState = 'XX000';
   let message = '';
+  let file = '';
   let at = start;
   while (at < end && buffer[at] !== 0) {
     const field = buffer[at]!;
@@ -38,9 +41,10 @@ export function parseErrorResponse(buffer: Buffer, start: number, end: number): 
     if (field === 0x56) severity = text;
     else if (field === 0x43) sqlState = text;
     else if (field === 0x4d) message = text;
+    else if (field === 0x46) file = text;
     at = stop + 1;
   }
-  return { severity, sqlState, message };
+  return { severity, sqlState, message, file };
 }
 
 /** An error during startup: before the session could run its first query. */

@@ -649,6 +649,33 @@ describe('slots', () => {
     expect(error!.message).toContain('items');
   });
 
+  test('what a server says of a standby that it waits for ends nothing', async () => {
+    if (sql.serverVersion < 17_00_00) return;
+    const connection = await replicationConnection();
+    await createSlot(connection, 'slot', { failover: true });
+    await connection.close();
+    await sql.query(`SELECT pg_create_physical_replication_slot('away', true)`);
+    const waitFor = async (slots: string) => {
+      await sql.query(`ALTER SYSTEM SET synchronized_standby_slots = '${slots}'`);
+      await sql.query('SELECT pg_reload_conf()');
+      const setting = 'SHOW synchronized_standby_slots';
+      await eventually(async () => (await sql.query(setting)).rows[0]![0] === slots);
+    };
+    try {
+      await waitFor('away');
+      const reader = await read();
+      await sql.query(`INSERT INTO item VALUES (1, 'x', '')`);
+      const event = `SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'walsender'`;
+      await eventually(async () => (await sql.query(event)).rows[0]?.[0] === 'WaitForStandbyConfirmation');
+      await waitFor('');
+      await reader.until(() => count(reader.messages, COMMIT) === 1);
+      expect(reader.closes).toEqual([]);
+    } finally {
+      await waitFor('');
+      await sql.query(`SELECT pg_drop_replication_slot('away')`);
+    }
+  });
+
   test('no free slot is pg_no_free_slots', async () => {
     for (let i = 0; i < SLOTS_MAX; i++) await newSlot(`slot_${i}`);
     const connection = await replicationConnection();
