@@ -325,6 +325,35 @@ describe('/ready', { timeout: 60_000 }, () => {
     });
   });
 
+  test('turns red when the server waits for a standby that is away, names its slot, and green when it is back', async () => {
+    const postgres = await startOwnPostgres({ fsync: 'off' });
+    try {
+      const own = await postgres.createDatabase();
+      const [{ version }] = await own.sql(`SELECT current_setting('server_version_num')::int AS version`);
+      if (version < 170_000) return;
+      await own.sql(`CREATE TABLE items (id int PRIMARY KEY)`);
+      const slot = { name: own.name, create_if_not_exists: true, failover: true };
+      watched = await startWatched([{ name: 'shop', url: own.url, slot: own.name, database: { slot } }]);
+      await watched.untilGreen();
+      await own.sql(`SELECT pg_create_physical_replication_slot('away', true)`);
+      await own.sql(`ALTER SYSTEM SET synchronized_standby_slots = 'away'`);
+      await own.sql(`SELECT pg_reload_conf()`);
+      await own.sql(`INSERT INTO items VALUES (1)`);
+      await watched.untilRed(({ check }) => check === 'replication_messages');
+      expect((await checksOf('/postgres_databases/shop')).get('replication_messages')!.findings).toMatchObject([
+        { slug: 'standby_not_confirmed', fix: expect.stringContaining('synchronized_standby_slots') },
+      ]);
+      await own.sql(`ALTER SYSTEM RESET synchronized_standby_slots`);
+      await own.sql(`SELECT pg_reload_conf()`);
+      await watched.untilGreen();
+      await eventually('the row arrives', async () => (await watched!.count('shop')) === 1);
+    } finally {
+      await watched?.remove();
+      watched = null;
+      await postgres.remove();
+    }
+  });
+
   test('a slot that is about to be lost is told of while it can be saved, with the SQL that does', async () => {
     const postgres = await startOwnPostgres({ fsync: 'off' });
     try {

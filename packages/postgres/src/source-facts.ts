@@ -56,6 +56,8 @@ export interface SlotFacts {
   readonly synced: boolean;
   readonly temporary: boolean;
   readonly twoPhase: boolean;
+  /** Its WAL sender sends nothing before a standby of synchronized_standby_slots has it. Postgres 17 and later. */
+  readonly waitsForStandby: boolean;
 }
 
 export interface PublicationFacts {
@@ -132,7 +134,9 @@ export async function readServerFacts(connection: PgConnection): Promise<ServerF
 export async function readSlotFacts(connection: PgConnection, name: string): Promise<SlotFacts | null> {
   // As JSON, because the view has other columns in each major version.
   const { rows } = await connection.query(
-    `SELECT pg_catalog.to_json(s) FROM pg_catalog.pg_replication_slots AS s WHERE slot_name = ${quoteLiteral(name)}`,
+    `SELECT pg_catalog.to_json(s), a.wait_event = 'WaitForStandbyConfirmation'
+       FROM pg_catalog.pg_replication_slots AS s LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.active_pid
+      WHERE s.slot_name = ${quoteLiteral(name)}`,
   );
   const json = rows[0]?.[0];
   if (json === undefined || json === null) return null;
@@ -154,6 +158,7 @@ export async function readSlotFacts(connection: PgConnection, name: string): Pro
     synced: slot.synced === true,
     temporary: slot.temporary === true,
     twoPhase: slot.two_phase === true,
+    waitsForStandby: rows[0]?.[1] === 't',
   };
 }
 

@@ -52,6 +52,7 @@ const slot: SlotFacts = {
   synced: false,
   temporary: false,
   twoPhase: false,
+  waitsForStandby: false,
 };
 const publication = {
   name: 'pub',
@@ -88,6 +89,7 @@ const well: SourceEvidence = {
   probeFailure: null,
   tables: { atMs: 999_000, publication, tables: [table] },
   silentMs: null,
+  standbyAwaitedMs: null,
   lag: NO_LAG,
   lagHighBytes: 1_000,
   log: { bytes: 10, bytesMax: 100, slowestSink: 'slow' },
@@ -134,6 +136,13 @@ describe('a database', () => {
     expect(source({ silentMs: HEALTH_TIMING.captureStallMs }).whole).toBe('healthy');
     expect(source({ silentMs: HEALTH_TIMING.captureStallMs + 1 }).slugs).toEqual([
       'error replication_heartbeat_verification',
+    ]);
+  });
+
+  test('whose server waits for a standby is an error after 30 s, and not before', () => {
+    expect(source({ standbyAwaitedMs: HEALTH_TIMING.captureStallMs }).whole).toBe('healthy');
+    expect(source({ standbyAwaitedMs: HEALTH_TIMING.captureStallMs + 1 }).slugs).toEqual([
+      'error standby_not_confirmed',
     ]);
   });
 

@@ -156,6 +156,8 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
   let streamedAtMs = now();
   let reads = -1;
   let aheadSinceMs: number | null = null;
+  let awaitedSinceMs: number | null = null;
+  let progressBefore: Lsn = 0n;
   let logBytes: number | null = null;
   let samples = 0;
 
@@ -165,7 +167,7 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
     names,
     timing,
     now,
-    onProbe({ server, atMs }) {
+    onProbe({ server, slot, atMs }) {
       // A server that was restored stands further back; what was known of another one is worth nothing.
       if (wal.newest !== null && server.walLsn < wal.newest.lsn) wal.clear();
       wal.add({ lsn: server.walLsn, timeMs: server.nowMs, transactions: Number(server.nextXid) });
@@ -176,6 +178,11 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
         // On an idle database the server says how far it is only when it is asked.
         pipeline.capture.poke();
       }
+      // The server answers all the while: only what was captured tells.
+      const progress = pipeline?.log.progress ?? 0n;
+      if (slot?.waitsForStandby !== true || progress !== progressBefore) awaitedSinceMs = null;
+      else awaitedSinceMs ??= atMs;
+      progressBefore = progress;
     },
   });
 
@@ -292,6 +299,7 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
         probeFailure: prober.failure,
         tables: prober.tables,
         silentMs: aheadSinceMs === null ? null : now() - aheadSinceMs,
+        standbyAwaitedMs: awaitedSinceMs === null ? null : now() - awaitedSinceMs,
         lag,
         lagHighBytes,
         log: logBytes === null ? null : { bytes: logBytes, bytesMax: logBytesMax, slowestSink: slowest(reports) },

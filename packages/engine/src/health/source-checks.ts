@@ -49,6 +49,8 @@ export interface SourceEvidence {
   readonly tables: TableProbe | null;
   /** For how long the server's WAL has been ahead while nothing came; null: it is not so. */
   readonly silentMs: number | null;
+  /** For how long the server has sent nothing because it waits for a standby; null: it is not so. */
+  readonly standbyAwaitedMs: number | null;
   readonly lag: Lag;
   readonly lagHighBytes: number;
   readonly log: { readonly bytes: number; readonly bytesMax: number; readonly slowestSink: string | null } | null;
@@ -162,7 +164,7 @@ function connected({ capture, failure }: SourceEvidence): Check {
 }
 
 function messages(evidence: SourceEvidence, timing: HealthTiming): Check {
-  const { capture, silentMs, lag, lagHighBytes, nowMs, streamedAtMs, names, probe } = evidence;
+  const { capture, silentMs, standbyAwaitedMs, lag, lagHighBytes, nowMs, streamedAtMs, names, probe } = evidence;
   const findings: Finding[] = [];
   if (silentMs !== null && silentMs > timing.captureStallMs) {
     findings.push({
@@ -172,6 +174,17 @@ function messages(evidence: SourceEvidence, timing: HealthTiming): Check {
       fix:
         `SELECT pid, state, wait_event FROM pg_stat_activity WHERE pid = (SELECT active_pid FROM pg_replication_slots WHERE slot_name = ${quoteLiteral(names.slot)});\n` +
         '-- The network between the two, or the WAL sender, hangs. Millrace reconnects by itself after a minute.',
+    });
+  }
+  if (standbyAwaitedMs !== null && standbyAwaitedMs > timing.captureStallMs) {
+    findings.push({
+      slug: 'standby_not_confirmed',
+      severity: 'error',
+      text: `For ${Math.round(standbyAwaitedMs / 1000)} s the server has sent nothing: it waits for a standby of synchronized_standby_slots.`,
+      fix:
+        "SELECT slot_name, active, restart_lsn FROM pg_replication_slots WHERE slot_type = 'physical';\n" +
+        '-- Start the standby; or, where a failover to it may lose changes, take its slot out:\n' +
+        "ALTER SYSTEM SET synchronized_standby_slots = '';\nSELECT pg_reload_conf();",
     });
   }
   if (lag.bytes > BigInt(lagHighBytes)) {
