@@ -1,3 +1,6 @@
+import { open, readdir, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { seededRandom } from '@millrace/testkit/random';
 import { AppendInput, AppendRecord, S2, S2Endpoints } from '@s2-dev/streamstore';
@@ -277,4 +280,29 @@ test('of a sink that takes no inserts only the rows it tells of are compared', a
   await db.sql('INSERT INTO t VALUES (3, 0); UPDATE t SET v = 1 WHERE id = 2');
   await millrace.atLeast(3);
   expect(await pipeline().verifier.sink('sink', request())).toMatchObject({ drift: 0 });
+});
+
+test('an index whose file is damaged where only readers look is made anew', async () => {
+  await db.sql('CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 5000)');
+  millrace = await startMillrace(db, AUDITED);
+  const { dataDir } = millrace;
+  await eventually('a first pass is over', () => pipeline().auditor!.status.lastFullPassAt !== null);
+  await millrace.stop();
+  const rows = join(dataDir, 'rows');
+  const file = join(rows, (await readdir(rows)).find((name) => name.endsWith('.db'))!);
+  const written = new DatabaseSync(file);
+  written.exec('PRAGMA wal_checkpoint = TRUNCATE');
+  written.close();
+  const { size } = await stat(file);
+  const damaged = await open(file, 'r+');
+  const from = Math.ceil(size / 2);
+  await damaged.write(Buffer.alloc(size - from, 0xff), 0, size - from, from);
+  await damaged.close();
+  millrace = await startMillrace(db, { ...AUDITED, dataDir });
+  await expect
+    .poll(async () => await pipeline().verifier.index(request()).catch(String), { timeout: 20_000 })
+    .toMatchObject({
+      rowsCompared: 5000,
+      drift: 0,
+    });
 });

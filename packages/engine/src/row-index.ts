@@ -92,7 +92,10 @@ export async function forgetRowIndex({
 
 export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex> {
   const { file, state, key, log, schemas, publication, takes, keepsValues, askers, poke } = options;
-  const lookup = new RowLookup(file);
+  const lookup = new RowLookup(file, () => {
+    sink.damaged();
+    openAgain('its file is damaged');
+  });
   const cursors = cursorStore(state, `${key}/rows/cursor`);
   const stopping = new AbortController();
   const keyless = new Set<string>();
@@ -100,6 +103,7 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
   const added = new Set<string>();
   let published: ReadonlyMap<number, ReadTable> | null = null;
   let reopen: string | null = null;
+  let wake = () => {};
   let filled = false;
   /** The feed is open: the file is the one the cursor speaks of, and which tables are complete is known. */
   let open = false;
@@ -161,22 +165,20 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
         const id = initialId(schema, name);
         if (published === null || added.has(id) || manager.get(id) !== null) return;
         added.add(id);
-        reopen = 'a table was added';
+        openAgain('a table was added');
       },
     });
     const changes = await MessageSource.open(log, schemas, encoder, cursor.position, signal);
     published = await readTables(signal);
     if (published === null) {
       // The log can be followed without the source.
-      void pause(RELOAD_MS, signal).then(() => {
-        reopen ??= 'the source was away';
-      });
+      void pause(RELOAD_MS, signal).then(() => openAgain('the source was away'));
       return watched({
         get progress() {
           return changes.progress;
         },
         fill: (batch) => changes.fill(batch),
-        changed: (stop) => Promise.race([log.changed(stop), pause(RELOAD_MS, stop)]),
+        changed: (stop) => log.changed(stop),
         close: async () => {},
       });
     }
@@ -195,6 +197,11 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
     return watched(new BackfillFeed(changes, manager, (abort) => log.changed(abort)));
   };
 
+  function openAgain(why: string): void {
+    reopen ??= why;
+    wake();
+  }
+
   function watched(feed: Feed): Feed {
     return {
       get progress() {
@@ -204,7 +211,10 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
         if (reopen !== null) throw new MillraceError('row_index_reset', { detail: `${reopen}.` });
         return await feed.fill(batch);
       },
-      changed: (signal) => feed.changed(signal),
+      changed(signal) {
+        if (reopen !== null) return Promise.resolve();
+        return Promise.race([feed.changed(signal), new Promise<void>((resolve) => (wake = resolve))]);
+      },
       close: () => feed.close(),
     };
   }

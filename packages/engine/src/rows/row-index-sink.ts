@@ -40,6 +40,8 @@ interface Place {
 export interface RowIndexSink extends Sink {
   /** Of the file; another one holds nothing of what this one held. '': not open yet. */
   readonly incarnation: string;
+  /** A reader found its file damaged: it is made anew when the sink is resumed next. */
+  damaged(): void;
   /** Forgets values that every reader has passed. */
   collect(lsn: Lsn): Promise<void>;
 }
@@ -47,6 +49,7 @@ export interface RowIndexSink extends Sink {
 export function rowIndexSink({ file, start, holds, end }: RowIndexSinkOptions): RowIndexSink {
   let thread: StoreThread | null = null;
   let incarnation = '';
+  let isDamaged = false;
 
   function open(): StoreThread {
     mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
@@ -71,12 +74,13 @@ export function rowIndexSink({ file, start, holds, end }: RowIndexSinkOptions): 
       const held = place === null ? comparePositions(answer.position!, from) === 0 : holdsPlace(answer, place);
       // What the deliverer passed without a write has nothing for the index.
       const reached = laterOf(answer.position!, from);
-      if (held && (await holds(reached))) {
+      if (held && !isDamaged && (await holds(reached))) {
         incarnation = answer.incarnation;
         return { position: reached, backfills: saved?.backfills ?? new Map(), destination: placeOf(answer) };
       }
-      // Its file is gone, older than it was, or the log no longer holds what comes next: all of it is made anew.
+      // Its file is gone, damaged, older than it was, or the log no longer holds what comes next: all of it is made anew.
       await thread.ask({ kind: 'clear' });
+      isDamaged = false;
       const again = (await holds(from)) ? from : end();
       answer = await thread.ask({ kind: 'begin', position: again });
       incarnation = answer.incarnation;
@@ -94,6 +98,10 @@ export function rowIndexSink({ file, start, holds, end }: RowIndexSinkOptions): 
     },
 
     saved() {},
+
+    damaged() {
+      isDamaged = true;
+    },
 
     async collect(lsn) {
       await thread?.ask({ kind: 'collect', lsn });

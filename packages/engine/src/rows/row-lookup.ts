@@ -4,11 +4,12 @@
  */
 import { existsSync } from 'node:fs';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
+import { MillraceError } from '@millrace/core/error';
 import type { Position } from '@millrace/core/position';
 import type { LastValue } from '../last-values.ts';
 import type { TableSchema } from '../table-schema.ts';
 import type { ShapeColumn } from './row-operations.ts';
-import type { StoredColumn } from './row-store.ts';
+import { isDamage, type StoredColumn } from './row-store.ts';
 import { HASH_BYTES, isUnknownHash } from './value-hash.ts';
 
 /** Column names and places in `hashes`; one object per shape. */
@@ -53,12 +54,15 @@ interface Filler {
 
 export class RowLookup {
   readonly #file: string;
+  readonly #onDamage: () => void;
   #db: DatabaseSync | null = null;
   #fillers = new WeakMap<TableSchema, Filler>();
   readonly #columns = new Map<number, readonly StoredColumn[]>();
 
-  constructor(file: string) {
+  /** `onDamage`: the file has to be made anew; the writer may never look where a reader did. */
+  constructor(file: string, onDamage: () => void = () => {}) {
     this.#file = file;
+    this.#onDamage = onDamage;
   }
 
   /** Looks anew: after the index was made anew, or a table of it. */
@@ -69,12 +73,14 @@ export class RowLookup {
     this.#fillers = new WeakMap();
   }
 
-  /** By the name messages carry. null: the index has never held this table. */
+  /** By the name messages carry. null: the index has never held this table. Throws row_index_reset, as what it returns. */
   table(schema: string, name: string): IndexedTable | null {
-    const db = this.#open();
-    if (db === null) return null;
-    const row = db.prepare('SELECT * FROM tables WHERE schema = ? AND name = ?').get(schema, name);
-    return row === undefined ? null : this.#table(db, row as unknown as TableRow);
+    return this.#look(() => {
+      const db = this.#open();
+      if (db === null) return null;
+      const row = db.prepare('SELECT * FROM tables WHERE schema = ? AND name = ?').get(schema, name);
+      return row === undefined ? null : this.#table(db, row as unknown as TableRow);
+    });
   }
 
   /** See LastValues. */
@@ -97,6 +103,7 @@ export class RowLookup {
       return { bytes, start: 0, end: bytes.length };
     } catch (error) {
       if ((error as { code?: string }).code !== 'ERR_SQLITE_ERROR') throw error;
+      if (isDamage(error)) this.#onDamage();
       // Its tables are being made anew at this moment: nothing is known.
       this.reopen();
       return null;
@@ -106,6 +113,16 @@ export class RowLookup {
   close(): void {
     this.#db?.close();
     this.#db = null;
+  }
+
+  #look<T>(question: () => T): T {
+    try {
+      return question();
+    } catch (error) {
+      if (!isDamage(error)) throw error;
+      this.#onDamage();
+      throw new MillraceError('row_index_reset', { detail: 'Its file is damaged.', cause: error });
+    }
   }
 
   #open(): DatabaseSync | null {
@@ -126,22 +143,25 @@ export class RowLookup {
       name,
       generation,
       key: JSON.parse(key) as string[],
-      count: () => (db.prepare(`SELECT count(*) AS n FROM r${id}`).get() as { n: number }).n,
-      find: (bytes) => {
-        const row = find.get(bytes) as { id: bigint; shape: bigint; lsn: bigint; hashes: Uint8Array } | undefined;
-        if (row === undefined) return null;
-        return {
-          id: Number(row.id),
-          columns: this.#columnsOf(db, Number(row.shape)),
-          hashes: row.hashes,
-          lsn: row.lsn,
-        };
-      },
+      count: () => this.#look(() => (db.prepare(`SELECT count(*) AS n FROM r${id}`).get() as { n: number }).n),
+      find: (bytes) =>
+        this.#look(() => {
+          const row = find.get(bytes) as { id: bigint; shape: bigint; lsn: bigint; hashes: Uint8Array } | undefined;
+          if (row === undefined) return null;
+          return {
+            id: Number(row.id),
+            columns: this.#columnsOf(db, Number(row.shape)),
+            hashes: row.hashes,
+            lsn: row.lsn,
+          };
+        }),
       after: (from, rowsMax) =>
-        (after.all(from, rowsMax) as { id: bigint; key: Uint8Array; lsn: bigint }[]).map((row) => ({
-          ...row,
-          id: Number(row.id),
-        })),
+        this.#look(() =>
+          (after.all(from, rowsMax) as { id: bigint; key: Uint8Array; lsn: bigint }[]).map((row) => ({
+            ...row,
+            id: Number(row.id),
+          })),
+        ),
     };
   }
 
