@@ -148,6 +148,19 @@ describe('the listener', () => {
     await once(socket, 'close');
   });
 
+  it('cuts a client that neither ends its request nor takes its answer', async () => {
+    const own = await serve({ answerTimeoutMs: 3_000, requestTimeoutMs: 100 });
+    onTestFinished(() => own.stop());
+    const client = http2.connect(own.url, { settings: { initialWindowSize: 0 } });
+    onTestFinished(() => client.destroy());
+    const request = client.request({ ':method': 'POST', ':path': '/v1/nothing' });
+    request.on('error', () => {});
+    request.write('{');
+    await once(request, 'response');
+    await once(request, 'close');
+    expect(request.rstCode).toBe(http2.constants.NGHTTP2_CANCEL);
+  });
+
   describe.each(['http1', 'http2'])('a client over %s that left before its stream was opened', (protocol) => {
     /** Sends the request, and goes once the server is opening the stream; which goes on when it knows. */
     async function askAndLeave(

@@ -279,7 +279,11 @@ function announcesBody(headers: http.IncomingHttpHeaders): boolean {
 function dropRest(stream: http2.ServerHttp2Stream): void {
   if (stream.readableEnded || stream.destroyed) return;
   stream.resume();
-  const timer = setTimeout(() => stream.close(http2.constants.NGHTTP2_NO_ERROR), LINGER_MS);
+  const timer = setTimeout(() => {
+    // Before its client took the answer Node would not close it, and not let it be cut any more either.
+    if (stream.writableFinished) stream.close(http2.constants.NGHTTP2_NO_ERROR);
+    else stream.once('finish', () => stream.close(http2.constants.NGHTTP2_NO_ERROR));
+  }, LINGER_MS);
   stream.once('end', () => clearTimeout(timer));
   stream.once('close', () => clearTimeout(timer));
 }
