@@ -2,6 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { Worker } from 'node:worker_threads';
 import { ORDINAL_END, type Position } from '@millrace/core/position';
 import { MessageBatch } from '@millrace/sinks/message-batch';
@@ -359,6 +360,40 @@ test('what the columns of a table were says nothing of those of the table that t
   feed.announce(wider);
   feed.transaction(updateMessage(recreated.oid, ['1', undefined, 'b', 'c']));
   expect(compareRow(wider, ['1', wide('a'), 'b', 'c'])).toEqual([true, true, true, true]);
+});
+
+test('partitions whose columns stand in another order keep what is known of their rows, however often they are announced', () => {
+  const [id, a, b] = tableSchema([
+    ['id', INT4],
+    ['a', TEXT],
+    ['b', TEXT],
+  ]).columns; // prettier-ignore
+  const partition = (oid: number, columns: TableSchema['columns']): TableSchema => ({
+    ...tableSchema([['id', INT4]]),
+    ...{ oid, columns, name: 'root', partition: { schema: 'public', name: `root_${oid}` } },
+  });
+  const one = partition(16_600, [id!, a!, b!]);
+  const other = partition(16_601, [id!, { ...b!, number: 2 }, { ...a!, number: 3 }]);
+  const feed = new Feed(true);
+  let last: Position | null = null;
+  for (let round = 0; round < 20; round++) {
+    feed.announce(one);
+    feed.announce(other);
+    feed.begin();
+    if (round === 0) {
+      feed.change(insertMessage(one.oid, ['1', wide('x'), '']));
+      feed.change(insertMessage(other.oid, ['2', '', wide('y')]));
+    }
+    last = feed.change(updateMessage(one.oid, ['1', undefined, String(round)]));
+    feed.change(updateMessage(other.oid, ['2', String(round), undefined]));
+    feed.commit();
+  }
+  expect(valueAt(one, keyOf('1'), 'a', last!)).toBe(wide('x'));
+  expect(valueAt(other, keyOf('2'), 'a', { ...last!, ordinal: 1 })).toBe(wide('y'));
+  expect(compareRow(one, ['1', wide('x'), '19'])).toEqual([true, true, true]);
+  const db = new DatabaseSync(file, { readOnly: true });
+  expect(db.prepare('SELECT count(*) AS n FROM shapes').get()).toEqual({ n: 2 });
+  db.close();
 });
 
 test('a table without a key is left out and named', () => {

@@ -236,6 +236,7 @@ export class RowEncoder {
     // Under replica identity full nothing is left out.
     const keepsValues = schema.replicaIdentity !== 'f' && this.#options.keepsValues(schema.schema, schema.name);
     const shape: RowShape = {
+      relation: schema.oid,
       oid: leaf ? 0 : schema.oid,
       schema: schema.schema,
       name: schema.name,

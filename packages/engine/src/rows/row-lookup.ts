@@ -182,7 +182,9 @@ export class RowLookup {
       | TableRow
       | undefined;
     if (row === undefined || row.values_kept === 0) return null;
-    const shapes = db.prepare('SELECT columns FROM shapes WHERE tab = ? ORDER BY id DESC').all(row.id);
+    const shapes = db
+      .prepare('SELECT columns FROM shapes WHERE tab = ? AND relation = ? ORDER BY id DESC')
+      .all(row.id, table.oid);
     for (const { columns } of shapes as { columns: string }[]) {
       const stored = JSON.parse(columns) as StoredColumn[];
       if (!sameColumns(stored, table)) continue;

@@ -35,7 +35,9 @@ export const VALUE_NOT_SENT = 0;
 export const VALUE_KEPT = 1;
 
 export interface RowShape {
-  /** As announced, or 0 where `leaf` is set: of a partition the table it belongs to is known by name only. */
+  /** OID as announced. */
+  readonly relation: number;
+  /** The same, or 0 where `leaf` is set: of a partition the table it belongs to is known by name only. */
   readonly oid: number;
   readonly schema: string;
   readonly name: string;

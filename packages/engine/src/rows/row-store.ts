@@ -35,7 +35,7 @@ import {
 } from './row-operations.ts';
 import { HASH_BYTES, isUnknownHash } from './value-hash.ts';
 
-export const ROW_STORE_FORMAT = '1';
+export const ROW_STORE_FORMAT = '2';
 const PAGE_BYTES = 8192;
 const CACHE_KIB = 64 * 1024;
 /** Pages of WAL after which SQLite moves them into the file. */
@@ -55,6 +55,8 @@ interface Table {
   readonly remove: StatementSync;
   values: ValueStatements | null;
   latest: Shape | null;
+  /** By OID: partitions that are published by themselves may each have another order of columns. */
+  readonly latestOf: Map<number, Shape>;
   nextCol: number;
 }
 
@@ -142,7 +144,8 @@ export class RowStore {
       CREATE TABLE IF NOT EXISTS tables (id INTEGER PRIMARY KEY, schema TEXT NOT NULL, name TEXT NOT NULL, oid INT,
         generation INT NOT NULL, key TEXT NOT NULL, values_kept INT NOT NULL, since TEXT NOT NULL,
         next_col INT NOT NULL, UNIQUE (schema, name));
-      CREATE TABLE IF NOT EXISTS shapes (id INTEGER PRIMARY KEY, tab INT NOT NULL, columns TEXT NOT NULL);
+      CREATE TABLE IF NOT EXISTS shapes (id INTEGER PRIMARY KEY, tab INT NOT NULL, relation INT NOT NULL,
+        columns TEXT NOT NULL);
       CREATE INDEX IF NOT EXISTS shapes_by_table ON shapes (tab);`);
     const get = db.prepare('SELECT value FROM meta WHERE name = ?');
     const meta = (name: string) => (get.get(name) as { value: string } | undefined)?.value;
@@ -360,23 +363,25 @@ export class RowStore {
 
   #shapeOf(announced: RowShape): Shape {
     const table = this.#tableOf(announced);
-    const { latest } = table;
+    const { relation } = announced;
+    const known = table.latestOf.get(relation);
     const same =
-      latest !== null &&
-      latest.columns.length === announced.columns.length &&
-      latest.columns.every(({ name, type, number }, i) => {
+      known !== undefined &&
+      known.columns.length === announced.columns.length &&
+      known.columns.every(({ name, type, number }, i) => {
         const other = announced.columns[i]!;
         return other.name === name && other.type === type && other.number === number;
       });
-    if (same) return latest;
-    const cols = inheritedCols(latest?.columns ?? [], announced.columns);
+    if (same) return known;
+    const cols = inheritedCols((known ?? table.latest)?.columns ?? [], announced.columns);
     const columns = announced.columns.map((column, i) => ({ ...column, col: cols[i] ?? table.nextCol++ }));
     const { lastInsertRowid } = this.#db
-      .prepare('INSERT INTO shapes (tab, columns) VALUES (?, ?)')
-      .run(table.id, JSON.stringify(columns));
+      .prepare('INSERT INTO shapes (tab, relation, columns) VALUES (?, ?, ?)')
+      .run(table.id, relation, JSON.stringify(columns));
     this.#db.prepare('UPDATE tables SET next_col = ? WHERE id = ?').run(table.nextCol, table.id);
     const shape = { id: Number(lastInsertRowid), table, columns };
     this.#shapes.set(shape.id, shape);
+    table.latestOf.set(relation, shape);
     table.latest = shape;
     return shape;
   }
@@ -480,12 +485,14 @@ export class RowStore {
       remove: db.prepare(`DELETE FROM r${id} WHERE key = ?`),
       values: row.values_kept === 1 ? this.#valueStatements(row) : null,
       latest: null,
+      latestOf: new Map(),
       nextCol: row.next_col,
     };
     this.#tables.set(id, table);
-    const shapes = db.prepare('SELECT id, columns FROM shapes WHERE tab = ? ORDER BY id').all(id);
-    for (const shape of shapes as { id: number; columns: string }[]) {
+    const shapes = db.prepare('SELECT id, relation, columns FROM shapes WHERE tab = ? ORDER BY id').all(id);
+    for (const shape of shapes as { id: number; relation: number; columns: string }[]) {
       table.latest = { id: shape.id, table, columns: JSON.parse(shape.columns) as StoredColumn[] };
+      table.latestOf.set(shape.relation, table.latest);
       this.#shapes.set(shape.id, table.latest);
     }
     return table;
