@@ -45,6 +45,7 @@ export function localSinkRecords(options: {
       next = Math.max(next, stream.firstSeqNum);
       while (next < stream.tail.seqNum && !signal.aborted) {
         const slice = await stream.read(next, SLICE);
+        if ((slice ?? stream).firstSeqNum > next) trimmed = true;
         if (slice === null) return;
         const { buffer, byteOffset, byteLength } = slice.records;
         const bytes = Buffer.from(buffer, byteOffset, byteLength);
