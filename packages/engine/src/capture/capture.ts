@@ -10,6 +10,7 @@ import type { Position } from '@millrace/core/position';
 import { type ReplicationStats, type ReplicationStream, startReplication } from '@millrace/postgres/replication';
 import type { ChangeLog } from '../change-log/change-log.ts';
 import { LogWriter } from '../change-log/log-writer.ts';
+import { IdleAcknowledger } from './idle-acknowledger.ts';
 import type { CompareWithSource } from './slot-repair.ts';
 import { openSource, type SourceConfig } from './source.ts';
 import type { SourceNotice } from './source-notice.ts';
@@ -60,8 +61,6 @@ const RECONNECT = { minMs: 100, maxMs: 10_000 };
 const STABLE_MS = 10_000;
 /** Where a person has to change something. */
 const OPERATOR_RETRY = { minMs: 2_000, maxMs: 30_000 };
-/** Idle acknowledgements are written down first; not more often than this. */
-const IDLE_ACKNOWLEDGE_MS = 1_000;
 
 export function startCapture(options: CaptureOptions): Capture {
   const { source, state, log, awaitMs, spoolDir, onState = () => {}, onRelation, compare, onNotice } = options;
@@ -128,7 +127,7 @@ export function startCapture(options: CaptureOptions): Capture {
     let failure: unknown = null;
     // Of this connection only: a late acknowledgement of the one before must not reach the next.
     let mine: ReplicationStream | null = null;
-    const acknowledge = idleAcknowledger(state, log, (lsn) => mine?.confirm(lsn));
+    const acknowledger = new IdleAcknowledger(state, log, (lsn) => mine?.confirm(lsn));
     const failing = new AbortController();
     const failed = (error: unknown) => {
       failure ??= error;
@@ -142,7 +141,7 @@ export function startCapture(options: CaptureOptions): Capture {
       else live?.resume();
     };
     const writer = new LogWriter(log, {
-      acknowledge,
+      acknowledge: (lsn) => acknowledger.acknowledge(lsn),
       pressure(on) {
         streamed?.pressed(on);
         press('log', on);
@@ -200,6 +199,7 @@ export function startCapture(options: CaptureOptions): Capture {
     } finally {
       mine = null;
       live = null;
+      acknowledger.end();
       await connection.close();
       await streamed?.close();
       await spool?.close();
@@ -243,47 +243,5 @@ export function startCapture(options: CaptureOptions): Capture {
       stopping.abort();
       await done.catch(() => {});
     },
-  };
-}
-
-/**
- * Confirms what the log holds at once. A position beyond the log's end (an idle or filtered database) is first written
- * down, so that after a restart a slot that stands there is known to be ours and not one that was moved.
- */
-function idleAcknowledger(state: SourceState, log: ChangeLog, send: (lsn: Lsn) => void): (lsn: Lsn) => void {
-  let wanted: Lsn = 0n;
-  let confirmed: Lsn = 0n;
-  const confirm = (lsn: Lsn) => {
-    if (lsn <= confirmed) return;
-    confirmed = lsn;
-    send(lsn);
-  };
-  let timer: NodeJS.Timeout | null = null;
-  const write = async () => {
-    const { identity } = state;
-    const lsn = wanted;
-    if (identity !== null && lsn > identity.acknowledged) {
-      try {
-        await state.save({ ...identity, acknowledged: lsn, logRecords: log.durableSeq });
-      } catch {
-        timer = null;
-        return; // The store has failed and ends the process; nothing may be confirmed.
-      }
-    }
-    confirm(lsn);
-    timer = null;
-    if (wanted > lsn) later();
-  };
-  const later = () => {
-    timer ??= setTimeout(() => void write(), IDLE_ACKNOWLEDGE_MS);
-    timer.unref();
-  };
-  return (lsn) => {
-    if (lsn <= log.endLsn) {
-      confirm(lsn);
-      return;
-    }
-    wanted = lsn;
-    later();
   };
 }
