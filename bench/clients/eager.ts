@@ -1,7 +1,6 @@
 /** Baseline where there is no pg_recvlogical: like it, a reader that is always awake. */
-import { NoPacing } from '@millrace/postgres/read-pacing';
 import { runClient } from './client.ts';
 import type { DrainInput } from './drain.ts';
 import { drainToNothing } from './nothing.ts';
 
-await runClient((input: DrainInput) => drainToNothing(input, new NoPacing()));
+await runClient((input: DrainInput) => drainToNothing(input, { pauseAfter: () => 0 }));

@@ -21,6 +21,11 @@ export interface ReadPacing {
  * last read counts: when there is other work, there is no pause.
  */
 export const READ_INTERVAL_MS = 0.7;
+/**
+ * For a unix socket, whose buffer holds some 280 small sends: little more than a millisecond of them. Longer pauses spare
+ * more of the processor, but the sender waits while the thread has other work (numbers in decision 9).
+ */
+export const UNIX_READ_INTERVAL_MS = 0.2;
 /** Shorter than this is not worth a sleep. */
 const NAP_MS_MIN = 0.05;
 
@@ -75,12 +80,5 @@ export class AdaptivePacing implements ReadPacing {
     }
     this.#lastRead = nowMs + pauseMs;
     return pauseMs;
-  }
-}
-
-/** For unix sockets, whose buffers are too small to gather anything in. */
-export class NoPacing implements ReadPacing {
-  pauseAfter(): number {
-    return 0;
   }
 }

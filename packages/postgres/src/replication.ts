@@ -7,7 +7,7 @@ import { assert } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
 import { formatLsn, type Lsn } from '@millrace/core/lsn';
 import { type CopyBothSession, type PgConnection, quoteIdentifier, quoteLiteral } from './connection.ts';
-import { AdaptivePacing, NoPacing, type ReadPacing } from './read-pacing.ts';
+import { AdaptivePacing, type ReadPacing, UNIX_READ_INTERVAL_MS } from './read-pacing.ts';
 import { FRAME_BYTES_MAX } from './receive-buffer.ts';
 import { PgServerError, parseErrorResponse, queryError } from './server-error.ts';
 import { withoutTimeouts } from './session-settings.ts';
@@ -197,7 +197,7 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
     this.#transport = transport;
     this.#readsBefore = transport.reads;
     this.#bytesBefore = transport.bytes;
-    if (transport.unix) this.#pacing = new NoPacing();
+    if (transport.unix) this.#pacing = new AdaptivePacing(UNIX_READ_INTERVAL_MS);
     transport.afterRead = (size) => this.#afterRead(size);
     transport.pause();
     this.#lastTick = this.#lastRead = this.#lastStatus = performance.now();

@@ -362,13 +362,12 @@ describe('the stream', () => {
     expect(createHash('md5').update(rows[0]![2]!).digest('hex')).toBe(hash[0]![0]);
   });
 
-  test('comes over unix sockets too, without pauses', async () => {
+  test('comes over unix sockets too', async () => {
     await newSlot();
     const reader = await read({}, { host: postgres.server.socketDir });
     await sql.query(`INSERT INTO item SELECT i, 'n', repeat('x', 200) FROM generate_series(1, 20000) AS i`);
     await reader.until(() => count(reader.messages, COMMIT) === 1);
     expect(count(reader.messages, INSERT)).toBe(20_000);
-    expect(reader.stream.stats.readPauses).toBe(0);
   });
 
   test('hands out nothing before the caller has the stream in hand', async () => {
