@@ -289,6 +289,15 @@ for (const order of ['physical', 'key'] as const) {
   });
 }
 
+test('by key: a row whose key is the word of the marks of late rows is one like the others', async () => {
+  await db.sql(`CREATE TABLE t (id text PRIMARY KEY, v int); INSERT INTO t SELECT unnest('{early,late,later,punctual}'::text[]), 1;
+    CREATE PUBLICATION played FOR TABLE t`);
+  const first = await play('t', 'key');
+  await first.ready();
+  expect(first.take(ALL_DELIVERED, 2)).toEqual(['early', 'late']);
+  expect(await wholeOf(await play('t', 'key', { mark: first.mark! }))).toEqual(['later', 'punctual']);
+});
+
 describe('on disk, with a condition that an index, or another table, has in another order', () => {
   const TABLE = `CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, (i * 7919) % 20000 FROM generate_series(1, 20000) i;
     CREATE INDEX t_v ON t (v); CREATE TABLE picked AS SELECT id FROM t WHERE v < 8 ORDER BY v; ANALYZE`;

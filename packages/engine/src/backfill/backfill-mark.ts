@@ -10,6 +10,7 @@
  * Of a backfill by place on disk that has come to its end and reads rows again by key (backfill-run.ts) the position is
  * `late`, then the key.
  */
+import type { BackfillOrder } from './backfill-job.ts';
 
 export interface BackfillMark {
   readonly processed: number;
@@ -30,9 +31,9 @@ export function latePosition(key: readonly string[]): string[] {
   return [LATE, ...key];
 }
 
-/** The key in such a position; null: it is not one. */
-export function lateKey(mark: BackfillMark | null): readonly string[] | null {
-  return mark?.position[0] === LATE ? mark.position.slice(1) : null;
+/** The key in such a position; null: it is not one. Only a backfill by place on disk has them: a key can be any text. */
+export function lateKey(order: BackfillOrder, mark: BackfillMark | null): readonly string[] | null {
+  return order === 'physical' && mark?.position[0] === LATE ? mark.position.slice(1) : null;
 }
 
 /** A mark that stands for "every row was delivered". */

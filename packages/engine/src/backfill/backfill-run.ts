@@ -86,7 +86,7 @@ export class BackfillRun {
     this.#processed = options.mark?.processed ?? 0;
     this.#ingested = options.mark?.ingested ?? 0;
     this.#size = new ChunkSize(options.rowsPerSecondMax);
-    if (lateKey(options.mark) !== null) this.#stage = 'late';
+    if (lateKey(options.job.order, options.mark) !== null) this.#stage = 'late';
     this.#unwatched = options.mark !== null;
     if (options.mark === null) {
       // Nothing was delivered: it begins now.
@@ -319,7 +319,7 @@ export class BackfillRun {
     }
     if (job.order === 'physical') await this.#notePlace(plan, units);
     signal.throwIfAborted();
-    let from = lateKey(this.#mark) === null ? null : this.#mark;
+    let from = lateKey(job.order, this.#mark) === null ? null : this.#mark;
     if (from === null) {
       this.#stage = 'main';
       await this.#readPass(new RangeQueue(units, job.order, this.#mark, job.startKey ?? null, this.#options.ends));
@@ -355,7 +355,7 @@ export class BackfillRun {
     this.#stage = 'late';
     const late = (unit: ReadUnit) => new ChunkQuery(plan, unit, 'key', job.range, begun.since);
     this.#queries = new Map(plan.whole.map((unit) => [unit, late(unit)]));
-    const mark = from === null ? null : { ...from, position: lateKey(from)! };
+    const mark = from === null ? null : { ...from, position: lateKey(job.order, from)! };
     await this.#readPass(new RangeQueue(plan.whole, 'key', mark, null, ends));
   }
 
