@@ -82,6 +82,8 @@ describe('the routes of Sequin', () => {
       [{ table: 't', sort_column: 'x' }, 'sort_column'],
       [{ table: 't', sort_column: 'id', start_position: 'three' }, 'start_position'],
       [{ table: 't', where: 'true); DROP TABLE t; --' }, 'where'],
+      [{ table: 't', where: 'true -- \r); COMMIT; DROP TABLE t; SELECT (1' }, 'where'],
+      [{ table: 't', where: `v = E'v'\n'\\' OR '); COMMIT; DROP TABLE t; SELECT (1 --'` }, 'where'],
       [{ table: 't', where: 'no_column > 3' }, 'where'],
       [{ table: 't', keys: [['1', '2']] }, 'keys'],
       [{ table: 't', keys: ['one'] }, 'keys'],

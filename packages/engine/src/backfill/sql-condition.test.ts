@@ -11,6 +11,8 @@ test('one condition is taken, whatever is quoted in it', () => {
     'a > 1 /* ; /* ( */ ) */ AND b',
     'name$1 > 2',
     `rate'x'`,
+    `a = E'one'\n  -- it's the same text\n'\\';('`,
+    'é$$ > 2',
   ]) {
     expect([text, conditionFault(text)]).toEqual([text, null]);
   }
@@ -30,6 +32,14 @@ test('what would end the statement, or the parentheses around it, is not', () =>
     `a = 'not an escape\\'; DROP TABLE t; --'`,
     `a = $$ $$ ) -- $$`,
     'a\0b',
+    // Postgres ends a comment there, too.
+    'true -- \r); DROP TABLE t; SELECT (1',
+    // A text goes on in the next line, as what it began as.
+    `a = E'one'\n'\\' OR '); DROP TABLE t; --'`,
+    `a = E'one' -- two\r'\\' OR '); DROP TABLE t; --'`,
+    `éE'\\'); DROP TABLE t; --'`,
+    `a$E'\\'); DROP TABLE t; --'`,
+    'EXISTS (SELECT 1 AS é$$)); DROP TABLE t; SELECT ((1) AS é$$',
   ]) {
     expect([text, typeof conditionFault(text)]).toEqual([text, 'string']);
   }

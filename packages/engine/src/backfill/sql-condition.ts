@@ -3,6 +3,11 @@
  * parenthesis that it did not open. What it means is for Postgres to say.
  */
 
+/** What can stand in a name; whatever follows it belongs to the name, not to a quoted text. */
+const IN_NAME = /[\w$\u0080-\uffff]/;
+/** A quoted text goes on in a later line, with nothing but comments in between. */
+const GOES_ON = /[ \t\f\v]*(?:--[^\n\r]*)?[\n\r](?:[ \t\n\r\f\v]|--[^\n\r]*[\n\r])*'/y;
+
 /** null: it is. Otherwise what is wrong with it. */
 export function conditionFault(text: string): string | null {
   if (text.trim() === '') return 'must not be empty';
@@ -26,15 +31,15 @@ export function conditionFault(text: string): string | null {
 /** The end of the quoted text or comment at `at`, or at + 1 where there is none; null: it has no end. */
 function skipToken(text: string, at: number): number | null {
   const char = text[at];
-  if (char === "'")
-    return skipQuoted(text, at, "'", /[eE]$/.test(text.slice(0, at)) && !/\w[eE]$/.test(text.slice(0, at)));
+  const inName = (before: number) => IN_NAME.test(text[before] ?? ' ');
+  if (char === "'") return skipQuoted(text, at, "'", /[eE]/.test(text[at - 1] ?? '') && !inName(at - 2));
   if (char === '"') return skipQuoted(text, at, '"', false);
   if (char === '-' && text[at + 1] === '-') {
-    const end = text.indexOf('\n', at);
-    return end < 0 ? text.length : end;
+    const length = text.slice(at).search(/[\n\r]/);
+    return length < 0 ? text.length : at + length;
   }
   if (char === '/' && text[at + 1] === '*') return skipComment(text, at);
-  if (char === '$' && !/[\w$]/.test(text[at - 1] ?? ' ')) {
+  if (char === '$' && !inName(at - 1)) {
     const tag = /^\$(?:[A-Za-z_\u0080-\uffff][\w\u0080-\uffff]*)?\$/.exec(text.slice(at))?.[0];
     if (tag === undefined) return at + 1;
     const end = text.indexOf(tag, at + tag.length);
@@ -43,13 +48,17 @@ function skipToken(text: string, at: number): number | null {
   return at + 1;
 }
 
-/** A doubled quote stands for itself; with `escapes` a backslash takes the meaning of what follows. */
+/** A doubled quote stands for itself; with `escapes` a backslash takes the meaning of what follows, in later lines too. */
 function skipQuoted(text: string, at: number, quote: string, escapes: boolean): number | null {
   for (let i = at + 1; i < text.length; i++) {
     if (escapes && text[i] === '\\') i++;
     else if (text[i] === quote) {
-      if (text[i + 1] !== quote) return i + 1;
-      i++;
+      if (text[i + 1] === quote) i++;
+      else {
+        GOES_ON.lastIndex = i + 1;
+        if (!escapes || !GOES_ON.test(text)) return i + 1;
+        i = GOES_ON.lastIndex - 1;
+      }
     }
   }
   return null;
