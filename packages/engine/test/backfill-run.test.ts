@@ -472,6 +472,40 @@ test('without a key a row that looks like one that was changed is asked for agai
   expect(rows).toEqual(['1', '2']);
 });
 
+test('without a key a row is asked for again however long the backfill waited for a commit before', async () => {
+  await db.sql(`CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 1), (1, 1), (2, 1);
+    CREATE PUBLICATION played FOR TABLE t`);
+  const gate = new pg.Client(db.config);
+  gate.on('error', () => {});
+  await gate.connect();
+  onTestFinished(() => gate.end());
+  await gate.query('SELECT pg_advisory_lock(1)');
+  const xid = await begin('DELETE FROM t WHERE ctid = (SELECT min(ctid) FROM t WHERE id = 1)');
+  const busy = writer.query('SELECT pg_advisory_lock(1)').catch(() => {});
+  let looks = 0;
+  const { run, table, take, ready } = await play('t', 'physical', {
+    blocked() {
+      looks++;
+      return null;
+    },
+  });
+  await vi.waitFor(() => expect(looks).toBeGreaterThan(20), { timeout: 20_000 });
+  expect(run.waiting).toMatch(/is committing/);
+  run.begun(xid, 5n);
+  change(run, table, xid, 'delete', [1, 1], 'O');
+  await ready();
+  expect(take(ALL_DELIVERED)).toEqual([]);
+  await gate.query('SELECT pg_advisory_unlock(1)');
+  await busy;
+  await writer.query('COMMIT');
+  let rows: string[] = [];
+  while (rows.length === 0) {
+    await ready();
+    rows = take(ALL_DELIVERED);
+  }
+  expect(rows).toEqual(['1', '2']);
+});
+
 test('without a key a row that never stays the same is left to its changes in the end', async () => {
   await db.sql(`CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 1), (2, 1);
     CREATE PUBLICATION played FOR TABLE t`);

@@ -56,6 +56,8 @@ export class BackfillRun {
   #plan: TablePlan | null = null;
   #window: ChangeWindow | null = null;
   #unsettled = new Unsettled();
+  /** Snapshots in a row that could miss one of them. */
+  #refused = 0;
   #begunEarly: Set<number> | null = null;
   #queue: RangeQueue | null = null;
   #queries = new Map<Slot['unit'], ChunkQuery>();
@@ -440,9 +442,10 @@ export class BackfillRun {
     if (this.#latest === null || snapshot.lsn > this.#latest.lsn) this.#latest = snapshot;
     if (!admitted) {
       this.#waiting = 'a transaction that has written to the table is committing';
-      queue.again(slot, performance.now() + backoffMs(slot.tries++, REFUSED_MS));
+      queue.again(slot, performance.now() + backoffMs(this.#refused++, REFUSED_MS));
       return;
     }
+    this.#refused = 0;
     this.#waiting = null;
     queue.ready(slot, query);
     if (queue.first === slot) {

@@ -20,6 +20,7 @@ export interface Slot {
   /** The newest snapshot there was when its read began: it sees at least that. */
   floor: Snapshot | null;
   notBefore: number;
+  /** It was read and could not be decided. */
   tries: number;
   /** The first row that is not handed over. */
   next: number;
