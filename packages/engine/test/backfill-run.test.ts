@@ -298,6 +298,38 @@ test('by key: a row whose key is the word of the marks of late rows is one like 
   expect(await wholeOf(await play('t', 'key', { mark: first.mark! }))).toEqual(['later', 'punctual']);
 });
 
+describe('in the order of a key that is another one when it goes on', () => {
+  const cases = [
+    ['of another type', 'ALTER TABLE t ALTER id TYPE text'],
+    ['with another collation', 'ALTER TABLE t ALTER name TYPE text COLLATE "C"', 'name'],
+    ['of other columns', 'ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (v)'],
+  ] as const;
+  for (const [name, alter, key = 'id'] of cases) {
+    test(`${name}: no row is missing`, async () => {
+      await db.sql(`CREATE TABLE t (id int NOT NULL, v int NOT NULL, name text COLLATE "en-x-icu" NOT NULL);
+        ALTER TABLE t ADD CONSTRAINT t_pkey PRIMARY KEY (${key}); CREATE PUBLICATION played FOR TABLE t;
+        INSERT INTO t SELECT i, 13 - i, CASE WHEN i < 9 THEN 'a' ELSE 'B' END || chr(96 + i) FROM generate_series(1, 12) i`);
+      const first = await play('t', 'key');
+      await first.ready();
+      expect(first.take(ALL_DELIVERED, 8)).toHaveLength(8);
+      await db.sql(alter);
+      const rest = await wholeOf(await play('t', 'key', { mark: first.mark! }));
+      expect(rest).toEqual(expect.arrayContaining(['9', '10', '11', '12']));
+    });
+  }
+
+  test('none at all: it has failed, and says so', async () => {
+    await db.sql(KEYED);
+    const first = await play('t', 'key');
+    await first.ready();
+    expect(first.take(ALL_DELIVERED, 2)).toEqual(['1', '2']);
+    await db.sql('ALTER TABLE t DROP CONSTRAINT t_pkey');
+    await expect(wholeOf(await play('t', 'key', { mark: first.mark! }))).rejects.toMatchObject({
+      code: 'pg_table_keyless',
+    });
+  });
+});
+
 describe('on disk, with a condition that an index, or another table, has in another order', () => {
   const TABLE = `CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, (i * 7919) % 20000 FROM generate_series(1, 20000) i;
     CREATE INDEX t_v ON t (v); CREATE TABLE picked AS SELECT id FROM t WHERE v < 8 ORDER BY v; ANALYZE`;

@@ -19,7 +19,7 @@ test('a backfill that has ended stays ended, but one that has failed can be trie
 });
 
 test('a mark comes back as it was written, and a key of an earlier version is none', () => {
-  const mark = { processed: 12, ingested: 11, oid: 4_000_000_000, file: '16384', position: ['', 'a/b', '=7'] };
+  const mark = { processed: 12, ingested: 11, oid: 4_000_000_000, scope: '16384', position: ['', 'a/b', '=7'] };
   expect(parseMark(formatMark(mark))).toEqual(mark);
   expect([parseMark(undefined), parseMark([]), parseMark(['17']), parseMark(['2', 'x'])]).toEqual([
     null,

@@ -2,7 +2,7 @@
  * How far a backfill has come, as its sink keeps it: in the header of the last record of a batch, and in the cursor.
  * It names the last row delivered, and the counts up to there, so that both are exact after a kill at any point.
  *
- * `["2", "<processed>/<ingested>", "<oid of the relation>", "<file>", ...position]`
+ * `["2", "<processed>/<ingested>", "<oid of the relation>", "<scope>", ...position]`
  *
  * The position is what the order of reading says: `(page,item)`, the key, or sort column and key. An empty mark means
  * that every row was delivered. An earlier version wrote the key alone: such a mark is the job's `startKey`.
@@ -17,8 +17,8 @@ export interface BackfillMark {
   readonly ingested: number;
   /** The relation that is being read, a partition for instance. */
   readonly oid: number;
-  /** Its file on disk: positions on disk hold for this one only. */
-  readonly file: string;
+  /** Positions hold for this only: its file on disk, or what its key is ordered by (chunk-query.ts). */
+  readonly scope: string;
   readonly position: readonly string[];
 }
 
@@ -44,14 +44,14 @@ export function isDone(mark: readonly string[] | undefined): boolean {
 }
 
 export function formatMark(mark: BackfillMark): string[] {
-  return [VERSION, `${mark.processed}/${mark.ingested}`, String(mark.oid), mark.file, ...mark.position];
+  return [VERSION, `${mark.processed}/${mark.ingested}`, String(mark.oid), mark.scope, ...mark.position];
 }
 
 /** null: not a mark of this version. */
 export function parseMark(mark: readonly string[] | undefined): BackfillMark | null {
   if (mark === undefined || mark[0] !== VERSION || mark.length < 5) return null;
-  const [, counts, oid, file, ...position] = mark;
+  const [, counts, oid, scope, ...position] = mark;
   const [processed, ingested] = counts!.split('/').map(Number);
   if (!Number.isSafeInteger(processed) || !Number.isSafeInteger(ingested)) return null;
-  return { processed: processed!, ingested: ingested!, oid: Number(oid), file: file!, position };
+  return { processed: processed!, ingested: ingested!, oid: Number(oid), scope: scope!, position };
 }

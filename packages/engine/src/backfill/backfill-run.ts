@@ -292,7 +292,7 @@ export class BackfillRun {
 
   /** From the mark to the end of the table. */
   async #readAll(): Promise<void> {
-    const { pool, publication, takes, takesUpdates, job, currentXid, onEstimate } = this.#options;
+    const { pool, publication, takes, takesUpdates, job, ends, currentXid, onEstimate } = this.#options;
     const { signal } = this.#stopping;
     const plan = await pool.use(signal, (connection) => planTable(connection, publication, job.oid));
     if (!takes(plan.schema, plan.name)) {
@@ -324,7 +324,7 @@ export class BackfillRun {
     let from = lateKey(job.order, this.#mark) === null ? null : this.#mark;
     if (from === null) {
       this.#stage = 'main';
-      await this.#readPass(new RangeQueue(units, job.order, this.#mark, job.startKey ?? null, this.#options.ends));
+      await this.#readPass(new RangeQueue(this.#queries, job.order, this.#mark, job.startKey ?? null, ends));
     }
     const told = plan.updates && takesUpdates(plan.schema, plan.name);
     if (!told) this.#unwatched = true;
@@ -358,7 +358,7 @@ export class BackfillRun {
     const late = (unit: ReadUnit) => new ChunkQuery(plan, unit, 'key', job.range, begun.since);
     this.#queries = new Map(plan.whole.map((unit) => [unit, late(unit)]));
     const mark = from === null ? null : { ...from, position: lateKey(job.order, from)! };
-    await this.#readPass(new RangeQueue(plan.whole, 'key', mark, null, ends));
+    await this.#readPass(new RangeQueue(this.#queries, 'key', mark, null, ends));
   }
 
   /** Some rows of partial changes; false: there are none. */
@@ -372,7 +372,7 @@ export class BackfillRun {
       this.#stage = 'rest';
       this.#mark ??= { processed: 0, ingested: 0, ...endOf(plan.leaves, ends) };
       this.#queries = new Map([[unit, new ChunkQuery(plan, unit, 'key', { ...job.range, keys: portion.keys })]]);
-      await this.#readPass(new RangeQueue([unit], 'key', null, null, ends));
+      await this.#readPass(new RangeQueue(this.#queries, 'key', null, null, ends));
     }
     this.#partial.read();
     return true;
@@ -534,9 +534,9 @@ export class BackfillRun {
   #placeOf(query: ChunkQuery, bytes: Buffer, columns: RowColumns): Omit<BackfillMark, 'processed' | 'ingested'> {
     // The rest is in no order: what a restart finds missing of it is late.
     if (this.#stage === 'rest') return this.#mark!;
-    const { oid, file } = query.unit;
     const position = query.positionOf(bytes, columns);
-    return { oid, file, position: this.#stage === 'late' ? latePosition(position) : position };
+    const { scope, unit } = query;
+    return { oid: unit.oid, scope, position: this.#stage === 'late' ? latePosition(position) : position };
   }
 
   #columnsOf(query: ChunkQuery): RowColumns {

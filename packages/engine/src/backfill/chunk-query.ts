@@ -38,6 +38,7 @@ export class ChunkQuery {
     this.order = order;
     this.#range = range;
     this.#late = since === undefined ? null : writtenSince(plan, since);
+    if (order !== 'physical' && unit.key === null) throw keyless(plan);
     const columns = unit.schema.columns.map(({ name }) => {
       const column = quoteIdentifier(name);
       return this.#late === null || unit.key!.names.includes(name)
@@ -57,6 +58,14 @@ export class ChunkQuery {
   /** Columns of a row, with the one that only tells its place, or whether it is wanted. */
   get columns(): number {
     return this.unit.schema.columns.length + (this.order === 'key' && this.#late === null ? 0 : 1);
+  }
+
+  /** What its positions hold for: the file, or the columns that it is ordered by, as they are now. */
+  get scope(): string {
+    if (this.order === 'physical') return this.unit.file;
+    const { sortColumn } = this.#range;
+    const names = this.order === 'sort' ? [sortColumn!, ...this.unit.key!.names] : this.unit.key!.names;
+    return names.map((name) => this.#plan.columnOrders.get(name)).join(', ');
   }
 
   /** Of the row that `columns` is aimed at: whether it is one of those that are asked for. */
@@ -208,6 +217,13 @@ function writtenSince({ oldestXid }: TablePlan, since: string | null): string {
 
 function keyValues(unit: ReadUnit, values: RowPosition): string {
   return values.map((text, i) => `${quoteLiteral(text)}::${unit.key!.types[i]}`).join(', ');
+}
+
+function keyless({ schema, name }: TablePlan): MillraceError {
+  return new MillraceError('pg_table_keyless', {
+    detail: `"${schema}"."${name}" has no key any more, and was to be read in the order of it.`,
+    hint: 'Give the table a primary key again, or cancel the backfill and start another one.',
+  });
 }
 
 function typeOf(plan: TablePlan, column: string): string {

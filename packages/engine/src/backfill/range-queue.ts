@@ -43,12 +43,13 @@ export class RangeQueue {
   #page = 0;
 
   constructor(
-    units: readonly ReadUnit[],
+    queries: ReadonlyMap<ReadUnit, ChunkQuery>,
     order: BackfillOrder,
     mark: BackfillMark | null,
     startKey: RowPosition | null,
     ends: ReadonlyMap<string, number>,
   ) {
+    const units = [...queries.keys()];
     this.#units = units;
     this.#order = order;
     this.#ends = ends;
@@ -58,8 +59,8 @@ export class RangeQueue {
     while (this.#unit < units.length && units[this.#unit]!.oid < mark.oid) this.#unit++;
     const unit = units[this.#unit];
     if (unit?.oid !== mark.oid) return;
-    // Positions on disk are those of one file; what is written anew is read anew.
-    if (order === 'physical' && unit.file !== mark.file) return;
+    // Positions are those of one file, or of one order of keys; what is written anew or ordered anew is read anew.
+    if (queries.get(unit)!.scope !== mark.scope) return;
     this.#after = mark.position;
     if (order === 'physical') this.#page = pageOf(mark.position);
   }
@@ -213,7 +214,7 @@ export function addEnds(
 /** A mark behind all that is read by place on disk. */
 export function endOf(units: readonly ReadUnit[], ends: ReadonlyMap<string, number>) {
   const unit = units.at(-1)!;
-  return { oid: unit.oid, file: unit.file, position: [`(${ends.get(endKey(unit)) ?? unit.pages},0)`] };
+  return { oid: unit.oid, scope: unit.file, position: [`(${ends.get(endKey(unit)) ?? unit.pages},0)`] };
 }
 
 function endKey({ oid, file }: ReadUnit): string {

@@ -29,7 +29,7 @@ export interface ReadUnit {
   /** The publication's row filter, as SQL. */
   readonly filter: string | null;
   readonly file: string;
-  /** Changes when a column is added, dropped, renamed or gets another type. */
+  /** Changes when a column is added, dropped, renamed or gets another type or collation. */
   readonly fingerprint: string;
   /** Pages when it was planned: what comes after them came through the stream. */
   readonly pages: number;
@@ -54,6 +54,8 @@ export interface TablePlan {
   /** That of the session: values that are names (regclass) print as it says, in the stream too. */
   readonly ownSearchPath: string;
   readonly columnTypes: ReadonlyMap<string, string>;
+  /** By name: another text when the column is another one, or its values have another order. */
+  readonly columnOrders: ReadonlyMap<string, string>;
   /** The publication has updates. */
   readonly updates: boolean;
   /** The oldest transaction in progress when it was planned, as 64 bits. */
@@ -65,7 +67,7 @@ export interface TablePlan {
 /** What a relation looks like now, as SQL. `relation`: an expression of its oid. */
 export function fingerprintOf(relation: string): string {
   return `(SELECT pg_catalog.hashtextextended(pg_catalog.string_agg(pg_catalog.concat_ws(' ', a.attname, a.atttypid,
-    a.atttypmod, a.attgenerated), ',' ORDER BY a.attnum), 0)::pg_catalog.text FROM pg_catalog.pg_attribute AS a
+    a.atttypmod, a.attgenerated, NULLIF(a.attcollation, 0)), ',' ORDER BY a.attnum), 0)::pg_catalog.text FROM pg_catalog.pg_attribute AS a
     WHERE a.attrelid = ${relation} AND a.attnum > 0 AND NOT a.attisdropped)`;
 }
 
@@ -128,6 +130,7 @@ async function planInSnapshot(connection: PgConnection, publication: string, oid
     whole,
     ...(await searchPaths(connection, root.oid)),
     columnTypes: await columnTypes(connection, root.oid),
+    columnOrders: await columnOrders(connection, root.oid),
     updates: (await readPublication(connection, publication))?.update === true,
     oldestXid: await oldestXid(connection),
     pagesCanBeRead: connection.serverVersion >= 140_000,
@@ -278,6 +281,14 @@ async function columnTypes(connection: PgConnection, oid: number): Promise<Map<s
       WHERE attrelid = ${oid} AND attnum > 0 AND NOT attisdropped`,
   );
   return new Map(rows.map(([name, type]) => [name!, type!]));
+}
+
+async function columnOrders(connection: PgConnection, oid: number): Promise<Map<string, string>> {
+  const { rows } = await connection.query(
+    `SELECT attname, pg_catalog.concat_ws(' ', attnum, atttypid, attcollation) FROM pg_catalog.pg_attribute
+      WHERE attrelid = ${oid} AND attnum > 0 AND NOT attisdropped`,
+  );
+  return new Map(rows.map(([name, order]) => [name!, order!]));
 }
 
 /** By which columns rows are told apart; null: there is no plan. */
