@@ -467,6 +467,23 @@ test('rows of the shape a table had before are read again, not delivered after a
   expect(rows).toEqual(['1', '2', '3', '4', '5', '6']);
 });
 
+test('what is changed while it may not read is not remembered without end', async () => {
+  await db.sql(KEYED);
+  let held: string | null = 'held';
+  const played = await play('t', 'physical', { blocked: () => held });
+  const { run, table } = played;
+  await vi.waitFor(() => expect(run.waiting).toBe('held'));
+  const { plan } = run;
+  for (let xid = 1; xid <= 200_002; xid++) {
+    run.begun(xid, 1n);
+    change(run, table, xid, 'update', [2, 2]);
+  }
+  await vi.waitFor(() => expect(run.plan).not.toBe(plan), { timeout: 10_000 });
+  held = null;
+  run.wake();
+  expect(await wholeOf(played)).toEqual(['1', '2', '3', '4', '5']);
+});
+
 test('a truncate of one partition does not make the rows of another stale', async () => {
   await db.sql(`CREATE TABLE t (id int, part int, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
     CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1); CREATE TABLE t2 PARTITION OF t FOR VALUES IN (2);

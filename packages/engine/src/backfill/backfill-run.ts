@@ -150,6 +150,9 @@ export class BackfillRun {
 
   begun(xid: number, lsn: Lsn): void {
     this.#window?.begun(lsn);
+    // Also where nothing is read, and so nothing decided, for long.
+    if (this.#window !== null && this.#window.transactions > WINDOW_TRANSACTIONS_MAX)
+      this.#pass?.reject(new StartOver());
     this.#begunEarly?.add(xid);
     this.#unsettled.arrived(xid);
   }
@@ -548,10 +551,6 @@ export class BackfillRun {
   #decide(queue: RangeQueue, slot: Slot): boolean {
     const window = this.#window!;
     const { chunk, unit } = slot;
-    if (window.transactions > WINDOW_TRANSACTIONS_MAX) {
-      this.#pass?.reject(new StartOver());
-      return false;
-    }
     const staleness = window.staleness(chunk.snapshot);
     slot.stale = null;
     if (staleness === 'none') return true;
