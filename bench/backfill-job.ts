@@ -84,7 +84,7 @@ async function read({ connection, table, oid, publication, connections, order, r
     onProgress: () => {},
     ends: new Map(),
     begun: { since: null },
-    onPlanned: async () => {},
+    remember: async () => {},
   });
   const batch = new MessageBatch(NO_LIMITS);
   while (!run.finished) {

@@ -126,7 +126,7 @@ async function play(
     onEstimate: () => {},
     onProgress: () => {},
     ...(options.memory ?? { ends: new Map(), begun: { since: null } }),
-    onPlanned: async () => {},
+    remember: async () => {},
   });
   stops.push(
     () => pool.close(),

@@ -509,7 +509,7 @@ export class BackfillManager {
       takesUpdates,
       ends,
       begun,
-      onPlanned: () => this.#save(),
+      remember: () => this.#save(),
       blocked: () => source.guard.reason,
       write: port.write,
       currentXid: () => (port.inTransaction() ? this.#xid : null),

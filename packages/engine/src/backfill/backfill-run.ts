@@ -274,6 +274,7 @@ export class BackfillRun {
       const before = this.#processed;
       try {
         await this.#readAll();
+        await this.#options.remember();
         this.#finished = true;
         this.#waiting = null;
       } catch (error) {
@@ -345,14 +346,14 @@ export class BackfillRun {
 
   /** Where the relations end and since when they are read, before the first row is. */
   async #notePlace(plan: TablePlan, units: readonly ReadUnit[]): Promise<void> {
-    const { pool, ends, begun, onPlanned } = this.#options;
+    const { pool, ends, begun, remember } = this.#options;
     const fresh = withoutEnd(ends, units);
     if (fresh.length === 0) return;
     if (this.#mark === null) begun.since ??= plan.oldestXid;
     // Partial changes are watched since before this: what lies further behind came as a change that was seen here.
     const pages = await pool.use(this.#stopping.signal, (connection) => readPages(connection, fresh));
     addEnds(ends, fresh, pages);
-    await onPlanned();
+    await remember();
   }
 
   async #readLate(plan: TablePlan, from: BackfillMark | null): Promise<void> {

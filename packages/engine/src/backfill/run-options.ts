@@ -58,6 +58,6 @@ export interface RunOptions {
   readonly ends: Map<string, number>;
   /** `since`: see BackfillJob; set when reading begins, and remembered like `ends`. */
   readonly begun: { since: string | null };
-  /** `ends` and `begun` say more than before; reading begins when this resolves. */
-  readonly onPlanned: () => Promise<void>;
+  /** Puts `ends`, `begun` and the counts on record: before reading begins, and before the mark that says it is done. */
+  readonly remember: () => Promise<void>;
 }
