@@ -484,6 +484,19 @@ test('what is changed while it may not read is not remembered without end', asyn
   expect(await wholeOf(played)).toEqual(['1', '2', '3', '4', '5']);
 });
 
+test('a condition on a column that is no more has failed, and says so', async () => {
+  await db.sql(KEYED);
+  const where = 'v = 1';
+  const first = await play('t', 'key', { where });
+  await first.ready();
+  expect(first.take(ALL_DELIVERED, 2)).toEqual(['1', '2']);
+  await db.sql('ALTER TABLE t RENAME v TO w');
+  await expect(wholeOf(await play('t', 'key', { where, mark: first.mark! }))).rejects.toMatchObject({
+    code: 'backfill_invalid',
+    detail: expect.stringContaining('column "v" does not exist'),
+  });
+}, 20_000);
+
 test('a truncate of one partition does not make the rows of another stale', async () => {
   await db.sql(`CREATE TABLE t (id int, part int, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
     CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1); CREATE TABLE t2 PARTITION OF t FOR VALUES IN (2);

@@ -451,7 +451,7 @@ export class BackfillManager {
         if (signal.aborted) return;
         const error = explainRefusal(cause);
         if (!(error instanceof MillraceError)) throw error;
-        if (isTemporary(cause)) await pauseFor(LIST_RETRY_MS, signal);
+        if (isTemporary(cause, 0)) await pauseFor(LIST_RETRY_MS, signal);
         else if (this.#jobs.get(id)?.state === 'active') await this.#change(id, 'fail', error);
       }
     }
