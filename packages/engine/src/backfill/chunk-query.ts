@@ -43,7 +43,7 @@ export class ChunkQuery {
       const column = quoteIdentifier(name);
       return this.#late === null || unit.key!.names.includes(name)
         ? column
-        : `CASE WHEN ${this.#late} THEN ${column} END`;
+        : `CASE WHEN ${this.#late} THEN ${column} END AS ${column}`;
     });
     if (this.#late !== null) columns.push(this.#late);
     else if (order === 'physical') columns.push('ctid');
