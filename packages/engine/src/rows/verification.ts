@@ -1,6 +1,7 @@
 /** One pass over all tables of a publication (or one of them), compared with a state. */
 import { pause } from '@millrace/core/pause';
 import type { PgConnection } from '@millrace/postgres/connection';
+import { PgServerError } from '@millrace/postgres/server-error';
 import type { ComparedState } from './compared-state.ts';
 import { type Publication, type PublishedTable, readPublication } from './published-tables.ts';
 import { checkTable, type ScanPlace, TableGone, type TableReport } from './table-check.ts';
@@ -84,11 +85,25 @@ async function verifyTable(options: VerificationOptions, label: string, admit: A
       // DDL in the middle of a pass shows values of columns that are no more.
       if (clean || (await unaltered(connection, publication, published, group))) return report;
     } catch (error) {
-      if (!(error instanceof TableGone || isUndefined(error)) || signal.aborted) throw error;
+      if (signal.aborted) throw error;
+      const why = refusal(error);
+      if (why !== null) return notCompared(schema, name, why);
+      if (!(error instanceof TableGone || isUndefined(error))) throw error;
     }
   }
+  return notCompared(schema, name, 'it was altered again and again meanwhile');
+}
+
+function notCompared(schema: string, name: string, skipped: string): TableReport {
   const nothing = { rowsCompared: 0, missing: 0, extra: 0, different: 0, undecided: 0, partial: false, drifts: [] };
-  return { schema, name, skipped: 'it was altered again and again meanwhile', ...nothing };
+  return { schema, name, skipped, ...nothing };
+}
+
+/** Why Postgres does not let this table be read, though it may well let others be; null: it is something else. */
+function refusal(error: unknown): string | null {
+  if (!(error instanceof PgServerError)) return null;
+  if (error.sqlState === '42501') return `it may not be read: ${error.detail}`;
+  return error.sqlState === '55P03' ? 'it was locked all the time' : null;
 }
 
 function isOf({ schema: table }: PublishedTable, schema: string, name: string): boolean {
