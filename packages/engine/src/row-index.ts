@@ -84,9 +84,9 @@ export async function forgetRowIndex({
   state,
   key,
 }: Pick<RowIndexOptions, 'file' | 'state' | 'key'>): Promise<void> {
-  for (const name of [`${key}/rows/cursor`, `${key}/rows/backfills`, `${key}/audit`]) {
-    if (state.get(name) !== undefined) await state.delete(name);
-  }
+  const fills = `${key}/rows/backfills`;
+  const names = [`${key}/rows/cursor`, `${key}/audit`, fills, ...[...state.list(`${fills}/`)].map(([name]) => name)];
+  for (const name of names) if (state.get(name) !== undefined) await state.delete(name);
   for (const suffix of ['', '-wal', '-shm']) await rm(`${file}${suffix}`, { force: true });
 }
 
