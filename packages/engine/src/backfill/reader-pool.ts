@@ -21,12 +21,15 @@ export class ReaderPool {
     this.connectionsMax = connectionsMax;
   }
 
-  /** Runs `work` with a session of its own. `discard` in its result: the session is not used again. */
+  /** Runs `work` with a session of its own, which the signal ends. `discard`: the session is not used again. */
   async use<T>(signal: AbortSignal, work: (connection: PgConnection, discard: () => void) => Promise<T>): Promise<T> {
-    while (this.#used >= this.connectionsMax) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    while (this.#used >= this.connectionsMax) await this.#turn(signal);
     this.#used++;
     let connection: PgConnection | null = null;
     let spoilt = false;
+    // It may wait for a lock for long.
+    const onAbort = () => void connection?.close();
+    signal.addEventListener('abort', onAbort, { once: true });
     try {
       signal.throwIfAborted();
       if (this.#closed) throw new MillraceError('pg_connection_lost', { detail: 'The pipeline is stopping.' });
@@ -38,6 +41,7 @@ export class ReaderPool {
       spoilt = true;
       throw error;
     } finally {
+      signal.removeEventListener('abort', onAbort);
       this.#used--;
       if (connection !== null) this.#giveBack(connection, spoilt || signal.aborted);
       this.#waiting.shift()?.();
@@ -48,6 +52,21 @@ export class ReaderPool {
     this.#closed = true;
     for (const { timer } of this.#idle.splice(0)) clearTimeout(timer);
     await Promise.all([...this.#open].map((connection) => connection.close()));
+  }
+
+  /** Resolves when a session may be free; throws on the signal. */
+  async #turn(signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#waiting.push(resolve);
+    const onAbort = () => resolve();
+    signal.addEventListener('abort', onAbort, { once: true });
+    await promise;
+    signal.removeEventListener('abort', onAbort);
+    const at = this.#waiting.indexOf(resolve);
+    if (at >= 0) this.#waiting.splice(at, 1);
+    else if (signal.aborted) this.#waiting.shift()?.(); // It was this one's turn.
+    signal.throwIfAborted();
   }
 
   async #take(signal: AbortSignal): Promise<PgConnection> {
