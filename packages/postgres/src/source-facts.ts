@@ -94,6 +94,7 @@ export interface PublishedTable {
   readonly leavesWithoutIdentity: number;
   /** It holds values outside its rows, which an update that does not touch them leaves out. */
   readonly hasToasted: boolean;
+  /** Policies keep rows of it from the role. */
   readonly rowSecurity: boolean;
   readonly mayRead: boolean;
 }
@@ -199,7 +200,7 @@ export async function readPublishedTables(connection: PgConnection, publication:
     SELECT c.oid, n.nspname, c.relname, c.relkind = 'p', c.relispartition, rn.nspname, r.relname,
            k.kind, k.has_key, k.has_identity, coalesce(l.leaves, 0), coalesce(l.not_full, 0), coalesce(l.without, 0),
            c.reltoastrelid <> 0 AND pg_catalog.pg_relation_size(c.reltoastrelid) > 0 OR coalesce(l.toasted, false),
-           c.relrowsecurity,
+           pg_catalog.row_security_active(c.oid),
            pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
       FROM pg_catalog.pg_publication_tables AS p
       JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.schemaname
@@ -249,23 +250,21 @@ export interface RoleFacts {
   readonly replication: boolean;
   /** Managed services grant it by a role of theirs. */
   readonly replicationByMembership: boolean;
-  readonly bypassRowSecurity: boolean;
 }
 
 export async function readRoleFacts(connection: PgConnection): Promise<RoleFacts> {
   const { rows } = await connection.query(`
-    SELECT rolname, rolsuper, rolreplication, rolbypassrls,
+    SELECT rolname, rolsuper, rolreplication,
            EXISTS (SELECT FROM pg_catalog.pg_roles AS g
                     WHERE g.rolname IN ('rds_replication', 'rds_superuser', 'cloudsqlsuperuser', 'azure_pg_admin', 'neon_superuser')
                       AND pg_catalog.pg_has_role(current_user, g.oid, 'MEMBER'))
       FROM pg_catalog.pg_roles WHERE rolname = current_user`);
-  const [name, superuser, replication, bypass, membership] = rows[0] ?? [];
+  const [name, superuser, replication, membership] = rows[0] ?? [];
   return {
     name: name ?? connection.config.user,
     superuser: superuser === 't',
     replication: replication === 't',
     replicationByMembership: membership === 't',
-    bypassRowSecurity: superuser === 't' || bypass === 't',
   };
 }
 

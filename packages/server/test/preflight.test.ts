@@ -96,6 +96,43 @@ test('a role without rights is told each of them, and the SQL that is shown give
   }
 });
 
+test('row security is told where it lets no backfill through, and not where it is nothing to the role', async () => {
+  const role = `role_${db.name}`;
+  await db.sql(`CREATE ROLE ${role} LOGIN PASSWORD 'hunter2'; CREATE TABLE own (id int PRIMARY KEY); ALTER TABLE own OWNER TO ${role};
+    CREATE TABLE forced (id int PRIMARY KEY); ALTER TABLE forced OWNER TO ${role}; ALTER TABLE forced FORCE ROW LEVEL SECURITY;
+    CREATE TABLE foreign_one (id int PRIMARY KEY); GRANT SELECT ON foreign_one TO ${role}; CREATE PUBLICATION mine FOR ALL TABLES`);
+  for (const table of ['own', 'forced', 'foreign_one']) await db.sql(`ALTER TABLE ${table} ENABLE ROW LEVEL SECURITY`);
+  try {
+    const url = db.url.replace(/\/\/[^@]+@/, `//${role}:hunter2@`);
+    const told = findings(await check({ url, sink: { initial_backfill: true } }));
+    expect(told.filter(({ slug }) => slug === 'row_security')).toEqual([
+      {
+        slug: 'row_security',
+        severity: 'error',
+        text: `Row security keeps rows of public.forced, public.foreign_one from ${role}, of which a backfill fails then.`,
+        fix: `ALTER ROLE "${role}" BYPASSRLS;`,
+        code: 'pg_privilege',
+      },
+    ]);
+  } finally {
+    await db.sql(`DROP OWNED BY ${role}; DROP ROLE ${role}`);
+  }
+});
+
+test('tables of an initial backfill that are not there are told', async () => {
+  await db.sql('CREATE TABLE items (id int PRIMARY KEY); CREATE PUBLICATION mine FOR TABLE items');
+  const sink = {
+    source: { include_tables: ['items', 'itmes'] },
+    initial_backfill: [{ table: 'items' }, { table: 'itmes' }],
+  };
+  for (const one of [sink, { initial_backfill: sink.initial_backfill }]) {
+    const told = findings(await check({ sink: one }), 'error');
+    expect(told.filter(({ slug }) => slug === 'table_not_in_publication')).toMatchObject([
+      { text: 'public.itmes is not in publication "mine", or does not exist.' },
+    ]);
+  }
+});
+
 test('a publication for all tables that is still to be made tells of the tables it would break', async () => {
   await db.sql(
     `CREATE TABLE keyed (id int PRIMARY KEY); CREATE TABLE keyless (a int); CREATE TABLE quiet (id int PRIMARY KEY)`,

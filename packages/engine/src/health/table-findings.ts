@@ -178,7 +178,7 @@ export function missingTableFindings(
     findings.push({
       ...about,
       text: `${listed(never)} ${never.length === 1 ? 'does' : 'do'} not exist, or Postgres cannot publish ${never.length === 1 ? 'it' : 'them'} (unlogged, temporary, foreign, a view): publication "${publication.name}" holds all tables ${publication.allTables ? 'there are' : 'of the schema'}.`,
-      fix: 'Create it, or correct the name in source.include_tables of the sink.',
+      fix: 'Create it, or correct the name in the sink (source.include_tables, initial_backfill).',
     });
   }
   return findings;

@@ -238,7 +238,11 @@ function checkSink(
     const { publication, tables } = published;
     const takes = tableFilter(sink.source);
     const taken = tables.filter((t) => takes(t.schema, t.name) || takes(t.rootSchema, t.rootName));
-    findings.push(...missingTableFindings(publication, sink.source.includeTables ?? [], tables));
+    const read = Array.isArray(sink.initialBackfill) ? sink.initialBackfill.map(({ table }) => table) : [];
+    const named = [...(sink.source.includeTables ?? []), ...read].map(
+      (table) => [JSON.stringify(table), table] as const,
+    );
+    findings.push(...missingTableFindings(publication, [...new Map(named).values()], tables));
     findings.push(...unpublishedActionFindings(publication, sink.actions, tables));
     findings.push(...toastFindings(taken, sink.fillUnchanged));
     if (sink.initialBackfill) findings.push(...backfillFindings(taken, role));
@@ -271,12 +275,13 @@ function backfillFindings(taken: readonly PublishedTable[], role: RoleFacts): Fi
     });
   }
   const hidden = taken.filter(({ rowSecurity }) => rowSecurity).map(({ schema, name }) => [schema, name] as const);
-  if (hidden.length > 0 && !role.bypassRowSecurity) {
+  if (hidden.length > 0) {
     findings.push({
       slug: 'row_security',
-      severity: 'warning',
-      text: `Row security is on for ${listed(hidden)}: a backfill sees only the rows that ${role.name} may see, while the stream shows all.`,
+      severity: 'error',
+      text: `Row security keeps rows of ${listed(hidden)} from ${role.name}, of which a backfill fails then.`,
       fix: `ALTER ROLE ${user} BYPASSRLS;`,
+      code: 'pg_privilege',
     });
   }
   return findings;
