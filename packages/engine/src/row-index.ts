@@ -161,10 +161,12 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
       takes,
       keepsValues,
       onKeyless: ({ schema, name }) => keyless.add(`${schema}.${name}`),
-      onTable: ({ schema, name }) => {
+      onTable: ({ schema, name, oid }) => {
         const id = initialId(schema, name);
-        if (published === null || added.has(id) || manager.get(id) !== null) return;
-        added.add(id);
+        const one = `${oid} ${id}`;
+        const before = manager.get(id);
+        if (published === null || added.has(one) || (before !== null && before.gone !== true)) return;
+        added.add(one);
         openAgain('a table was added');
       },
     });

@@ -2,7 +2,7 @@
  * One backfill as a durable object of its sink: what it reads, where it stands in its life, and what it has counted.
  * How far it has come is not here but where the rows are: in the destination and the sink's cursor (backfill-mark.ts).
  */
-import type { ErrorCode } from '@millrace/core/error';
+import type { ErrorCode, MillraceError } from '@millrace/core/error';
 
 export type BackfillState = 'active' | 'paused' | 'cancelled' | 'completed' | 'failed';
 /** `initial`: asked for by the configuration, once per table. `ad_hoc`: a whole table. `partial`: a part of one. */
@@ -64,6 +64,8 @@ export interface BackfillJob {
   readonly since?: string;
   /** An initial one whose turn has not come: what it asks for is not checked yet, and its order not decided. */
   readonly admitted?: false;
+  /** An initial one whose table was dropped before it was read: another table of the name is not the one it was of. */
+  readonly gone?: true;
   /** A mark that an earlier version left: the key of its last row. */
   readonly startKey?: readonly string[];
 }
@@ -88,6 +90,15 @@ export function nextState(state: BackfillState, event: BackfillEvent): BackfillS
 /** Active, or may become active again. */
 export function isOpen(job: BackfillJob): boolean {
   return job.state === 'active' || job.state === 'paused';
+}
+
+export function withoutKeys(range: BackfillRange): BackfillRange {
+  const { keys, ...rest } = range;
+  return keys === undefined ? range : { ...rest, keysCount: keys.length };
+}
+
+export function failureOf({ code, message, hint }: MillraceError): NonNullable<BackfillJob['error']> {
+  return { code, message, ...(hint !== undefined && { hint }) };
 }
 
 export function isPartial(range: BackfillRange): boolean {

@@ -12,7 +12,14 @@ import { describeTable } from '@millrace/postgres/catalog';
 import type { RowReader } from '@millrace/postgres/pgoutput';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { TableSchema } from '../table-schema.ts';
-import { type BackfillEvent, type BackfillJob, type BackfillRange, isOpen, nextState } from './backfill-job.ts';
+import {
+  type BackfillEvent,
+  type BackfillJob,
+  failureOf,
+  isOpen,
+  nextState,
+  withoutKeys,
+} from './backfill-job.ts';
 import { BACKFILL_DONE, isDone, parseMark } from './backfill-mark.ts';
 import { type AdmittedRequest, admitRequest, BackfillRefused, type BackfillRequest } from './backfill-request.ts';
 import { BackfillRun } from './backfill-run.ts';
@@ -239,6 +246,14 @@ export class BackfillManager {
     return this.get(id);
   }
 
+  async #fail(id: string, error: MillraceError): Promise<void> {
+    const job = this.#jobs.get(id);
+    const gone = job?.kind === 'initial' && error.code === 'pg_table_missing';
+    if (gone) this.#update(id, { gone });
+    // Of a table that was dropped there is nothing left to read, and nothing that a person could mend.
+    await this.#change(id, gone ? 'cancel' : 'fail', gone ? null : error);
+  }
+
   #changed(job: BackfillJob): void {
     this.#options.onChange?.(this.#view(job));
   }
@@ -382,7 +397,7 @@ export class BackfillManager {
   }
 
   #failed(run: BackfillRun, failure: MillraceError): void {
-    void this.#change(run.job.id, 'fail', failure).catch(() => {});
+    void this.#fail(run.job.id, failure).catch(() => {});
   }
 
   // --- running -------------------------------------------------------------------------------------------------------
@@ -413,7 +428,9 @@ export class BackfillManager {
     for (const { oid, schema, name } of await source.publishedTables(signal)) {
       const id = initialId(schema, name);
       const entry = listed?.find(({ table }) => table.schema === schema && table.name === name);
-      if (!takes(schema, name) || this.#jobs.has(id) || (listed !== null && entry === undefined)) continue;
+      const before = this.#jobs.get(id);
+      const isKnown = before !== undefined && !(before.gone === true && before.oid !== oid);
+      if (!takes(schema, name) || isKnown || (listed !== null && entry === undefined)) continue;
       const range = {
         ...(entry?.sortColumn !== undefined && { sortColumn: entry.sortColumn }),
         ...(entry?.startPosition !== undefined && { startPosition: entry.startPosition }),
@@ -452,7 +469,7 @@ export class BackfillManager {
         const error = explainRefusal(cause);
         if (!(error instanceof MillraceError)) throw error;
         if (isTemporary(cause, 0)) await pauseFor(LIST_RETRY_MS, signal);
-        else if (this.#jobs.get(id)?.state === 'active') await this.#change(id, 'fail', error);
+        else if (this.#jobs.get(id)?.state === 'active') await this.#fail(id, error);
       }
     }
   }
@@ -584,13 +601,4 @@ export class BackfillManager {
 
 function remembered({ ends, begun }: Running): Pick<BackfillJob, 'ends' | 'since'> {
   return { ends: Object.fromEntries(ends), ...(begun.since !== null && { since: begun.since }) };
-}
-
-function withoutKeys(range: BackfillRange): BackfillRange {
-  const { keys, ...rest } = range;
-  return keys === undefined ? range : { ...rest, keysCount: keys.length };
-}
-
-function failureOf({ code, message, hint }: MillraceError): NonNullable<BackfillJob['error']> {
-  return { code, message, ...(hint !== undefined && { hint }) };
 }

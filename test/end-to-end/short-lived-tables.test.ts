@@ -1,0 +1,54 @@
+/** Tables that come and go under a publication of all tables: nothing stays red for them, and nothing grows with them. */
+import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { eventually, type Millrace, startMillrace } from './millrace.ts';
+
+let db: TestDatabase;
+let millrace: Millrace | null = null;
+beforeEach(async () => {
+  db = await createDatabase();
+});
+afterEach(async () => {
+  await millrace?.remove();
+  millrace = null;
+  await db.drop();
+});
+
+function pipeline() {
+  return millrace!.server.pipelines[0]!;
+}
+
+function jobs() {
+  return pipeline().backfills.get('sink')!.list();
+}
+
+/** What is kept of the fills of the row index. */
+function fills(): { readonly table: { readonly name: string }; readonly state: string }[] {
+  const stored = millrace!.server.store.state.list('source/shop/rows/backfills/');
+  return [...stored].map(([, value]) => JSON.parse(Buffer.from(value).toString()));
+}
+
+function errors(): string[] {
+  const { health, sinks } = millrace!.server.databases[0]!.monitor.report();
+  return [health, ...sinks.map((sink) => sink.health)].flatMap(({ checks }) =>
+    checks.flatMap(({ findings }) => findings.filter(({ severity }) => severity === 'error').map(({ text }) => text)),
+  );
+}
+
+const FILLED = { initial_backfill: true, fill_unchanged: true };
+
+test('a table that is dropped before its turn to be read is no error, and one of its name later is read', async () => {
+  const others = ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'];
+  for (const name of [...others, 'young']) await db.sql(`CREATE TABLE ${name} (id int PRIMARY KEY, v text)`);
+  for (const name of others) await db.sql(`INSERT INTO ${name} SELECT i, 'x' FROM generate_series(1, 5) i`);
+  millrace = await startMillrace(db, { sinks: [FILLED], database: { backfill: { rows_per_second: 20 } } });
+  await eventually('all of them are listed', () => jobs().length === 9 && fills().length === 9);
+  await db.sql('DROP TABLE young');
+  const open = (states: readonly { readonly state: string }[]) => states.some(({ state }) => state === 'active');
+  await eventually('all of them have ended', () => !open(jobs()) && !open(fills()));
+  expect(jobs().find(({ table }) => table.name === 'young')).toMatchObject({ state: 'cancelled', error: null });
+  expect(errors()).toEqual([]);
+  await db.sql(`CREATE TABLE young (id int PRIMARY KEY, v text); INSERT INTO young VALUES (1, 'y')`);
+  await eventually('the row index holds the new one', () => pipeline().rowIndex!.complete('public', 'young'));
+  expect(errors()).toEqual([]);
+}, 60_000);
