@@ -52,3 +52,24 @@ test('a table that is dropped before its turn to be read is no error, and one of
   await eventually('the row index holds the new one', () => pipeline().rowIndex!.complete('public', 'young'));
   expect(errors()).toEqual([]);
 }, 60_000);
+
+test('of tables whose backfill is over a cursor keeps nothing, and none of them is read again', async () => {
+  const tables = 40;
+  for (let i = 0; i < tables; i++) {
+    await db.sql(`CREATE TABLE t_${i} (id int PRIMARY KEY, v text); INSERT INTO t_${i} VALUES (1, 'x')`);
+  }
+  millrace = await startMillrace(db, { sinks: [FILLED] });
+  await millrace.atLeast(tables);
+  const stored = (key: string): { backfills: object } =>
+    JSON.parse(Buffer.from(millrace!.server.store.state.get(key) ?? '{"backfills":{}}').toString());
+  const marks = () => ['sink/sink/cursor', 'source/shop/rows/cursor'].map((key) => Object.keys(stored(key).backfills));
+  let rows = 1;
+  await eventually('the cursors on record have no marks', async () => {
+    await db.sql(`INSERT INTO t_0 VALUES (${++rows})`);
+    return fills().length === tables && marks().every((of) => of.length === 0);
+  });
+  await millrace.stop();
+  millrace = await startMillrace(db, { sinks: [FILLED], dataDir: millrace.dataDir });
+  const messages = await millrace.atLeast(tables + rows - 1);
+  expect(messages.filter(({ action }) => action === 'read')).toHaveLength(tables);
+}, 60_000);

@@ -12,14 +12,7 @@ import { describeTable } from '@millrace/postgres/catalog';
 import type { RowReader } from '@millrace/postgres/pgoutput';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { TableSchema } from '../table-schema.ts';
-import {
-  type BackfillEvent,
-  type BackfillJob,
-  failureOf,
-  isOpen,
-  nextState,
-  withoutKeys,
-} from './backfill-job.ts';
+import { type BackfillEvent, type BackfillJob, failureOf, isOpen, nextState, withoutKeys } from './backfill-job.ts';
 import { BACKFILL_DONE, isDone, parseMark } from './backfill-mark.ts';
 import { type AdmittedRequest, admitRequest, BackfillRefused, type BackfillRequest } from './backfill-request.ts';
 import { BackfillRun } from './backfill-run.ts';
@@ -387,7 +380,7 @@ export class BackfillManager {
   /** Whether a mark of the sink's cursor is still of use. */
   keepsMark(backfill: string): boolean {
     const job = this.#jobs.get(backfill);
-    return job === undefined || job.kind === 'initial' || isOpen(job) || job.state === 'failed';
+    return job === undefined || isOpen(job) || job.state === 'failed' || !this.#options.store.holds(job);
   }
 
   #complete(id: string): void {

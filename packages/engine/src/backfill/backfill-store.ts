@@ -14,6 +14,8 @@ export interface BackfillStore {
   load(): BackfillJob[];
   /** All of them; one call after the other. A job that is another object than in the last call has changed. */
   save(jobs: readonly BackfillJob[]): Promise<void>;
+  /** This very state of the job is on record. */
+  holds(job: BackfillJob): boolean;
 }
 
 export function backfillStore(state: StateTable, key: string): BackfillStore {
@@ -43,6 +45,7 @@ export function backfillStore(state: StateTable, key: string): BackfillStore {
       for (const job of changed) single.set(job.id, job);
       together = asked;
     },
+    holds: (job) => single.get(job.id) === job || together.includes(job),
   };
 }
 

@@ -114,12 +114,17 @@ export function startDelivery(options: DeliveryOptions): Delivery {
 
   const saver = saveRegularly(
     cursors,
-    () => cursor,
+    () => (cursor = usefulMarks(cursor)),
     (now) => {
       saved = now.position;
       sink.saved(now);
     },
   );
+
+  /** Without those that nobody asks for any more: a cursor has to fit in a value, however many tables were read. */
+  function usefulMarks(full: SinkCursor): SinkCursor {
+    return { ...full, backfills: new Map([...full.backfills].filter(([id]) => options.keepsMark?.(id) ?? true)) };
+  }
 
   async function run(): Promise<void> {
     // What an operator said before does not outlive the configuration's own word.
@@ -187,7 +192,7 @@ export function startDelivery(options: DeliveryOptions): Delivery {
       await cursors.save(cursor);
       known = true;
     }
-    cursor = { ...cursor, backfills: new Map([...cursor.backfills].filter(([id]) => options.keepsMark?.(id) ?? true)) };
+    cursor = usefulMarks(cursor);
     const feed = await openFeed(cursor, signal);
     const newBatch = options.newBatch ?? (() => new MessageBatch(sink.limits));
     const writes = new WriteWindow(sink, newBatch, signal, (batch, destination) => {

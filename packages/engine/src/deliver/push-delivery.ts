@@ -135,6 +135,7 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
     async save() {
       const now = ledger;
       await markDeadLetters(now);
+      now.keepMarks(options.keepsMark ?? (() => true));
       const next = now.cursor();
       await cursors.save(next);
       if (now !== ledger) return;
@@ -212,7 +213,6 @@ export function startPushDelivery(options: PushDeliveryOptions): PushDelivery {
         moveTo = null;
       } else ledger = new DeliveryLedger(ledger.cursor());
       const deadKeys = await givenUpSince();
-      ledger.keepMarks(options.keepsMark ?? (() => true));
       // On record before anything is sent: a kill then finds the dead letters of this session.
       await saver.now();
       const opened = await Promise.race([sink(), aborted(either)]);
