@@ -100,6 +100,7 @@ export const codes = {
   verify_impossible: { retry: 'operator', text: 'This cannot be verified as it is.' },
   verify_unreadable: { retry: 'operator', text: 'A record of the stream is no message of a sink.' },
   row_index_reset: { retry: 'backoff', text: 'The row index starts over, or reads a table again.' },
+  row_index_locked: { retry: 'backoff', text: 'Another process has locked the file of the row index.' },
   log_overrun: { retry: 'operator', text: 'A sink fell behind the retained change log.' },
   rewind_ahead: { retry: 'operator', text: 'A sink is rewound to where it has been, not ahead.' },
   // Object storage

@@ -1,5 +1,6 @@
 import { copyFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
 import { ORDINAL_END, type Position } from '@millrace/core/position';
 import { MessageBatch } from '@millrace/sinks/message-batch';
 import type { SinkCursor } from '@millrace/sinks/sink';
@@ -135,3 +136,19 @@ test('a batch that fails takes those sent behind it along', async () => {
   expect(results.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
   expect(rows()).toBe(1);
 });
+
+test('a file that another process has locked is waited for: it is neither the end nor a reason to read anything again', async () => {
+  const sink = open();
+  await sink.resume(null, signal);
+  const cursor = await write(sink, '1', 200n);
+  const other = new DatabaseSync(file);
+  other.exec('BEGIN IMMEDIATE');
+  const began = performance.now();
+  await expect(write(sink, '2', 300n)).rejects.toMatchObject({ code: 'row_index_locked', retry: 'backoff' });
+  expect(performance.now() - began).toBeGreaterThan(4_000);
+  other.exec('ROLLBACK');
+  other.close();
+  expect(await sink.resume(cursor, signal)).toMatchObject({ position: { lsn: 200n }, backfills: cursor.backfills });
+  await write(sink, '2', 300n);
+  expect(rows()).toBe(2);
+}, 20_000);

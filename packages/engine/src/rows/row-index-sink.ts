@@ -19,6 +19,8 @@ const BATCH_OPERATIONS_MAX = 8192;
 const BATCH_BYTES_MAX = 4 << 20;
 /** SQLITE_FULL */
 const DISK_FULL = 13;
+/** SQLITE_BUSY and SQLITE_LOCKED: a backup tool or a person has it open. */
+const LOCKED: ReadonlySet<number> = new Set([5, 6]);
 
 export interface RowIndexSinkOptions {
   /** The SQLite file; its directory is made. */
@@ -191,6 +193,7 @@ function failureOf({ message, errcode, damaged, follows }: NonNullable<RowStoreA
   // SQLite's texts name files and tables of the index, never values.
   if (damaged || follows) return new MillraceError('row_index_reset', { detail: `${message}.` });
   if (errcode === undefined) return new InvariantError(message);
+  if (LOCKED.has(errcode & 0xff)) return new MillraceError('row_index_locked', { detail: `${message}.` });
   return new MillraceError((errcode & 0xff) === DISK_FULL ? 'storage_full' : 'storage_failed', {
     detail: `The row index: ${message}.`,
   });

@@ -186,7 +186,8 @@ export class RowStore {
     assert(this.#position !== null, 'the row index has begun before it is told of changes');
     this.#resets = 0;
     this.#through = through;
-    this.#db.exec('BEGIN');
+    // At once for writing: one that has read already does not wait for another's lock.
+    this.#db.exec('BEGIN IMMEDIATE');
     try {
       this.#bytes = bytes;
       this.#at = 0;
