@@ -1,6 +1,6 @@
 // The network swallows what Postgres sends and says nothing: status updates still go out, so Postgres is content, and
 // nothing arrives for hours while WAL piles up. It has to be found out within twice wal_sender_timeout; where that is 0,
-// the server may be silent for as long as it likes.
+// the server may be silent for as long as it works (the other case is in packages/postgres/test/replication.test.ts).
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { startProxy } from '@millrace/testkit/proxy';
 import { afterEach, beforeEach, expect, test } from 'vitest';

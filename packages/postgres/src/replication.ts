@@ -6,7 +6,13 @@
 import { assert } from '@millrace/core/assert';
 import { MillraceError } from '@millrace/core/error';
 import { formatLsn, type Lsn } from '@millrace/core/lsn';
-import { type CopyBothSession, type PgConnection, quoteIdentifier, quoteLiteral } from './connection.ts';
+import {
+  type ConnectionConfig,
+  type CopyBothSession,
+  PgConnection,
+  quoteIdentifier,
+  quoteLiteral,
+} from './connection.ts';
 import { AdaptivePacing, type ReadPacing, UNIX_READ_INTERVAL_MS } from './read-pacing.ts';
 import { FRAME_BYTES_MAX } from './receive-buffer.ts';
 import { PgServerError, parseErrorResponse, queryError } from './server-error.ts';
@@ -34,7 +40,8 @@ export interface ReplicationOptions {
   readonly statusIntervalMs?: number;
   /**
    * Silence before pg_timeout; a reply is asked for after half of it. Absent: TIMEOUT_FACTOR times wal_sender_timeout.
-   * Where that is 0 nothing times out: it says that this server may be silent for as long as it likes.
+   * Where that is 0 it says that this server may be silent for as long as it works; absent: UNTIMED_MS. Then the server is
+   * asked on another connection, and only a sender that waits, or that there is none, is pg_timeout.
    */
   readonly timeoutMs?: number;
   /** Large transactions are sent while they are in progress (streamed-messages.ts). Postgres 14 and later. */
@@ -74,8 +81,8 @@ const STATUS_INTERVAL_MS = 10_000;
 /** The server speaks or asks after half of its timeout, so twice that is silence. */
 const TIMEOUT_FACTOR = 1.5;
 const TIMEOUT_MS_MIN = 1_000;
-/** Where nothing times out, an answer is asked for as if it were after this. */
-const ASK_UNTIMED_MS = 60_000;
+const UNTIMED_MS = 60_000;
+const QUESTION_MS = 10_000;
 const PROTOCOL_VERSION = 1;
 /** The first that has streaming. Later ones add two-phase commit and parallel apply, which nothing here needs. */
 const STREAMING_PROTOCOL_VERSION = 2;
@@ -104,7 +111,8 @@ export async function startReplication(
     `SET lock_timeout = 0; ${withoutTimeouts(connection.serverVersion)};
       SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'`,
   );
-  const session = new ReplicationSession(connection, options, Number(rows[0]?.[0] ?? 0), handler);
+  const isDead = () => senderIsIdle({ ...connection.config, replication: false }, options.slot);
+  const session = new ReplicationSession(connection, options, Number(rows[0]?.[0] ?? 0), isDead, handler);
   const names = quoteLiteral(options.publications.map(quoteIdentifier).join(','));
   // Logical messages came with Postgres 14.
   const messages = connection.serverVersion >= 14_00_00 ? `, messages 'true'` : '';
@@ -130,6 +138,9 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
   readonly #statusIntervalMs: number;
   readonly #timeoutMs: number;
   readonly #askMs: number;
+  /** The server is silent only while it works: see senderIsIdle. null: it speaks often enough. */
+  readonly #isDead: (() => Promise<boolean>) | null;
+  #askedElsewhere = 0;
   #pacing: ReadPacing;
   #transport: Transport | null = null;
   #confirmed: Lsn = 0n;
@@ -168,14 +179,17 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
     connection: PgConnection,
     options: ReplicationOptions,
     walSenderTimeoutMs: number,
+    isDead: () => Promise<boolean>,
     handler: ReplicationHandler,
   ) {
     this.#connection = connection;
     this.#handler = handler;
     this.#pacing = options.pacing ?? new AdaptivePacing();
-    const patience = options.timeoutMs ?? Math.max(TIMEOUT_MS_MIN, TIMEOUT_FACTOR * walSenderTimeoutMs);
-    this.#timeoutMs = walSenderTimeoutMs > 0 ? patience : Number.POSITIVE_INFINITY;
-    this.#askMs = (walSenderTimeoutMs > 0 ? patience : (options.timeoutMs ?? ASK_UNTIMED_MS)) / 2;
+    const patience =
+      walSenderTimeoutMs > 0 ? Math.max(TIMEOUT_MS_MIN, TIMEOUT_FACTOR * walSenderTimeoutMs) : UNTIMED_MS;
+    this.#timeoutMs = options.timeoutMs ?? patience;
+    this.#askMs = this.#timeoutMs / 2;
+    this.#isDead = walSenderTimeoutMs > 0 ? null : isDead;
     const interval = options.statusIntervalMs ?? STATUS_INTERVAL_MS;
     // A paused reader does not see the server ask, so it must speak often enough unasked.
     this.#statusIntervalMs = walSenderTimeoutMs > 0 ? Math.min(interval, walSenderTimeoutMs / 3) : interval;
@@ -427,12 +441,28 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
     }
     const silentMs = now - this.#lastRead;
     if (silentMs >= this.#timeoutMs) {
-      this.#failure ??= new MillraceError('pg_timeout', { detail: `Nothing came for ${Math.round(silentMs)} ms.` });
-      this.#transport!.destroy(this.#failure);
+      if (this.#isDead === null) this.#giveUp(silentMs);
+      else if (now - Math.max(this.#lastRead, this.#askedElsewhere) >= this.#timeoutMs) void this.#askElsewhere();
     } else if (silentMs >= this.#askMs && !this.#replyAsked) {
       this.#replyAsked = true;
       this.#sendStatus(true);
     }
+  }
+
+  #giveUp(silentMs: number): void {
+    this.#failure ??= new MillraceError('pg_timeout', { detail: `Nothing came for ${Math.round(silentMs)} ms.` });
+    this.#transport!.destroy(this.#failure);
+  }
+
+  async #askElsewhere(): Promise<void> {
+    const { reads } = this.#transport!;
+    this.#askedElsewhere = performance.now();
+    // Where the server cannot be reached at all there is nothing to be had by a new connection either.
+    const isDead = await this.#isDead!().catch(() => false);
+    // What it has just sent is on the way.
+    await new Promise((resolve) => setTimeout(resolve, this.#tickMs));
+    if (!isDead || this.#ended || this.#stopping || this.#transport!.reads !== reads) return;
+    if (!this.#paused && !this.#holding) this.#giveUp(performance.now() - this.#lastRead);
   }
 
   /** Written, flushed and applied are all what confirm() was told: nothing else is ever acknowledged (I3). */
@@ -455,6 +485,25 @@ class ReplicationSession implements CopyBothSession, ReplicationStream {
     this.#lastStatus = performance.now();
     this.#statusUpdates++;
     transport.write(update);
+  }
+}
+
+/**
+ * Whether the slot's sender waits for WAL, for us or for room to write: one that works may say nothing, one that waits
+ * would have answered. Also when there is none any more.
+ */
+async function senderIsIdle(config: ConnectionConfig, slot: string): Promise<boolean> {
+  const connection = await PgConnection.connect(config);
+  const timer = setTimeout(() => void connection.close(), QUESTION_MS);
+  try {
+    const { rows } = await connection.query(
+      `SELECT a.pid IS NULL OR COALESCE(a.wait_event ILIKE 'walsender%', false) FROM pg_catalog.pg_replication_slots AS s
+         LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.active_pid WHERE s.slot_name = ${quoteLiteral(slot)}`,
+    );
+    return rows[0]?.[0] !== 'f';
+  } finally {
+    clearTimeout(timer);
+    await connection.close();
   }
 }
 

@@ -534,6 +534,33 @@ describe('staying connected', () => {
     await setWalSenderTimeout(WAL_SENDER_TIMEOUT_MS);
   });
 
+  test('without a timeout of the server a connection that died unnoticed is found, by asking on another one', async () => {
+    await newSlot();
+    await setWalSenderTimeout(0);
+    const proxy = await startProxy({ port: config.port });
+    const reader = await read({ timeoutMs: 600 }, { port: proxy.port });
+    await reader.until(() => reader.keepalives.length >= 1);
+    proxy.swallow();
+    expect(await reader.ended).toMatchObject({ code: 'pg_timeout' });
+    expect(reader.closes.length).toBe(1);
+    await proxy.close();
+    await setWalSenderTimeout(WAL_SENDER_TIMEOUT_MS);
+  });
+
+  test('without a timeout of the server one that works in silence is waited for', async () => {
+    await newSlot();
+    await setWalSenderTimeout(0);
+    await sql.query('CREATE TABLE unpublished (id int, note text)');
+    const reader = await read({ timeoutMs: 150, statusIntervalMs: 50 });
+    for (let i = 0; i < 3; i++) {
+      await sql.query(`INSERT INTO unpublished SELECT i, repeat('x', 100) FROM generate_series(1, 300000) AS i`);
+      await sql.query(`INSERT INTO item VALUES (${i}, 'x', '')`);
+    }
+    await Promise.race([reader.ended, reader.until(() => count(reader.messages, INSERT) === 3)]);
+    expect(reader.closes).toEqual([]);
+    await setWalSenderTimeout(WAL_SENDER_TIMEOUT_MS);
+  });
+
   test('a killed server is pg_connection_lost', async () => {
     const own = await startOwnPostgres({ fsync: 'off' });
     const victim = await own.createDatabase();

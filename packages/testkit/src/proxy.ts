@@ -20,6 +20,8 @@ export interface TcpProxy {
   refuse(): Promise<void>;
   /** Nothing more arrives on either side; new connections are accepted and stay silent. */
   blackHole(): Promise<void>;
+  /** Nothing more arrives on what is open, which stays open; new connections are as the mode says. */
+  swallow(): void;
   /** Every chunk waits this long before it goes on. */
   delay(ms: number): Promise<void>;
   /** Resets what is open. What comes next goes by the present mode. */
@@ -32,6 +34,7 @@ export interface TcpProxy {
 interface Pair {
   readonly client: Socket;
   readonly target: Socket;
+  swallowed: boolean;
 }
 
 export interface ProxyTarget {
@@ -55,12 +58,13 @@ export async function startProxy(first: ProxyTarget): Promise<TcpProxy> {
       for await (const chunk of from) {
         if (delayMs > 0) await delay(delayMs);
         while (hole !== null) await hole.promise;
+        if (pair.swallowed) continue;
         if (to.destroyed) return;
         bytesPassed += (chunk as Buffer).length;
         if (!to.write(chunk as Buffer)) await drained(to);
       }
       while (hole !== null) await hole.promise;
-      to.end();
+      if (!pair.swallowed) to.end();
     } catch {
       await broken(pair);
     }
@@ -73,7 +77,11 @@ export async function startProxy(first: ProxyTarget): Promise<TcpProxy> {
   }
 
   function accept(client: Socket): void {
-    const pair: Pair = { client, target: connect({ host: target.host ?? '127.0.0.1', port: target.port }) };
+    const pair: Pair = {
+      client,
+      target: connect({ host: target.host ?? '127.0.0.1', port: target.port }),
+      swallowed: false,
+    };
     pairs.add(pair);
     let open = 2;
     for (const socket of [pair.client, pair.target]) {
@@ -144,6 +152,9 @@ export async function startProxy(first: ProxyTarget): Promise<TcpProxy> {
     async delay(ms) {
       await open(port);
       delayMs = ms;
+    },
+    swallow() {
+      for (const pair of pairs) pair.swallowed = true;
     },
     cut,
     retarget(to) {

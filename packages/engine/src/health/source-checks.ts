@@ -173,7 +173,8 @@ function messages(evidence: SourceEvidence, timing: HealthTiming): Check {
       text: `The connection stands, the server's WAL moves on, and nothing has come for ${Math.round(silentMs / 1000)} s.`,
       fix:
         `SELECT pid, state, wait_event FROM pg_stat_activity WHERE pid = (SELECT active_pid FROM pg_replication_slots WHERE slot_name = ${quoteLiteral(names.slot)});\n` +
-        '-- The network between the two, or the WAL sender, hangs. Millrace reconnects by itself after a minute.',
+        '-- The network between the two, or the WAL sender, hangs. Millrace reconnects by itself after one and a half times\n' +
+        '-- wal_sender_timeout; where that is 0, after a minute, unless the WAL sender is at work.',
     });
   }
   if (standbyAwaitedMs !== null && standbyAwaitedMs > timing.captureStallMs) {
