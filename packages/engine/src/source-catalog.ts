@@ -18,6 +18,8 @@ import type { TableSchema } from './table-schema.ts';
 
 const VISIBLE_PAUSE_MS = 5;
 const VISIBLE_TIMEOUT_MS = 10_000;
+/** When an answer takes longer its connection is given up: sinks wait for it, and the network may have forgotten it. */
+const ANSWER_MS = 60_000;
 
 /** Whether this column (by its number) is one that we keep, or kept, out of the publication. null: none of the table's. */
 export type WithheldColumns = (oid: number) => ((number: number) => boolean) | null;
@@ -25,17 +27,28 @@ export type WithheldColumns = (oid: number) => ((number: number) => boolean) | n
 export class SourceCatalog {
   readonly #config: ConnectionConfig;
   readonly #withheld: WithheldColumns;
+  readonly #answerMs: number;
   #connection: Promise<PgConnection> | null = null;
   readonly #closing = new AbortController();
 
-  constructor(config: ConnectionConfig, withheld: WithheldColumns = () => null) {
+  constructor(config: ConnectionConfig, withheld: WithheldColumns = () => null, answerMs = ANSWER_MS) {
     this.#config = config;
     this.#withheld = withheld;
+    this.#answerMs = answerMs;
   }
 
   /** What decoding rows of this relation needs. A table that is gone by now is described from what was announced. */
   async describeRelation(relation: Relation, xid = 0): Promise<DescribedRelation> {
     const connection = await this.#connected();
+    const timer = setTimeout(() => void connection.close(), this.#answerMs);
+    try {
+      return await this.#describe(connection, relation, xid);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #describe(connection: PgConnection, relation: Relation, xid: number): Promise<DescribedRelation> {
     if (xid !== 0) await this.#seen(connection, xid);
     const types = await describeTypes(
       connection,

@@ -1,0 +1,25 @@
+import type { Relation } from '@millrace/postgres/pgoutput';
+import { createDatabase } from '@millrace/testkit/postgres';
+import { startProxy } from '@millrace/testkit/proxy';
+import { expect, test } from 'vitest';
+import { SourceCatalog } from '../src/source-catalog.ts';
+
+test('a connection that the network has forgotten does not hold up the questions of sinks for ever', async () => {
+  const db = await createDatabase();
+  await db.sql('CREATE TABLE t (id int PRIMARY KEY)');
+  const [{ oid }] = await db.sql(`SELECT 't'::regclass::oid AS oid`);
+  const column = { name: 'id', typeOid: 23, typmod: -1, isKey: true };
+  const relation: Relation = { oid, schema: 'public', name: 't', replicaIdentity: 'd', columns: [column] };
+  const proxy = await startProxy({ port: db.config.port });
+  const catalog = new SourceCatalog({ ...db.config, port: proxy.port, ssl: 'disable' }, undefined, 1_000);
+  try {
+    expect(await catalog.describeRelation(relation)).toMatchObject({ gone: false });
+    proxy.swallow();
+    await expect(catalog.describeRelation(relation)).rejects.toMatchObject({ code: 'pg_connection_lost' });
+    expect(await catalog.describeRelation(relation)).toMatchObject({ gone: false });
+  } finally {
+    await catalog.close();
+    await proxy.close();
+    await db.drop();
+  }
+});
