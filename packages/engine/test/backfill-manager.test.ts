@@ -31,6 +31,7 @@ beforeEach(async () => {
       async save(jobs) {
         saved = jobs;
       },
+      holds: (job) => saved.includes(job),
     },
     source,
     initial: false,

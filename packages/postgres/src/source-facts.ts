@@ -94,7 +94,7 @@ export interface PublishedTable {
   readonly leavesWithoutIdentity: number;
   /** It holds values outside its rows, which an update that does not touch them leaves out. */
   readonly hasToasted: boolean;
-  /** Policies keep rows of it from the role. */
+  /** A policy may hide rows from the role. */
   readonly rowSecurity: boolean;
   readonly mayRead: boolean;
 }

@@ -137,6 +137,7 @@ async function checkDatabase(
     if (publication !== null) {
       findings.push(...(await pushDownFindings(connection, database, sinks)));
     }
+    if (database.audit !== null || database.slot.onLoss === 'repair') findings.push(...readFindings(tables, role));
     const checkedSinks: Checked[] = [];
     for (const sink of sinks) {
       const checked = checkSink(sink, role, publication === null ? null : { publication, tables }, shapes);
@@ -245,7 +246,7 @@ function checkSink(
     findings.push(...missingTableFindings(publication, [...new Map(named).values()], tables));
     findings.push(...unpublishedActionFindings(publication, sink.actions, tables));
     findings.push(...toastFindings(taken, sink.fillUnchanged));
-    if (sink.initialBackfill) findings.push(...backfillFindings(taken, role));
+    if (sink.initialBackfill || sink.fillUnchanged) findings.push(...readFindings(taken, role));
     if (taken.length === 0 && tables.length > 0 && sink.source.includeTables === undefined) {
       findings.push({
         slug: 'no_tables_in_publication',
@@ -258,7 +259,8 @@ function checkSink(
   return { kind: 'sink', name: sink.name, about: null, findings };
 }
 
-function backfillFindings(taken: readonly PublishedTable[], role: RoleFacts): Finding[] {
+/** Of tables that a backfill or the row index reads. */
+function readFindings(taken: readonly PublishedTable[], role: RoleFacts): Finding[] {
   const findings: Finding[] = [];
   const user = quoteIdentifier(role.name);
   const denied = taken.filter(({ mayRead }) => !mayRead).map(({ schema, name }) => [schema, name] as const);
@@ -266,7 +268,7 @@ function backfillFindings(taken: readonly PublishedTable[], role: RoleFacts): Fi
     findings.push({
       slug: 'select_right',
       severity: 'error',
-      text: `${role.name} may not read ${listed(denied)}, which a backfill does.`,
+      text: `${role.name} may not read ${listed(denied)}, which backfills and the row index do.`,
       fix: [
         ...new Set(denied.map(([schema]) => `GRANT USAGE ON SCHEMA ${quoteIdentifier(schema)} TO ${user};`)),
         statements(denied, (table) => `GRANT SELECT ON ${table} TO ${user};`),
@@ -279,7 +281,7 @@ function backfillFindings(taken: readonly PublishedTable[], role: RoleFacts): Fi
     findings.push({
       slug: 'row_security',
       severity: 'error',
-      text: `Row security keeps rows of ${listed(hidden)} from ${role.name}, of which a backfill fails then.`,
+      text: `Row security applies to ${role.name} on ${listed(hidden)}: the stream shows all rows, so a backfill and the row index refuse to read some of them.`,
       fix: `ALTER ROLE ${user} BYPASSRLS;`,
       code: 'pg_privilege',
     });
