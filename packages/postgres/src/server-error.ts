@@ -47,6 +47,9 @@ export function parseErrorResponse(buffer: Buffer, start: number, end: number): 
   return { severity, sqlState, message, file };
 }
 
+/** Where the server looks at the limits of a role and of a database; that of WAL senders is elsewhere. */
+const LIMITS_OF_ONE: ReadonlySet<string> = new Set(['miscinit.c', 'postinit.c']);
+
 /** An error during startup: before the session could run its first query. */
 export function startupError(
   response: ErrorResponse,
@@ -73,13 +76,20 @@ export function startupError(
         hint: `Check the database name, or create it:\n  CREATE DATABASE ${ident(database)};`,
       });
     case '53300':
-      return replication
+      return replication && !LIMITS_OF_ONE.has(response.file)
         ? new PgServerError('pg_no_free_senders', response, {
             hint: 'Raise max_wal_senders and restart Postgres:\n  ALTER SYSTEM SET max_wal_senders = 20;\nWho uses them: SELECT pid, application_name FROM pg_stat_replication;',
           })
         : new PgServerError('pg_too_many_connections', response, {
-            hint: 'Close idle connections, or raise max_connections (needs a restart).\nWho uses them: SELECT usename, application_name, count(*) FROM pg_stat_activity GROUP BY 1, 2 ORDER BY 3 DESC;',
+            hint:
+              'Close idle connections, or raise max_connections (needs a restart). Where it is a limit of the role or the database:\n' +
+              `  ALTER ROLE ${ident(user)} CONNECTION LIMIT -1;\n  ALTER DATABASE ${ident(database)} CONNECTION LIMIT -1;\n` +
+              'Who uses them: SELECT usename, application_name, count(*) FROM pg_stat_activity GROUP BY 1, 2 ORDER BY 3 DESC;',
           });
+    case '55000':
+      return new PgServerError('pg_connection_lost', response, {
+        hint: `Let it be connected to, in another database:\n  ALTER DATABASE ${ident(database)} ALLOW_CONNECTIONS true;`,
+      });
     case '0A000':
       // MULE_INTERNAL, to which no conversion leads.
       return notUtf8(response, `The encoding of database "${database}" cannot be converted to UTF-8.`);

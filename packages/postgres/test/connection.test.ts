@@ -155,6 +155,39 @@ describe('logging in', () => {
     expect((error as MillraceError).code).toBe('pg_too_many_connections');
     await Promise.all(held.map((connection) => connection.close()));
   });
+
+  test.each([
+    ['role', 'ALTER ROLE trusted_user', 'CONNECTION LIMIT 1', /ALTER ROLE "trusted_user" CONNECTION LIMIT -1;/],
+    ['database', 'ALTER DATABASE limited', 'CONNECTION LIMIT 0', /ALTER DATABASE "limited" CONNECTION LIMIT -1;/],
+    [
+      'database',
+      'ALTER DATABASE limited',
+      'ALLOW_CONNECTIONS false',
+      /ALTER DATABASE "limited" ALLOW_CONNECTIONS true;/,
+    ],
+  ] as const)('a limit of the %s itself is told, with the SQL that lifts it: %s %s', async (_, what, limit, fix) => {
+    const admin = await PgConnection.connect(config);
+    await admin.query('ALTER ROLE trusted_user REPLICATION');
+    await admin.query('CREATE DATABASE limited');
+    await admin.query(`${what} ${limit}`);
+    const as = { user: 'trusted_user', database: 'limited' };
+    const held = await PgConnection.connect({ ...config, ...as }).catch(() => null);
+    for (const replication of [false, true]) {
+      const refused = await PgConnection.connect({ ...config, ...as, replication }).then(
+        (connection) => connection.close(),
+        (error: unknown) => error as MillraceError,
+      );
+      // A limit of a role is none for WAL senders.
+      if (refused instanceof MillraceError) {
+        expect(refused.code).not.toBe('pg_no_free_senders');
+        expect(refused.hint).toMatch(fix);
+      } else expect(replication).toBe(true);
+    }
+    await held?.close();
+    await admin.query('DROP DATABASE limited WITH (FORCE)');
+    await admin.query('ALTER ROLE trusted_user NOREPLICATION CONNECTION LIMIT -1');
+    await admin.close();
+  });
 });
 
 describe('reaching the server', () => {
