@@ -44,7 +44,7 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
     ...{ connection, publication, state, key, onFinding: options.onPushDown, signal: options.signal },
     keepsRows: (specs) => needsRowIndex(options, source, specs),
   });
-  const catalog = new SourceCatalog(connection, pushDown.withheld);
+  const catalog = new SourceCatalog(connection, publication, pushDown.withheld);
   const schemas = new SchemaHistory(state, `${key}/schema`, (relation, xid) => catalog.describeRelation(relation, xid));
   const backfillSource = new BackfillSource({
     connection,

@@ -197,7 +197,7 @@ export class SinkSet {
   }
 
   async #requireTables(spec: SinkSpec): Promise<void> {
-    await this.#parts.catalog.requireTables(this.#parts.publication, spec.tables);
+    await this.#parts.catalog.requireTables(spec.tables);
   }
 
   /** While nothing is stopped: the place where one is to begin may be gone. */

@@ -16,6 +16,9 @@ import { parseSnapshot, sees } from './backfill/snapshot.ts';
 import type { DescribedRelation } from './decode/schema-history.ts';
 import type { TableSchema } from './table-schema.ts';
 
+type PresentColumn = TableDescription['columns'][number];
+
+const COLUMN_LISTS_VERSION_MIN = 150_000;
 const VISIBLE_PAUSE_MS = 5;
 const VISIBLE_TIMEOUT_MS = 10_000;
 /** When an answer takes longer its connection is given up: sinks wait for it, and the network may have forgotten it. */
@@ -26,13 +29,20 @@ export type WithheldColumns = (oid: number) => ((number: number) => boolean) | n
 
 export class SourceCatalog {
   readonly #config: ConnectionConfig;
+  readonly #publication: string;
   readonly #withheld: WithheldColumns;
   readonly #answerMs: number;
   #connection: Promise<PgConnection> | null = null;
   readonly #closing = new AbortController();
 
-  constructor(config: ConnectionConfig, withheld: WithheldColumns = () => null, answerMs = ANSWER_MS) {
+  constructor(
+    config: ConnectionConfig,
+    publication: string,
+    withheld: WithheldColumns = () => null,
+    answerMs = ANSWER_MS,
+  ) {
     this.#config = config;
+    this.#publication = publication;
     this.#withheld = withheld;
     this.#answerMs = answerMs;
   }
@@ -58,7 +68,8 @@ export class SourceCatalog {
     const table = await describeTable(connection, relation.oid);
     const identity = relation.columns.filter((column) => column.isKey).map((column) => column.name);
     const isWithheld = this.#withheld(relation.oid);
-    const present = presentColumns(relation, table, isWithheld !== null);
+    const listed = await this.#listedColumns(connection, relation.oid);
+    const present = presentColumns(relation, table, listed, isWithheld !== null);
     const partition =
       table !== null && table.root.oid !== table.oid ? { schema: table.schema, name: table.name } : null;
     const schema: TableSchema = {
@@ -97,9 +108,21 @@ export class SourceCatalog {
     }
   }
 
+  /** Numbers of the columns that the publication lists of this table; null: there is no list. */
+  async #listedColumns(connection: PgConnection, oid: number): Promise<readonly number[] | null> {
+    if (connection.serverVersion < COLUMN_LISTS_VERSION_MIN) return null;
+    const { rows } = await connection.query(
+      `SELECT r.prattrs::pg_catalog.text FROM pg_catalog.pg_publication_rel AS r
+         JOIN pg_catalog.pg_publication AS p ON p.oid = r.prpubid
+        WHERE r.prrelid = ${oid} AND p.pubname = ${quoteLiteral(this.#publication)}`,
+    );
+    return rows[0]?.[0]?.split(' ').map(Number) ?? null;
+  }
+
   /** Throws pg_table_missing or pg_table_unpublished for the first table that cannot be captured. */
-  async requireTables(publication: string, tables: readonly { schema: string; name: string }[]): Promise<void> {
+  async requireTables(tables: readonly { schema: string; name: string }[]): Promise<void> {
     if (tables.length === 0) return;
+    const publication = this.#publication;
     const connection = await this.#connected();
     const published = await listPublishedTables(connection, publication);
     for (const { schema, name } of tables) {
@@ -157,21 +180,51 @@ async function coversPartition(connection: PgConnection, publication: string, ro
 }
 
 /**
- * What became of each announced column. In a table that never dropped one, columns stand where they always stood,
- * whatever they are called by now; else a column is one of the same name and type.
+ * What became of each announced column. They are announced in the order in which they were made, and keep it whatever they
+ * are called by now: where it is known which of them are sent, their places tell. Else names do, unless they were
+ * exchanged. A column that either may mistake is left undefined.
  */
 function presentColumns(
-  relation: Relation,
+  { columns }: Relation,
   table: TableDescription | null,
-  hasList: boolean,
-): readonly (TableDescription['columns'][number] | undefined)[] {
+  listed: readonly number[] | null,
+  isOurs: boolean,
+): readonly (PresentColumn | undefined)[] {
   const now = table?.columns ?? [];
   const places = new Map(now.map(({ name }, i) => [name, i]));
-  const whole = !hasList && now.every(({ number, generated }, i) => number === i + 1 && !generated);
-  // Neither a list of columns nor names that changed places.
-  const inPlace = relation.columns.every(({ name }, i) => (places.get(name) ?? i) === i);
-  if (whole && inPlace) return relation.columns.map((_, i) => now[i]);
-  return relation.columns.map(({ name, typeOid }) => now.find((one) => one.name === name && one.type.oid === typeOid));
+  const sent = isOurs ? null : sentColumns(now, listed, columns.length);
+  if (sent !== null) {
+    const isCertain = sent.length === now.length && sent.length === columns.length;
+    return columns.map(({ name }, i) => {
+      // The name is taken by another column by now, or the list was another one then.
+      const isElsewhere = places.has(name) && sent[i]?.name !== name;
+      return isElsewhere && !isCertain ? undefined : sent[i];
+    });
+  }
+  const found = columns.map(({ name }) => places.get(name)).filter((place) => place !== undefined);
+  if (found.some((place, i) => i > 0 && place < found[i - 1]!)) return columns.map(() => undefined);
+  return columns.map(({ name, typeOid }, i) => {
+    const place = places.get(name);
+    if (place === undefined || now[place]!.type.oid !== typeOid) return undefined;
+    // Without a list, no more columns stand before one now than stood there then: this one was made later.
+    return listed === null && !isOurs && countSent(now, place) > i ? undefined : now[place];
+  });
+}
+
+/** Those that changes have now, where they stand as they stood when `count` were announced; null: that is not known. */
+function sentColumns(
+  now: readonly PresentColumn[],
+  listed: readonly number[] | null,
+  count: number,
+): readonly PresentColumn[] | null {
+  if (listed === null) return now.every(({ number, generated }, i) => number === i + 1 && !generated) ? now : null;
+  const sent = now.filter(({ number }) => listed.includes(number));
+  return sent.length === count ? sent : null;
+}
+
+/** Of those before `place`, how many changes have in any case. */
+function countSent(now: readonly PresentColumn[], place: number): number {
+  return now.slice(0, place).filter(({ generated }) => !generated).length;
 }
 
 function withheldOf(

@@ -11,7 +11,7 @@ test('a connection that the network has forgotten does not hold up the questions
   const column = { name: 'id', typeOid: 23, typmod: -1, isKey: true };
   const relation: Relation = { oid, schema: 'public', name: 't', replicaIdentity: 'd', columns: [column] };
   const proxy = await startProxy({ port: db.config.port });
-  const catalog = new SourceCatalog({ ...db.config, port: proxy.port, ssl: 'disable' }, undefined, 1_000);
+  const catalog = new SourceCatalog({ ...db.config, port: proxy.port, ssl: 'disable' }, 'none', undefined, 1_000);
   try {
     expect(await catalog.describeRelation(relation)).toMatchObject({ gone: false });
     proxy.swallow();

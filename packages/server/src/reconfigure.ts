@@ -30,12 +30,13 @@ export async function checkAgainstSources(now: Config, next: Config, { databases
   for (const name of new Set(asked.map(({ database }) => database))) {
     const running = databases.find(name);
     if (running?.state.kind !== 'running') continue;
-    const catalog = new SourceCatalog(sourceOf(running.config).connection);
+    const { connection, publication } = sourceOf(running.config);
+    const catalog = new SourceCatalog(connection, publication.name);
     try {
       const tables = asked
         .filter(({ database }) => database === name)
         .flatMap(({ source }) => source.includeTables ?? []);
-      await catalog.requireTables(running.config.publication.name, tables);
+      await catalog.requireTables(tables);
     } catch (error) {
       const refused = error instanceof MillraceError && (error.retry === 'operator' || error.retry === 'never');
       if (refused || !(error instanceof MillraceError)) throw error;

@@ -7,7 +7,7 @@
  * light what was masked); the sink's column rules do not need theirs in every table, its filters do.
  */
 import { MillraceError } from '@millrace/core/error';
-import type { TableSchema } from '../table-schema.ts';
+import type { ColumnSchema, TableSchema } from '../table-schema.ts';
 import {
   COLUMN_HASHED,
   COLUMN_HIDDEN,
@@ -92,15 +92,33 @@ export function checkRenamed(before: VersionedSchema | undefined, table: TableSc
   if (before === undefined) return;
   const own = rulesOfTable(rules, table.schema, table.name)?.columns ?? null;
   for (const column of before.columns) {
-    if (column.number === undefined || !listed(column.name, rules.columns)) continue;
-    const now = table.columns.find(({ number }) => number === column.number);
-    if (now === undefined || listed(now.name, rules.columns) || (own !== null && listed(now.name, own))) continue;
+    if (!listed(column.name, rules.columns)) continue;
+    const { number } = column;
+    const isKnown = number !== undefined;
+    const candidates = isKnown
+      ? table.columns.filter((other) => other.number === number)
+      : mayBe(column, before, table);
+    const now = candidates.find(({ name }) => !listed(name, rules.columns) && (own === null || !listed(name, own)));
+    if (now === undefined) continue;
     throw invalid(
       table,
-      `hide "${column.name}", which is called "${now.name}" now`,
+      `hide "${column.name}", which ${isKnown ? 'is' : 'may be'} called "${now.name}" now`,
       `Add "${now.name}" to the rules, in the list that has "${column.name}".`,
     );
   }
+}
+
+/** Columns that one may have become whose number was not known: those that have come up, or are not where they were. */
+function mayBe({ type }: ColumnSchema, before: TableSchema, table: TableSchema): readonly ColumnSchema[] {
+  const names = before.columns.map(({ name }) => name);
+  const places = table.columns.map(({ name }) => names.indexOf(name));
+  const stayed = places.filter((place) => place >= 0);
+  const isExchanged = stayed.some((place, i) => i > 0 && place < stayed[i - 1]!);
+  const numbers = new Set(before.columns.flatMap(({ number }) => number ?? []));
+  return table.columns.filter((column, i) => {
+    if (column.type.oid !== type.oid || (column.number !== undefined && numbers.has(column.number))) return false;
+    return isExchanged || places[i]! < 0;
+  });
 }
 
 /**
