@@ -297,7 +297,11 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
     lastValues: {
       covers,
       caughtUp: (position, signal) => until(() => covers(position), AbortSignal.any([signal, stopping.signal])),
-      value: (table, rowKey, column, before) => lookup.value(table, rowKey, column, before),
+      value(table, rowKey, column, before) {
+        // Given up, it does not know what came since.
+        if (comparePositions(delivery.cursor.position, before) < 0) return null;
+        return lookup.value(table, rowKey, column, before);
+      },
     },
     table: (schema, name) => lookup.table(schema, name),
     complete,
