@@ -200,18 +200,27 @@ test('a value from before a table had no key for a while is not filled in', asyn
   expect(['b2', undefined]).toContain(third);
 });
 
-test('a value is not filled in by an index that does not get as far', async () => {
+test('a partition whose replica identity is not that of its root costs its table alone the values', async () => {
   await db.sql(`${TABLE}; CREATE TABLE parted (id int, n int NOT NULL, body text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
     CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (9); CREATE UNIQUE INDEX part_n ON part (n);
     ALTER TABLE part ALTER body SET STORAGE EXTERNAL; ALTER TABLE part REPLICA IDENTITY USING INDEX part_n`);
   await db.sql('INSERT INTO docs (id, n, body) VALUES (1, 0, $1)', [big('a1')]);
   await db.sql('INSERT INTO parted VALUES (1, 1, $1), (2, 2, $1)', [big('p1')]);
   millrace = await startMillrace(db, { sinks: [FILL] });
-  await eventually('the index has read the tables', () => millrace!.server.pipelines[0]!.rowIndex!.filled);
+  const index = () => millrace!.server.pipelines[0]!.rowIndex!;
+  await eventually('the index has read the tables', () => index().filled);
   await db.sql('DELETE FROM parted WHERE id = 2');
   await db.sql('UPDATE docs SET body = $1', [big('b2')]);
   await db.sql('UPDATE docs SET n = 1');
-  expect(bodies(await millrace.atLeast(3, 'filled'))).toEqual([undefined, 'b2', undefined]);
+  expect(bodies(await millrace.atLeast(3, 'filled'))).toEqual([undefined, 'b2', 'b2']);
+  await db.sql('UPDATE parted SET n = 5');
+  await db.sql('UPDATE docs SET n = 2');
+  const messages = await millrace.atLeast(5, 'filled');
+  expect(messages[3]!.metadata['unchanged_columns']).toEqual(['body']);
+  expect(bodies(messages)[4]).toBe('b2');
+  expect(index().keyless).toEqual(['public.parted']);
+  expect(millrace.lines.join()).toContain('public.parted is left out');
+  expect(index().delivery.state.kind).toBe('running');
 });
 
 test('a table that is dropped before its first fill is not waited for', async () => {

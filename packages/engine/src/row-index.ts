@@ -99,6 +99,8 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
   const cursors = cursorStore(state, `${key}/rows/cursor`);
   const stopping = new AbortController();
   const keyless = new Set<string>();
+  /** Until the next start. */
+  const keyNotSent = new Set<number>();
   /** Tables that came after the feed was opened, each a reason to open it again once. */
   const added = new Set<string>();
   let published: ReadonlyMap<number, ReadTable> | null = null;
@@ -160,7 +162,16 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
       schemas,
       takes,
       keepsValues,
-      onKeyless: ({ schema, name }) => keyless.add(`${schema}.${name}`),
+      keyNotSent,
+      onKeyless: ({ oid, schema, name }) => {
+        const label = `${schema}.${name}`;
+        if (keyNotSent.has(oid) && !keyless.has(label)) {
+          options.onNotice?.(
+            `${label} is left out until the next start: a partition of it has another replica identity, so that its changes come without the key`,
+          );
+        }
+        keyless.add(label);
+      },
       onTable: ({ schema, name, oid }) => {
         const id = initialId(schema, name);
         const one = `${oid} ${id}`;

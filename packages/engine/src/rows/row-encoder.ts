@@ -47,6 +47,11 @@ export interface RowEncoderOptions {
   readonly keepsValues: (schema: string, table: string) => boolean;
   /** A table without a key, which is left out; said once per shape. */
   readonly onKeyless?: (table: TableSchema) => void;
+  /**
+   * Relations that are left out because rows of theirs came without the whole key: a partition that is published by its root
+   * has a replica identity of its own, which nothing announces. Added to; outlives the encoder.
+   */
+  readonly keyNotSent?: Set<number>;
   /** A table that is indexed is met for the first time, or in another shape. */
   readonly onTable?: (table: TableSchema) => void;
 }
@@ -87,6 +92,7 @@ const SCRATCH_KEPT_BYTES = 4 << 20;
 
 export class RowEncoder {
   readonly #options: RowEncoderOptions;
+  readonly #keyNotSent: Set<number>;
   readonly #row = new RowReader();
   readonly #relations = new Map<number, Buffer>();
   readonly #plans = new Map<number, Entry>();
@@ -105,6 +111,7 @@ export class RowEncoder {
 
   constructor(options: RowEncoderOptions) {
     this.#options = options;
+    this.#keyNotSent = options.keyNotSent ?? new Set();
   }
 
   relation(bytes: Buffer, start: number, end: number): void {
@@ -161,6 +168,12 @@ export class RowEncoder {
     row.aim(bytes, start, end);
     checkShape(plan, row.newCount);
     checkShape(plan, row.oldCount);
+    if (row.oldKind !== 0 && !hasKey(plan, row.oldKinds)) {
+      this.#keyNotSent.add(oid);
+      this.#plans.delete(oid);
+      this.#lastOid = -1;
+      return this.row(bytes, start, end, ordinal);
+    }
     const { body } = batch;
     this.#announce(body, plan);
     switch (bytes[start]) {
@@ -232,7 +245,8 @@ export class RowEncoder {
   }
 
   #planFor(schema: TableSchema, leaf: boolean, taken: boolean): RowPlan {
-    const keyColumns = taken && schema.replicaIdentity !== 'n' ? identityColumns(schema) : [];
+    const isKeyed = taken && schema.replicaIdentity !== 'n' && !this.#keyNotSent.has(schema.oid);
+    const keyColumns = isKeyed ? identityColumns(schema) : [];
     // Under replica identity full nothing is left out.
     const keepsValues = schema.replicaIdentity !== 'f' && this.#options.keepsValues(schema.schema, schema.name);
     const shape: RowShape = {
@@ -422,6 +436,11 @@ function writeValues(
   }
   out.buffer[countAt] = count >>> 8;
   out.buffer[countAt + 1] = count;
+  return true;
+}
+
+function hasKey({ keyColumns }: RowPlan, kinds: Int32Array): boolean {
+  for (let i = 0; i < keyColumns.length; i++) if (kinds[keyColumns[i]!] !== VALUE_TEXT) return false;
   return true;
 }
 
