@@ -58,6 +58,8 @@ export interface RowIndexOptions {
 }
 
 export interface RowIndex extends DiffedIndex {
+  /** `oid`: see IndexStateOptions. */
+  complete(schema: string, name: string, oid?: number): boolean;
   readonly delivery: Delivery;
   readonly lastValues: LastValues;
   /** Where a repair gets its difference from. */
@@ -151,8 +153,9 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
       .filter(({ id, state, table }) => state === 'failed' && id === initialId(table.schema, table.name));
   }
 
-  function complete(schema: string, name: string): boolean {
-    return manager.get(initialId(schema, name))?.state === 'completed';
+  function complete(schema: string, name: string, oid?: number): boolean {
+    const job = manager.get(initialId(schema, name));
+    return job?.state === 'completed' && (oid === undefined || job.oid === oid);
   }
 
   const openFeed: OpenFeed = async (cursor, signal) => {

@@ -6,7 +6,8 @@ import { type IndexedTable, sameColumn } from './row-lookup.ts';
 
 export interface IndexStateOptions {
   table(schema: string, name: string): IndexedTable | null;
-  complete(schema: string, name: string): boolean;
+  /** `oid`: whether it is this table that was read under the name. */
+  complete(schema: string, name: string, oid?: number): boolean;
   reach(lsn: Lsn, signal: AbortSignal): Promise<void>;
 }
 
@@ -18,11 +19,15 @@ export function indexState(index: IndexStateOptions): ComparedState {
 }
 
 function comparedTable(index: IndexStateOptions, group: readonly PublishedTable[]): ComparedTable | { why: string } {
-  const { schema } = group[0]!;
+  const { schema, own } = group[0]!;
+  const isWhole = own.schema === schema.schema && own.name === schema.name;
   if (group.some(({ key }) => key.length === 0)) return { why: 'it has no key' };
   if (!index.complete(schema.schema, schema.name)) return { why: 'the row index has not read it yet' };
   const indexed = index.table(schema.schema, schema.name);
-  if (indexed === null) return NOTHING;
+  if (indexed === null) {
+    return isWhole && !index.complete(schema.schema, schema.name, schema.oid) ? { why: OTHER_NAME } : NOTHING;
+  }
+  if (isWhole && indexed.oid !== null && indexed.oid !== schema.oid) return { why: OTHER_NAME };
   if (group.some(({ key }) => key.join('\0') !== indexed.key.join('\0'))) {
     return { why: 'its key was changed, and no row since' };
   }
@@ -47,6 +52,8 @@ function comparedTable(index: IndexStateOptions, group: readonly PublishedTable[
     after: (id, rowsMax) => indexed.after(id, rowsMax),
   };
 }
+
+const OTHER_NAME = 'another table had its name, and no row of it has come since';
 
 /** No row of the table was ever there. */
 const NOTHING: ComparedTable = { whole: true, find: () => null, after: () => [] };

@@ -24,6 +24,8 @@ export interface IndexedRow {
 export interface IndexedTable {
   readonly schema: string;
   readonly name: string;
+  /** null: only partitions of it have been published, each by itself. */
+  readonly oid: number | null;
   /** Part of the name of its first fill: rows of an earlier generation were forgotten. */
   readonly generation: number;
   readonly key: readonly string[];
@@ -41,6 +43,7 @@ interface TableRow {
   readonly id: number;
   readonly schema: string;
   readonly name: string;
+  readonly oid: number | null;
   readonly generation: number;
   readonly key: string;
   readonly values_kept: number;
@@ -133,7 +136,7 @@ export class RowLookup {
     return this.#db;
   }
 
-  #table(db: DatabaseSync, { id, schema, name, generation, key }: TableRow): IndexedTable {
+  #table(db: DatabaseSync, { id, schema, name, oid, generation, key }: TableRow): IndexedTable {
     const find = db.prepare(`SELECT id, shape, lsn, hashes FROM r${id} WHERE key = ?`);
     const after = db.prepare(`SELECT id, key, lsn FROM r${id} WHERE id > ? ORDER BY id LIMIT ?`);
     find.setReadBigInts(true);
@@ -141,6 +144,7 @@ export class RowLookup {
     return {
       schema,
       name,
+      oid,
       generation,
       key: JSON.parse(key) as string[],
       count: () => this.#look(() => (db.prepare(`SELECT count(*) AS n FROM r${id}`).get() as { n: number }).n),
