@@ -67,7 +67,7 @@ function run(
   parsed: readonly ((record: Record<string, unknown>) => boolean)[],
 ): number {
   const encoder = new MessageEncoder({
-    schemas: { lookup: () => SMALL_TABLE, version: () => undefined } as unknown as SchemaHistory,
+    schemas: { lookup: () => SMALL_TABLE, former: () => undefined } as unknown as SchemaHistory,
     origin,
     takes: () => true,
     actions: { insert: true, update: true, delete: true },

@@ -47,7 +47,7 @@ function send(
   rules: Partial<RowRulesConfig> = {},
   limits = LIMITS,
 ): Sent {
-  const history = { lookup: () => table, version: () => undefined } as unknown as SchemaHistory;
+  const history = { lookup: () => table, former: () => undefined } as unknown as SchemaHistory;
   const notices: string[] = [];
   const encoder = new MessageEncoder({
     schemas: history,
@@ -304,7 +304,7 @@ describe('columns', () => {
       version: 1,
       columns: shop.columns.map((c) => (c.name === 'price' ? { ...c, name: 'iban' } : c)),
     };
-    const history = { lookup: () => numbered, version: () => before } as unknown as SchemaHistory;
+    const history = { lookup: () => numbered, former: () => before } as unknown as SchemaHistory;
     const encoder = (mask: string[]) => {
       const made = new MessageEncoder({
         schemas: history,

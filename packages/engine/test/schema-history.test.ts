@@ -125,6 +125,24 @@ test('a question that failed is asked again by a reader; known bytes are read as
   expect(schemas.lookup(A, at(10))?.version).toBe(1);
 });
 
+test('what was there before is told by position, also where its answer came late', async () => {
+  const schemas = history();
+  const C = relation('id', 'c');
+  schemas.announced(A, at(10), 0);
+  await schemas.learn(A, at(10));
+  fails = true;
+  schemas.announced(B, at(20), 0);
+  await expect(schemas.learn(B, at(20))).rejects.toMatchObject({ code: 'pg_connection_lost' });
+  fails = false;
+  schemas.announced(C, at(30), 0);
+  const last = await schemas.learn(C, at(30));
+  const late = await schemas.learn(B, at(20));
+  expect([last.version, late.version]).toEqual([2, 3]);
+  const before = (version: typeof last) => schemas.former(version)!.columns[1]!.name;
+  expect([before(late), before(last)]).toEqual(['a', 'b']);
+  expect(schemas.former(schemas.lookup(A, at(10))!)).toBeUndefined();
+});
+
 test('many readers share one question, and none is answered before it was asked', async () => {
   const schemas = history();
   const { promise, resolve } = Promise.withResolvers<void>();

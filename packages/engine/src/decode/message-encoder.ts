@@ -423,7 +423,7 @@ export class MessageEncoder implements ChangeVisitor {
     }
     const { takes } = this.#options;
     if (!takes(schema.schema, schema.name)) {
-      const before = this.#options.schemas.version(oid, schema.version - 1);
+      const before = this.#options.schemas.former(schema);
       if (before !== undefined && takes(before.schema, before.name))
         this.#options.onNotice?.(notices.tableRenamed(before, schema));
       return SKIP;
@@ -431,7 +431,7 @@ export class MessageEncoder implements ChangeVisitor {
     if (this.#options.rules !== undefined) requireCaptured(schema, this.#rules);
     this.#options.announced?.(schema, at.lsn);
     if (hidesValues(this.#rules)) {
-      checkRenamed(this.#options.schemas.version(oid, schema.version - 1), schema, this.#rules);
+      checkRenamed(this.#options.schemas.former(schema), schema, this.#rules);
     }
     const former = this.#former.get(oid);
     if (former?.schema === schema) return former;

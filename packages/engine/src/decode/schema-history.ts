@@ -132,6 +132,12 @@ export class SchemaHistory {
     return this.#table(oid).versions;
   }
 
+  /** What the table was like before, in the log: an answer that came late has a higher number than what follows it. */
+  former({ oid, version }: VersionedSchema): VersionedSchema | undefined {
+    const { versions } = this.#table(oid);
+    return versions[versions.findIndex(({ schema }) => schema.version === version) - 1]?.schema;
+  }
+
   version(oid: number, version: number): VersionedSchema | undefined {
     return this.#table(oid).versions.find(({ schema }) => schema.version === version)?.schema;
   }
