@@ -2,7 +2,7 @@
 import type { Lsn } from '@millrace/core/lsn';
 import type { ComparedState, ComparedTable } from './compared-state.ts';
 import type { PublishedTable } from './published-tables.ts';
-import { type IndexedTable, sameColumn } from './row-lookup.ts';
+import { type IndexedTable, placeOf } from './row-lookup.ts';
 
 export interface IndexStateOptions {
   table(schema: string, name: string): IndexedTable | null;
@@ -36,17 +36,11 @@ function comparedTable(index: IndexStateOptions, group: readonly PublishedTable[
     find: (table, key) => {
       const row = indexed.find(key);
       if (row === null) return null;
-      const { columns } = table.schema;
       return {
         id: row.id,
         hashes: row.hashes,
         lsn: row.lsn,
-        place: (i) => {
-          const column = columns[i]!;
-          const own = row.columns[i];
-          if (own !== undefined && sameColumn(own, column)) return i;
-          return row.columns.findIndex((other) => sameColumn(other, column));
-        },
+        place: (i) => placeOf(row.shape, table.schema, i),
       };
     },
     after: (id, rowsMax) => indexed.after(id, rowsMax),

@@ -16,7 +16,7 @@ import { DELETE, INSERT, OLD_KEY, TRUNCATE, UPDATE, VALUE_NULL, VALUE_TEXT } fro
 import { MarkedRows } from './marked-rows.ts';
 import { type PublishedTable, readPublication, relationOf, rewritten, selectRows } from './published-tables.ts';
 import { RowHasher, splitKey } from './row-hasher.ts';
-import { compareHashes, type IndexedRow, type IndexedTable, sameColumn } from './row-lookup.ts';
+import { compareHashes, type IndexedRow, type IndexedTable, placeOf } from './row-lookup.ts';
 
 /** What the diff asks of the row index, which must have reached the end of the log: see row-lookup.ts. */
 export interface DiffedIndex {
@@ -230,14 +230,9 @@ class TableDiff {
 
 /** A value whose hash is not known, or of a column the row's last change did not have, counts as another unless NULL. */
 function sameRow({ schema }: PublishedTable, hasher: RowHasher, known: IndexedRow): boolean {
-  const { columns } = schema;
   const { hashes } = hasher;
-  for (let i = 0; i < columns.length; i++) {
-    const column = columns[i]!;
-    const own = known.columns[i];
-    // Nearly always the columns are where they were.
-    const place =
-      own !== undefined && sameColumn(own, column) ? i : known.columns.findIndex((other) => sameColumn(other, column));
+  for (let i = 0; i < schema.columns.length; i++) {
+    const place = placeOf(known.shape, schema, i);
     if (place < 0) {
       if (hasher.starts[i]! >= 0) return false;
     } else if (compareHashes(hashes, i, known.hashes, place) !== 1) return false;

@@ -260,8 +260,7 @@ export class RowEncoder {
       columns: schema.columns.map((column) => ({
         name: column.name,
         type: `${column.type.oid} ${column.typeText ?? ''}`,
-        // Partitions number their columns each in its own way.
-        ...(column.number !== undefined && !leaf && { number: column.number }),
+        ...(column.number !== undefined && { number: column.number }),
       })),
     };
     return {

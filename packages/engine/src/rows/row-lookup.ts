@@ -13,9 +13,15 @@ import { isDamage, type StoredColumn } from './row-store.ts';
 import { HASH_BYTES, isUnknownHash } from './value-hash.ts';
 
 /** Column names and places in `hashes`; one object per shape. */
+export interface IndexedShape {
+  /** The OID it was announced or read under. */
+  readonly relation: number;
+  readonly columns: readonly StoredColumn[];
+}
+
 export interface IndexedRow {
   readonly id: number;
-  readonly columns: readonly StoredColumn[];
+  readonly shape: IndexedShape;
   readonly hashes: Uint8Array;
   /** Commit LSN of its last change. */
   readonly lsn: bigint;
@@ -60,7 +66,7 @@ export class RowLookup {
   readonly #onDamage: () => void;
   #db: DatabaseSync | null = null;
   #fillers = new WeakMap<TableSchema, Filler>();
-  readonly #columns = new Map<number, readonly StoredColumn[]>();
+  readonly #shapes = new Map<number, IndexedShape>();
 
   /** `onDamage`: the file has to be made anew; the writer may never look where a reader did. */
   constructor(file: string, onDamage: () => void = () => {}) {
@@ -72,7 +78,7 @@ export class RowLookup {
   reopen(): void {
     this.#db?.close();
     this.#db = null;
-    this.#columns.clear();
+    this.#shapes.clear();
     this.#fillers = new WeakMap();
   }
 
@@ -154,7 +160,7 @@ export class RowLookup {
           if (row === undefined) return null;
           return {
             id: Number(row.id),
-            columns: this.#columnsOf(db, Number(row.shape)),
+            shape: this.#shapeOf(db, Number(row.shape)),
             hashes: row.hashes,
             lsn: row.lsn,
           };
@@ -169,13 +175,18 @@ export class RowLookup {
     };
   }
 
-  #columnsOf(db: DatabaseSync, shape: number): readonly StoredColumn[] {
-    const known = this.#columns.get(shape);
+  #shapeOf(db: DatabaseSync, id: number): IndexedShape {
+    const known = this.#shapes.get(id);
     if (known !== undefined) return known;
-    const row = db.prepare('SELECT columns FROM shapes WHERE id = ?').get(shape) as { columns: string } | undefined;
-    const columns = row === undefined ? [] : (JSON.parse(row.columns) as StoredColumn[]);
-    this.#columns.set(shape, columns);
-    return columns;
+    const row = db.prepare('SELECT relation, columns FROM shapes WHERE id = ?').get(id) as
+      | { relation: number; columns: string }
+      | undefined;
+    const shape =
+      row === undefined
+        ? { relation: 0, columns: [] }
+        : { relation: row.relation, columns: JSON.parse(row.columns) as StoredColumn[] };
+    this.#shapes.set(id, shape);
+    return shape;
   }
 
   #filler(table: TableSchema): Filler | null {
@@ -220,10 +231,20 @@ export function columnType(column: TableSchema['columns'][number]): string {
   return `${column.type.oid} ${column.typeText ?? ''}`;
 }
 
-/** Whether a column of a table as it is now is the one a row's hash was made of. */
-export function sameColumn(stored: ShapeColumn, column: TableSchema['columns'][number]): boolean {
+/** The place in a row's hashes of the `i`th column of a table as it is now; -1: the row had no such column. */
+export function placeOf({ relation, columns }: IndexedShape, { oid, columns: now }: TableSchema, i: number): number {
+  const column = now[i]!;
+  const own = columns[i];
+  // Nearly always the columns are where they were.
+  if (own !== undefined && sameColumn(own, column, relation === oid)) return i;
+  return columns.findIndex((other) => sameColumn(other, column, relation === oid));
+}
+
+/** Numbers tell within one relation: partitions number their columns each in its own way. */
+function sameColumn(stored: ShapeColumn, column: TableSchema['columns'][number], sameRelation: boolean): boolean {
   if (stored.type !== columnType(column)) return false;
-  if (stored.number !== undefined && column.number !== undefined) return stored.number === column.number;
+  if (sameRelation && stored.number !== undefined && column.number !== undefined)
+    return stored.number === column.number;
   return stored.name === column.name;
 }
 

@@ -374,7 +374,7 @@ export class RowStore {
         return other.name === name && other.type === type && other.number === number;
       });
     if (same) return known;
-    const cols = inheritedCols((known ?? table.latest)?.columns ?? [], announced.columns);
+    const cols = inheritedCols((known ?? table.latest)?.columns ?? [], announced.columns, known !== undefined);
     const columns = announced.columns.map((column, i) => ({ ...column, col: cols[i] ?? table.nextCol++ }));
     const { lastInsertRowid } = this.#db
       .prepare('INSERT INTO shapes (tab, relation, columns) VALUES (?, ?, ?)')
@@ -572,11 +572,16 @@ interface TableRow {
 }
 
 /**
- * Which columns of the shape before live on: those of the same type with the same number. Where the catalog could not
- * say the numbers, the same names in the same order: names that changed their order were exchanged, and none is trusted.
+ * Which columns of the shape before live on: those of the same type with the same number. Where it is of another
+ * partition, which numbers its columns in its own way, or the catalog could not say the numbers, the same names in the
+ * same order: names that changed their order were exchanged, and none is trusted.
  */
-function inheritedCols(before: readonly StoredColumn[], now: readonly ShapeColumn[]): (number | undefined)[] {
-  const numbered = [...before, ...now].every(({ number }) => number !== undefined);
+function inheritedCols(
+  before: readonly StoredColumn[],
+  now: readonly ShapeColumn[],
+  sameRelation: boolean,
+): (number | undefined)[] {
+  const numbered = sameRelation && [...before, ...now].every(({ number }) => number !== undefined);
   const common = now.map(({ name, type, number }) =>
     before.findIndex((old) => old.type === type && (numbered ? old.number === number : old.name === name)),
   );
