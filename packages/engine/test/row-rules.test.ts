@@ -199,6 +199,21 @@ describe('descriptions stand beside the bodies', () => {
     expect(said!.barriers).toEqual([true, true]);
   });
 
+  test('so is a delete of a partition whose replica identity is not the announced one, and no filter takes it for null', () => {
+    const table = tableSchema([
+      ['id', 23],
+      ['n', 23],
+    ]);
+    const foreign = deleteMessage(table.oid, [null, '7']);
+    const said = send(table, [deleteMessage(table.oid, ['1', null]), foreign]).batch.descriptions!;
+    expect([said.groups, said.barriers]).toEqual([
+      ['public.t:1', 'public.t'],
+      [false, true],
+    ]);
+    const where = [{ column: 'id', operator: '>' as const, value: 0 }];
+    expect(send(table, [foreign], { where })).toMatchObject({ messages: [], notices: ['filter_value_unknown'] });
+  });
+
   test('without a key a table is one group, and without grouping nothing is', () => {
     const keyless = { ...keyed, primaryKey: [], identity: [] };
     const rows = [insertMessage(keyed.oid, ['1', 'a']), truncateMessage(keyed.oid)];

@@ -78,8 +78,7 @@ export function describeRow(
     to.barriers.push(false);
     return;
   }
-  // Of a delete under a replica identity that does not hold what rows are grouped by, null says nothing.
-  const known = action !== 'delete' || oldKind !== OLD_KEY || group.inIdentity;
+  const known = action !== 'delete' || oldKind !== OLD_KEY || isSent(group, tuple);
   const now = known ? groupOf(plan, bytes, tuple, tuple, false) : null;
   to.groups.push(now ?? group.table);
   to.barriers.push(now === null);
@@ -89,6 +88,14 @@ export function describeRow(
     if (also === now) also = null;
   }
   to.alsoGroups.push(also);
+}
+
+/**
+ * Of a delete under a replica identity that does not hold what rows are grouped by, null says nothing. Nor does it in one
+ * that does, whose columns are never null: then the row is of a partition that has another.
+ */
+function isSent({ inIdentity, columns }: GroupPlan, { kinds }: TupleColumns): boolean {
+  return inIdentity && columns.every((column) => kinds[column] === VALUE_TEXT);
 }
 
 /** What is of no row: `group` null and no barrier where order is not asked for. */

@@ -150,7 +150,8 @@ export class RowFilter {
       const condition = conditions[i]!;
       const { column } = condition;
       let one: number;
-      if (keyOnly && !condition.inIdentity) one = NOT_SENT;
+      // A key is never null: the row is of a partition whose replica identity is not the one that was announced.
+      if (keyOnly && (!condition.inIdentity || kinds[column] !== VALUE_TEXT)) one = NOT_SENT;
       else {
         one = condition.test(kinds[column]!, bytes, starts[column]!, ends[column]!);
         if (one === NOT_SENT && find !== null) {
