@@ -81,6 +81,29 @@ test('a restart neither loses a shape nor sends it again, and a new sink is told
   expect(seen(await millrace.atLeast(6, 'sink')).at(-1)).toBe('insert id,v');
 });
 
+test.each(['DEFAULT', 'FULL'])(
+  'a key whose columns are renamed right after a row is that of the row, under %s',
+  async (identity) => {
+    await db.sql(
+      `CREATE TABLE t (a int, b int, v text, PRIMARY KEY (b, a)); ALTER TABLE t REPLICA IDENTITY ${identity}`,
+    );
+    millrace = await startMillrace(db);
+    // The catalog is asked about the first row when the transaction is over, and speaks of how the table is then.
+    await db.sql(
+      `BEGIN; INSERT INTO t VALUES (1, 2); ALTER TABLE t RENAME b TO c; INSERT INTO t VALUES (3, 4); COMMIT`,
+    );
+    await db.sql(`BEGIN; INSERT INTO t VALUES (5, 6); ALTER TABLE t RENAME a TO x; ALTER TABLE t RENAME c TO a;
+    ALTER TABLE t RENAME x TO c; INSERT INTO t VALUES (7, 8); COMMIT`);
+    const messages = await millrace.atLeast(4);
+    expect(messages.map((m) => m.metadata.record_pks)).toEqual([
+      ['2', '1'],
+      ['4', '3'],
+      ['6', '5'],
+      ['8', '7'],
+    ]);
+  },
+);
+
 test('rows of the time when every sink was stopped are read by the shape of that time', async () => {
   await db.sql(`CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE gone (k text, id int PRIMARY KEY)`);
   const paused = [{ status: 'paused', schema_changes: true }];

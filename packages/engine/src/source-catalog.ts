@@ -86,7 +86,7 @@ export class SourceCatalog {
           ...(now && { number: now.number, nullable: !now.notNull }),
         };
       }),
-      primaryKey: primaryKeyOf(relation, identity, table),
+      primaryKey: primaryKeyOf(relation, identity, table, present),
       replicaIdentity: relation.replicaIdentity,
       identity,
       ...(partition && { partition }),
@@ -244,9 +244,15 @@ function primaryKeyOf(
   relation: Relation,
   identity: readonly string[],
   table: TableDescription | null,
+  present: ReturnType<typeof presentColumns>,
 ): readonly string[] {
-  const announced = new Set(relation.columns.map((column) => column.name));
-  const known = table?.primaryKey.every((name) => announced.has(name)) ? table.primaryKey : [];
+  const announced = table?.primaryKey.map((now) => {
+    const found =
+      relation.columns.find((_, i) => present[i]?.name === now) ??
+      relation.columns.find(({ name }, i) => name === now && present[i] === undefined);
+    return found?.name;
+  });
+  const known = announced?.every((name) => name !== undefined) ? announced : [];
   switch (relation.replicaIdentity) {
     case 'd': {
       // The key itself, but in the order of the table's columns.
