@@ -101,6 +101,24 @@ test('columns whose names are exchanged right after a row keep their own values'
   ]);
 });
 
+test('where it cannot be told which column had a name, none is filled in with the value of another', async () => {
+  // In a table that has lost a column, places do not tell.
+  await db.sql(`CREATE TABLE docs (id int PRIMARY KEY, gone int, n int, body text, title text);
+    ALTER TABLE docs DROP gone, ALTER body SET STORAGE EXTERNAL, ALTER title SET STORAGE EXTERNAL`);
+  await db.sql('INSERT INTO docs VALUES (1, 0, $1, $2)', [big('body'), big('title')]);
+  millrace = await startMillrace(db, { sinks: [FILL] });
+  await eventually('the index has read the table', () => millrace!.server.pipelines[0]!.rowIndex!.filled);
+  await db.sql(`BEGIN; UPDATE docs SET n = 1; ALTER TABLE docs RENAME body TO old; ALTER TABLE docs RENAME title TO body;
+    COMMIT`);
+  await db.sql('UPDATE docs SET n = 2');
+  const messages = await millrace.atLeast(2, 'filled');
+  expect(messages.map(({ record }) => [record.body, record.title])).toEqual([
+    [big('body'), big('title')],
+    [undefined, undefined],
+  ]);
+  expect(messages[1]!.metadata['unchanged_columns']).toEqual(['old', 'body']);
+});
+
 test('columns of partitions that are published by themselves keep their values under other names', async () => {
   const external = (name: string) =>
     `ALTER TABLE ${name} ALTER body SET STORAGE EXTERNAL, ALTER title SET STORAGE EXTERNAL`;

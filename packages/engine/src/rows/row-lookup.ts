@@ -8,8 +8,9 @@ import { MillraceError } from '@millrace/core/error';
 import type { Position } from '@millrace/core/position';
 import type { LastValue } from '../last-values.ts';
 import type { TableSchema } from '../table-schema.ts';
+import type { StoredColumn } from './inherited-columns.ts';
 import type { ShapeColumn } from './row-operations.ts';
-import { isDamage, type StoredColumn } from './row-store.ts';
+import { isDamage } from './row-store.ts';
 import { HASH_BYTES, isUnknownHash } from './value-hash.ts';
 
 /** Column names and places in `hashes`; one object per shape. */

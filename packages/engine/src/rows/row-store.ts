@@ -18,6 +18,7 @@ import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { assert, InvariantError } from '@millrace/core/assert';
 import type { Lsn } from '@millrace/core/lsn';
 import { formatPosition, POSITION_ZERO, type Position, parsePosition } from '@millrace/core/position';
+import { inheritedCols, type StoredColumn } from './inherited-columns.ts';
 import {
   DELETE,
   FLAG_PARTIAL,
@@ -29,7 +30,6 @@ import {
   PUT,
   type RowShape,
   SHAPE,
-  type ShapeColumn,
   TRUNCATE,
   VALUE_KEPT,
 } from './row-operations.ts';
@@ -43,10 +43,6 @@ const CHECKPOINT_PAGES = 4000;
 /** Old values removed in one transaction. */
 const COLLECTED_MAX = 10_000;
 const NO_KEY = JSON.stringify([]);
-
-export interface StoredColumn extends ShapeColumn {
-  readonly col: number;
-}
 
 interface Table {
   readonly id: number;
@@ -569,25 +565,6 @@ interface TableRow {
   readonly values_kept: number;
   readonly since: string;
   readonly next_col: number;
-}
-
-/**
- * Which columns of the shape before live on: those of the same type with the same number. Where it is of another
- * partition, which numbers its columns in its own way, or the catalog could not say the numbers, the same names in the
- * same order: names that changed their order were exchanged, and none is trusted.
- */
-function inheritedCols(
-  before: readonly StoredColumn[],
-  now: readonly ShapeColumn[],
-  sameRelation: boolean,
-): (number | undefined)[] {
-  const numbered = sameRelation && [...before, ...now].every(({ number }) => number !== undefined);
-  const common = now.map(({ name, type, number }) =>
-    before.findIndex((old) => old.type === type && (numbered ? old.number === number : old.name === name)),
-  );
-  const found = common.filter((index) => index >= 0);
-  const ordered = numbered || found.every((index, i) => i === 0 || index > found[i - 1]!);
-  return common.map((index) => (ordered && index >= 0 ? before[index]!.col : undefined));
 }
 
 class FormatError extends Error {}
