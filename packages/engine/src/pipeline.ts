@@ -21,6 +21,7 @@ import { type Capture, startCapture } from './capture/capture.ts';
 import { SourceState } from './capture/source-state.ts';
 import { ChangeLog } from './change-log/change-log.ts';
 import { SchemaHistory } from './decode/schema-history.ts';
+import { startSchemaPruning } from './decode/schema-pruning.ts';
 import { startTrimming } from './health/trimming.ts';
 import type { Pipeline, PipelineOptions } from './pipeline-options.ts';
 import { PushDown } from './publication-push-down.ts';
@@ -98,6 +99,7 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
 
   const followers = () => (rowIndex === null ? sinks.deliveries : [...sinks.deliveries, rowIndex.delivery]);
   const trimming = startTrimming({ log, deliveries: followers, bytesMax: logBytesMax });
+  const pruning = startSchemaPruning({ schemas, log, missing: (oids) => catalog.missingRelations(oids) });
 
   /** Bytes of log between its end and the slowest of the sinks that a backfill keeps busy. */
   async function neededByBackfills(): Promise<number> {
@@ -147,7 +149,9 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
       await sinks.stop();
       await capture.stop();
       await trimming.stop();
+      const pruned = pruning.stop();
       await end();
+      await pruned;
     },
   };
 }

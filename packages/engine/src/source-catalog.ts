@@ -1,5 +1,6 @@
 /** Questions to the source's catalog, over one connection that is opened when needed and again when it was lost. */
 import { MillraceError } from '@millrace/core/error';
+import { LSN_MAX, parseLsn } from '@millrace/core/lsn';
 import { pause } from '@millrace/core/pause';
 import {
   describeTable,
@@ -14,6 +15,7 @@ import type { Relation } from '@millrace/postgres/pgoutput';
 import type { TypeDescription } from '@millrace/postgres/value-json';
 import { parseSnapshot, sees } from './backfill/snapshot.ts';
 import type { DescribedRelation } from './decode/schema-history.ts';
+import type { MissingRelations } from './decode/schema-pruning.ts';
 import type { TableSchema } from './table-schema.ts';
 
 type PresentColumn = TableDescription['columns'][number];
@@ -117,6 +119,20 @@ export class SourceCatalog {
         WHERE r.prrelid = ${oid} AND p.pubname = ${quoteLiteral(this.#publication)}`,
     );
     return rows[0]?.[0]?.split(' ').map(Number) ?? null;
+  }
+
+  /** Which of these relations are not there. */
+  async missingRelations(oids: readonly number[]): Promise<MissingRelations> {
+    const connection = await this.#connected();
+    const { rows } = await connection.query(
+      `SELECT (SELECT pg_catalog.json_agg(oid::pg_catalog.int8) FROM pg_catalog.pg_class
+                WHERE oid = ANY (${quoteLiteral(`{${oids.join(',')}}`)}::pg_catalog.oid[])),
+              CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+                   ELSE pg_catalog.pg_current_wal_insert_lsn() END`,
+    );
+    const [there, lsn] = rows[0] ?? [];
+    const found = new Set(JSON.parse(there ?? '[]') as number[]);
+    return { oids: oids.filter((oid) => !found.has(oid)), lsn: parseLsn(lsn ?? '') ?? LSN_MAX };
   }
 
   /** Throws pg_table_missing or pg_table_unpublished for the first table that cannot be captured. */

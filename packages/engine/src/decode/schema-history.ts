@@ -1,5 +1,6 @@
 /**
- * Table schemas by RELATION message and position, as numbered versions per table, kept in the state table for ever.
+ * Table schemas by RELATION message and position, as numbered versions per table, kept in the state table for as long as
+ * there is the table, or the log holds a change of it (schema-pruning.ts).
  *
  * What a RELATION does not say (type families, primary key, partition root) is asked of the catalog when the message
  * arrives in the log, not when a sink comes to it: by then the catalog may say something else. Asking never holds up
@@ -140,6 +141,21 @@ export class SchemaHistory {
 
   version(oid: number, version: number): VersionedSchema | undefined {
     return this.#table(oid).versions.find(({ schema }) => schema.version === version)?.schema;
+  }
+
+  /** Of every table that anything is known of. */
+  oids(): number[] {
+    return [...this.#tables.keys()];
+  }
+
+  /** Of a table that is gone, and nobody will be shown a change of. */
+  async forget(oid: number): Promise<void> {
+    const table = this.#tables.get(oid);
+    if (table === undefined || table.questions.size > 0) return;
+    this.#tables.delete(oid);
+    await Promise.all(
+      table.versions.map(({ schema }) => this.#state.delete(`${this.#prefix}/${oid}/${schema.version}`)),
+    );
   }
 
   /** Nothing is announced any more. Resolves when what was is answered, or the time is up: then readers ask again. */
