@@ -73,3 +73,22 @@ test('of tables whose backfill is over a cursor keeps nothing, and none of them 
   const messages = await millrace.atLeast(tables + rows - 1);
   expect(messages.filter(({ action }) => action === 'read')).toHaveLength(tables);
 }, 60_000);
+
+test('of a table that is made anew again and again one fill is kept', async () => {
+  const make = `CREATE TABLE staging (id int PRIMARY KEY, v text); INSERT INTO staging VALUES (1, 'x')`;
+  await db.sql(make);
+  millrace = await startMillrace(db, { sinks: [FILLED] });
+  const complete = async () => {
+    const { rowIndex } = pipeline();
+    await eventually('it is filled', () => rowIndex!.filled && rowIndex!.complete('public', 'staging'));
+  };
+  await complete();
+  for (let round = 1; round <= 4; round++) {
+    await db.sql('DROP TABLE staging');
+    await db.sql(make);
+    await eventually('it is another one', () => pipeline().rowIndex!.table('public', 'staging')?.generation === round);
+    await complete();
+    await eventually('one is left', () => fills().filter(({ state }) => state === 'completed').length === 1);
+  }
+  expect(fills()).toHaveLength(1);
+}, 60_000);

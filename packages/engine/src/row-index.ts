@@ -198,6 +198,7 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
         close: async () => {},
       });
     }
+    await manager.forgetOthers(({ id, table }) => id === initialId(table.schema, table.name));
     const { position } = cursor;
     manager.attach({
       marks: cursor.backfills,

@@ -1,6 +1,6 @@
 import type { Sink } from '@millrace/sinks/sink';
 import type { SinkRecords } from '@millrace/sinks/sink-records';
-import type { InitialBackfill } from './backfill/backfill-manager.ts';
+import type { InitialBackfill } from './backfill/backfill-job.ts';
 import type { LogPlace } from './change-log/log-places.ts';
 import type { MessageContents } from './decode/message-contents.ts';
 import type { MessageOrigin } from './decode/message-plan.ts';

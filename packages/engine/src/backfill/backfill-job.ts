@@ -70,6 +70,15 @@ export interface BackfillJob {
   readonly startKey?: readonly string[];
 }
 
+/** One table of an `initial_backfill` that is a list. */
+export interface InitialTable {
+  readonly table: { readonly schema: string; readonly name: string };
+  readonly sortColumn?: string;
+  readonly startPosition?: string;
+}
+
+export type InitialBackfill = boolean | readonly InitialTable[];
+
 /** What people and the engine do to a backfill. `fail` and `complete` are the engine's. */
 export type BackfillEvent = 'pause' | 'resume' | 'cancel' | 'fail' | 'complete';
 

@@ -12,7 +12,15 @@ import { describeTable } from '@millrace/postgres/catalog';
 import type { RowReader } from '@millrace/postgres/pgoutput';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { TableSchema } from '../table-schema.ts';
-import { type BackfillEvent, type BackfillJob, failureOf, isOpen, nextState, withoutKeys } from './backfill-job.ts';
+import {
+  type BackfillEvent,
+  type BackfillJob,
+  failureOf,
+  type InitialBackfill,
+  isOpen,
+  nextState,
+  withoutKeys,
+} from './backfill-job.ts';
 import { BACKFILL_DONE, isDone, parseMark } from './backfill-mark.ts';
 import { type AdmittedRequest, admitRequest, BackfillRefused, type BackfillRequest } from './backfill-request.ts';
 import { BackfillRun } from './backfill-run.ts';
@@ -20,16 +28,7 @@ import type { BackfillSource } from './backfill-source.ts';
 import type { BackfillStore } from './backfill-store.ts';
 import { type BackfillView, RateMeter, secondsLeft } from './backfill-view.ts';
 import { explainRefusal, isTemporary } from './read-refusal.ts';
-import type { WriteRead } from './run-options.ts';
-
-/** One table of an `initial_backfill` that is a list. */
-export interface InitialTable {
-  readonly table: { readonly schema: string; readonly name: string };
-  readonly sortColumn?: string;
-  readonly startPosition?: string;
-}
-
-export type InitialBackfill = boolean | readonly InitialTable[];
+import type { FeedPort } from './run-options.ts';
 
 export interface ManagerOptions {
   readonly sink: string;
@@ -45,19 +44,6 @@ export interface ManagerOptions {
   /** `rows` more were handed to the sink. */
   readonly onProgress?: (job: BackfillJob, rows: number) => void;
   readonly onChange?: (view: BackfillView) => void;
-}
-
-/** What a feed lends to the backfills while it runs. */
-export interface FeedPort {
-  /** Marks of the sink's cursor. */
-  readonly marks: ReadonlyMap<string, readonly string[]>;
-  readonly write: WriteRead;
-  /** The feed began inside the transaction with this commit LSN: its first changes were delivered before. */
-  readonly partialLsn: Lsn | null;
-  readonly inTransaction: () => boolean;
-  /** Every batch with a mark of this backfill is done. Absent: a batch is, when the next one is asked for. */
-  readonly isMarked?: ((backfill: string) => boolean) | undefined;
-  readonly poke: () => void;
 }
 
 /** Tables that are read at the same time, for one sink. */
@@ -149,6 +135,13 @@ export class BackfillManager {
     if (job.kind !== 'initial') this.#jobs.delete(id);
     await this.#save();
     return true;
+  }
+
+  /** Forgets initial ones that have ended and are not `current`: where ids change, nobody asks for them any more. */
+  async forgetOthers(current: (job: BackfillJob) => boolean): Promise<void> {
+    const others = [...this.#jobs.values()].filter((job) => !this.keepsMark(job.id) && !current(job));
+    for (const { id } of others) this.#jobs.delete(id);
+    await this.#options.store.forget(others);
   }
 
   async #create(requests: readonly BackfillRequest[], state: 'active' | 'paused'): Promise<BackfillView[]> {
@@ -416,7 +409,7 @@ export class BackfillManager {
   /** Listed at once; each is looked at when its turn comes. */
   async #addInitial(signal: AbortSignal): Promise<void> {
     const { initial, initialId, source, takes } = this.#options;
-    const listed = Array.isArray(initial) ? (initial as readonly InitialTable[]) : null;
+    const listed = typeof initial === 'boolean' ? null : initial;
     const added: BackfillJob[] = [];
     for (const { oid, schema, name } of await source.publishedTables(signal)) {
       const id = initialId(schema, name);

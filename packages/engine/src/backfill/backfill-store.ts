@@ -14,6 +14,8 @@ export interface BackfillStore {
   load(): BackfillJob[];
   /** All of them; one call after the other. A job that is another object than in the last call has changed. */
   save(jobs: readonly BackfillJob[]): Promise<void>;
+  /** Of initial ones. */
+  forget(jobs: readonly BackfillJob[]): Promise<void>;
   /** This very state of the job is on record. */
   holds(job: BackfillJob): boolean;
 }
@@ -44,6 +46,10 @@ export function backfillStore(state: StateTable, key: string): BackfillStore {
       await Promise.all(puts);
       for (const job of changed) single.set(job.id, job);
       together = asked;
+    },
+    async forget(jobs) {
+      for (const { id } of jobs) single.delete(id);
+      await Promise.all(jobs.map(({ id }) => state.delete(`${key}/${id}`)));
     },
     holds: (job) => single.get(job.id) === job || together.includes(job),
   };

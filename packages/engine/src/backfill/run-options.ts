@@ -61,3 +61,16 @@ export interface RunOptions {
   /** Puts `ends`, `begun` and the counts on record: before reading begins, and before the mark that says it is done. */
   readonly remember: () => Promise<void>;
 }
+
+/** What a feed lends to the backfills while it runs. */
+export interface FeedPort {
+  /** Marks of the sink's cursor. */
+  readonly marks: ReadonlyMap<string, readonly string[]>;
+  readonly write: WriteRead;
+  /** The feed began inside the transaction with this commit LSN: its first changes were delivered before. */
+  readonly partialLsn: Lsn | null;
+  readonly inTransaction: () => boolean;
+  /** Every batch with a mark of this backfill is done. Absent: a batch is, when the next one is asked for. */
+  readonly isMarked?: ((backfill: string) => boolean) | undefined;
+  readonly poke: () => void;
+}
