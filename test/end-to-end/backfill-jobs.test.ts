@@ -44,7 +44,7 @@ const numbers = (from: number, to: number) => Array.from({ length: to - from + 1
 describe('the routes of Sequin', () => {
   test('start, list, show and end a backfill, and say what is wrong by field', async () => {
     await db.sql(
-      `CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, 'v' FROM generate_series(1, 50) i`,
+      `CREATE TABLE t (id bigint PRIMARY KEY, v text); INSERT INTO t SELECT i, 'v' FROM generate_series(1, 50) i`,
     );
     await start();
     expect(await ask('GET', 'nobody/backfills')).toMatchObject({ status: 404, body: { summary: expect.any(String) } });
@@ -87,6 +87,9 @@ describe('the routes of Sequin', () => {
       [{ table: 't', where: 'no_column > 3' }, 'where'],
       [{ table: 't', keys: [['1', '2']] }, 'keys'],
       [{ table: 't', keys: ['one'] }, 'keys'],
+      // It would be another row's: as JSON it has the digits of the number before it.
+      [{ table: 't', keys: [2 ** 53 + 2] }, 'keys.0'],
+      [{ table: 't', sort_column: 'id', start_position: -(2 ** 53) }, 'start_position'],
     ] as const;
     for (const [body, field] of wrong) {
       const answer = await ask('POST', 'sink/backfills', body);

@@ -4,9 +4,11 @@ import * as z from 'zod';
 const TABLE = 'must be table or schema.table';
 const NO_ZERO = /^[^\0]*$/;
 const table = z.string({ error: TABLE }).min(1, TABLE).max(200, TABLE).regex(NO_ZERO, TABLE);
-/** A value in its text form. Numbers beyond 2^53 have to come as text. */
+const LOST_DIGITS = 'is beyond 2^53, where numbers lose digits; it has to be text';
+/** A value in its text form. A number that lost digits would be another one, and name another row. */
 const value = z
   .union([z.string(), z.number(), z.boolean()], { error: 'must be text, a number, true or false' })
+  .refine((one) => !Number.isInteger(one) || Number.isSafeInteger(one), LOST_DIGITS)
   .transform(String)
   .refine((text) => NO_ZERO.test(text), 'must not contain a zero byte');
 const COLUMN = 'must be the name of a column';
@@ -26,7 +28,12 @@ export const createBackfillBody = z.strictObject({
     .nullish()
     .describe('Only rows for which this SQL condition holds.'),
   keys: z
-    .array(z.union([value.transform((one) => [one]), z.array(value)]), { error: 'must be a list of keys' })
+    .array(
+      z.union([value.transform((one) => [one]), z.array(value)], {
+        error: 'must be a value, or a list of values; numbers beyond 2^53 have to be text',
+      }),
+      { error: 'must be a list of keys' },
+    )
     .min(1, 'must not be empty')
     .max(10_000, 'must be at most 10000 keys')
     .nullish()
