@@ -72,3 +72,14 @@ test('the counts are on record before it is marked as done, for after a crash th
   expect(await nextMark()).toEqual([]);
   expect(saved).toMatchObject([{ state: 'active', rowsProcessed: 5, rowsIngested: 5 }]);
 });
+
+test('ended backfills that are forgotten leave room for others, in memory too', async () => {
+  await db.sql('CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION played FOR TABLE t');
+  // All of them would be more than a sink may keep, the 200 that are remembered are not.
+  const where = `true -- ${'a long condition '.repeat(550)}`;
+  for (let i = 0; i < 240; i++) {
+    const [job] = await manager.create([{ table: { schema: 'public', name: 't' }, range: { where } }], 'paused');
+    await manager.cancel(job!.id);
+  }
+  expect(manager.list().length).toBeLessThanOrEqual(201);
+}, 120_000);

@@ -25,7 +25,7 @@ import { BACKFILL_DONE, isDone, parseMark } from './backfill-mark.ts';
 import { type AdmittedRequest, admitRequest, BackfillRefused, type BackfillRequest } from './backfill-request.ts';
 import { BackfillRun } from './backfill-run.ts';
 import type { BackfillSource } from './backfill-source.ts';
-import type { BackfillStore } from './backfill-store.ts';
+import { type BackfillStore, withoutOldest } from './backfill-store.ts';
 import { type BackfillView, RateMeter, secondsLeft } from './backfill-view.ts';
 import { explainRefusal, isTemporary } from './read-refusal.ts';
 import type { FeedPort } from './run-options.ts';
@@ -163,6 +163,8 @@ export class BackfillManager {
         throw new BackfillRefused({ table: ['has a backfill that is active or paused; cancel that one first'] });
     }
     const jobs = admitted.map((request) => this.#job(randomUUID(), request, state));
+    const kept = new Set(withoutOldest([...this.#jobs.values()])); // As on disk.
+    for (const job of this.#jobs.values()) if (!kept.has(job)) this.#jobs.delete(job.id);
     const others = [...this.#jobs.values()].filter(({ kind }) => kind !== 'initial');
     if (JSON.stringify([...others, ...jobs]).length > JOBS_BYTES_MAX) {
       throw new BackfillRefused({ keys: ['are more than can be kept beside those of the other backfills'] });
