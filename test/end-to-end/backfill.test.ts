@@ -91,6 +91,23 @@ test('a backfill reads every kind of key in order: composite, negative, text, en
   expect(new Set(messages.map((m) => m.metadata.idempotency_key)).size).toBe(1203);
 });
 
+test('no two rows have one idempotency key, whatever is in the columns of their key', async () => {
+  await db.sql(`CREATE TABLE t (a text, b text, c timestamptz, v text, PRIMARY KEY (a, b, c)); SET TIME ZONE 'UTC';
+    INSERT INTO t SELECT replace(a, '/', chr(92)), replace(b, '/', chr(92)), '2026-01-01' FROM (VALUES ('x:y', 'z'), ('x', 'y:z'),
+      ('x/', 'y:z'), ('x/:y', 'z'), ('x/', ':y:z'), ('x/:', 'y:z'), ('', ':x'), (':', 'x')) AS v (a, b)`);
+  const sinks = [{ name: 'plain' }, { name: 'masked', columns: { mask: ['v'] } }];
+  millrace = await startMillrace(db, { sinks: sinks.map((sink) => ({ ...sink, initial_backfill: true })) });
+  for (const { name } of sinks) {
+    const keys = (await millrace.atLeast(8, name)).map((m) => m.metadata.idempotency_key);
+    expect(new Set(keys).size).toBe(8);
+  }
+  const messages = await millrace.messages('plain');
+  const plain = messages.find(({ record }) => record['a'] === 'x' && record['b'] === 'y:z')!;
+  expect(Buffer.from(plain.metadata.idempotency_key, 'base64').toString()).toMatch(
+    /^[^:]+:x:y\\:z:2026-01-01 00\\:00\\:00\+00$/,
+  );
+});
+
 test('a backfill that was stopped goes on after the last row delivered', async () => {
   await db.sql(
     `CREATE TABLE t (id int PRIMARY KEY, pad text); INSERT INTO t SELECT i, repeat('p', 2000) FROM generate_series(1, 20000) i`,

@@ -44,6 +44,7 @@ export interface ReadContext {
 const NO_ANNOTATIONS = annotationsTail('null');
 const BASE64 = Buffer.from('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/');
 const COLON = 0x3a;
+const BACKSLASH = 0x5c;
 const COLON_BYTES = Buffer.from(':');
 
 export class ReadEncoder {
@@ -125,18 +126,24 @@ export class ReadEncoder {
       this.#writeTreatedKeyEnd(out, treatments, bytes, starts, ends, identity);
       return;
     }
-    let size = this.#keyRest.length;
-    for (let i = 0; i < identity.length; i++) size += 1 + ends[identity[i]!]! - starts[identity[i]!]!;
-    if (size > this.#key.length) this.#key = Buffer.allocUnsafeSlow(size * 2);
+    let room = this.#keyRest.length;
+    for (let i = 0; i < identity.length; i++) room += 1 + 2 * (ends[identity[i]!]! - starts[identity[i]!]!);
+    if (room > this.#key.length) this.#key = Buffer.allocUnsafeSlow(room * 2);
     const key = this.#key;
+    const several = identity.length > 1;
     let at = 0;
     for (; at < this.#keyRest.length; at++) key[at] = this.#keyRest[at]!;
     for (let i = 0; i < identity.length; i++) {
       key[at++] = COLON;
       const end = ends[identity[i]!]!;
-      for (let from = starts[identity[i]!]!; from < end; from++) key[at++] = bytes[from]!;
+      for (let from = starts[identity[i]!]!; from < end; from++) {
+        const byte = bytes[from]!;
+        // Otherwise two rows could have one key, and a destination that knows keys would drop the second.
+        if (several && (byte === COLON || byte === BACKSLASH)) key[at++] = BACKSLASH;
+        key[at++] = byte;
+      }
     }
-    writeBase64(out, key, size);
+    writeBase64(out, key, at);
   }
 
   /** With the hashes of what messages do not show. Behind the columns is the place of a row without a key, which may be shown. */
@@ -152,11 +159,18 @@ export class ReadEncoder {
     for (const column of identity) {
       const shown = column >= kinds.length || kinds[column] === COLUMN_SHOWN;
       const value = bytes.subarray(starts[column]!, ends[column]!);
-      parts.push(COLON_BYTES, shown ? value : Buffer.from(hasher.hex(value, 0, value.length)));
+      parts.push(COLON_BYTES);
+      if (!shown) parts.push(Buffer.from(hasher.hex(value, 0, value.length)));
+      else parts.push(identity.length > 1 ? escaped(value) : value);
     }
     const key = Buffer.concat(parts);
     writeBase64(out, key, key.length);
   }
+}
+
+/** As #writeKeyEnd does. */
+function escaped(value: Buffer): Buffer {
+  return Buffer.from(value.toString('latin1').replace(/[:\\]/g, '\\$&'), 'latin1');
 }
 
 function writeBase64(out: ByteWriter, source: Buffer, size: number): void {
