@@ -32,6 +32,7 @@ beforeEach(async () => {
         saved = jobs;
       },
       holds: (job) => saved.includes(job),
+      forget: async () => {},
     },
     source,
     initial: false,

@@ -25,7 +25,7 @@ test('the schemas of a table that was dropped are kept while the log holds a cha
   const db = await createDatabase();
   await db.sql('CREATE TABLE stays (id int PRIMARY KEY, v text); CREATE TABLE goes (id int PRIMARY KEY)');
   const captured = await startCapturing(db);
-  const catalog = new SourceCatalog({ ...db.config, ssl: 'disable' });
+  const catalog = new SourceCatalog({ ...db.config, ssl: 'disable' }, 'none');
   const state = stateTable();
   const schemas = new SchemaHistory(state, 'schema', (relation) => catalog.describeRelation(relation));
   const oidOf = async (name: string) => Number((await db.sql(`SELECT '${name}'::regclass::oid AS oid`))[0].oid);
