@@ -152,3 +152,26 @@ test('a file that another process has locked is waited for: it is neither the en
   await write(sink, '2', 300n);
   expect(rows()).toBe(2);
 }, 20_000);
+
+test('whoever asks a file that another process keeps locked hears of the lock, not that nothing is known', async () => {
+  const sink = open();
+  await sink.resume(null, signal);
+  await write(sink, '1', 200n);
+  await sink.close();
+  const other = new DatabaseSync(file);
+  other.exec('PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE');
+  const lookup = new RowLookup(file);
+  const code = (question: () => unknown) => {
+    try {
+      return question();
+    } catch (error) {
+      return (error as { code?: string }).code;
+    }
+  };
+  expect(code(() => lookup.table('public', 't'))).toBe('row_index_locked');
+  expect(code(() => lookup.value(TABLE, '1', 'a', END))).toBe('row_index_locked');
+  other.exec('ROLLBACK');
+  other.close();
+  expect(lookup.table('public', 't')?.count()).toBe(1);
+  lookup.close();
+}, 40_000);

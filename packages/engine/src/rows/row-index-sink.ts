@@ -12,6 +12,7 @@ import type { Lsn } from '@millrace/core/lsn';
 import { comparePositions, formatPosition, type Position, parsePosition } from '@millrace/core/position';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { Sink } from '@millrace/sinks/sink';
+import { isLock } from './row-store.ts';
 import type { RowStoreAnswer, RowStoreRequest } from './row-store-thread.ts';
 
 /** Operations and bytes written in one transaction of the index, at most. */
@@ -19,8 +20,6 @@ const BATCH_OPERATIONS_MAX = 8192;
 const BATCH_BYTES_MAX = 4 << 20;
 /** SQLITE_FULL */
 const DISK_FULL = 13;
-/** SQLITE_BUSY and SQLITE_LOCKED: a backup tool or a person has it open. */
-const LOCKED: ReadonlySet<number> = new Set([5, 6]);
 
 export interface RowIndexSinkOptions {
   /** The SQLite file; its directory is made. */
@@ -193,7 +192,7 @@ function failureOf({ message, errcode, damaged, follows }: NonNullable<RowStoreA
   // SQLite's texts name files and tables of the index, never values.
   if (damaged || follows) return new MillraceError('row_index_reset', { detail: `${message}.` });
   if (errcode === undefined) return new InvariantError(message);
-  if (LOCKED.has(errcode & 0xff)) return new MillraceError('row_index_locked', { detail: `${message}.` });
+  if (isLock({ errcode })) return new MillraceError('row_index_locked', { detail: `${message}.` });
   return new MillraceError((errcode & 0xff) === DISK_FULL ? 'storage_full' : 'storage_failed', {
     detail: `The row index: ${message}.`,
   });

@@ -10,7 +10,7 @@ import type { LastValue } from '../last-values.ts';
 import type { TableSchema } from '../table-schema.ts';
 import type { StoredColumn } from './inherited-columns.ts';
 import type { ShapeColumn } from './row-operations.ts';
-import { isDamage } from './row-store.ts';
+import { isDamage, isLock } from './row-store.ts';
 import { HASH_BYTES, isUnknownHash } from './value-hash.ts';
 
 /** Column names and places in `hashes`; one object per shape. */
@@ -113,6 +113,7 @@ export class RowLookup {
       return { bytes, start: 0, end: bytes.length };
     } catch (error) {
       if ((error as { code?: string }).code !== 'ERR_SQLITE_ERROR') throw error;
+      if (isLock(error)) throw locked(error);
       if (isDamage(error)) this.#onDamage();
       // Its tables are being made anew at this moment: nothing is known.
       this.reopen();
@@ -129,6 +130,7 @@ export class RowLookup {
     try {
       return question();
     } catch (error) {
+      if (isLock(error)) throw locked(error);
       if (!isDamage(error)) throw error;
       this.#onDamage();
       throw new MillraceError('row_index_reset', { detail: 'Its file is damaged.', cause: error });
@@ -214,6 +216,10 @@ export class RowLookup {
     }
     return null;
   }
+}
+
+function locked(cause: unknown): MillraceError {
+  return new MillraceError('row_index_locked', { cause });
 }
 
 function sameColumns(stored: readonly StoredColumn[], { columns }: TableSchema): boolean {

@@ -574,3 +574,9 @@ export function isDamage(error: unknown): boolean {
   const code = (error as { errcode?: number }).errcode;
   return error instanceof FormatError || (code !== undefined && ((code & 0xff) === 11 || (code & 0xff) === 26));
 }
+
+/** SQLITE_BUSY and SQLITE_LOCKED: a backup tool, or a person, has it open. */
+export function isLock(error: unknown): boolean {
+  const code = (error as { errcode?: number }).errcode;
+  return code !== undefined && ((code & 0xff) === 5 || (code & 0xff) === 6);
+}
