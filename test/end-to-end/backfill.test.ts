@@ -108,6 +108,19 @@ test('no two rows have one idempotency key, whatever is in the columns of their 
   );
 });
 
+test('rows of partitions that are published one by one have idempotency keys of their own, whatever their keys are', async () => {
+  await db.sql(`CREATE TABLE t (id int NOT NULL, k int) PARTITION BY LIST (k); CREATE TABLE t1 PARTITION OF t (PRIMARY KEY (id)) FOR VALUES IN (1);
+    CREATE TABLE t2 PARTITION OF t (PRIMARY KEY (id)) FOR VALUES IN (2); INSERT INTO t VALUES (1, 1), (1, 2);
+    CREATE PUBLICATION millrace FOR TABLE t`);
+  millrace = await startMillrace(db, {
+    publication: { create_if_not_exists: false },
+    sinks: [{ initial_backfill: true }],
+  });
+  const messages = await millrace.atLeast(2);
+  expect(messages.map(({ metadata }) => metadata.record_pks)).toEqual([['1'], ['1']]);
+  expect(new Set(messages.map((m) => m.metadata.idempotency_key)).size).toBe(2);
+});
+
 test('a backfill that was stopped goes on after the last row delivered', async () => {
   await db.sql(
     `CREATE TABLE t (id int PRIMARY KEY, pad text); INSERT INTO t SELECT i, repeat('p', 2000) FROM generate_series(1, 20000) i`,

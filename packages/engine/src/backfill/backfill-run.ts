@@ -497,7 +497,7 @@ export class BackfillRun {
       at,
       lsn,
       readAtMicros: chunk.readAtMicros,
-      prefix: key === null ? `${id}:${unit.oid}` : id,
+      prefix: key === null ? `${id}:${unit.oid}` : this.#plan!.whole.length > 1 ? `${id}:${schema.oid}` : id,
       identity: key === null ? [schema.columns.length] : key.columns,
     };
     const { write } = this.#options;
