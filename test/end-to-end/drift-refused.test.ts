@@ -40,6 +40,10 @@ test('a table that may not be read is not compared, and keeps no other from it',
       .every(({ state }) => state === 'completed'),
   );
   await eventually('all is audited', () => auditor!.status.lastFullPassAt !== null);
+  await db.sql(
+    'ALTER PUBLICATION millrace DROP TABLE a; INSERT INTO a VALUES (2); ALTER PUBLICATION millrace ADD TABLE a',
+  );
+  await eventually('drift is found', () => auditor!.status.drift === 1);
   await db.sql(`ALTER TABLE a ENABLE ROW LEVEL SECURITY; REVOKE SELECT ON b FROM ${role}`);
   const { tables } = await verifier.sink('sink', { rowsPerSecond: 0, signal: AbortSignal.timeout(60_000) });
   expect(tables.map(({ name, skipped, rowsCompared }) => [name, skipped, rowsCompared])).toEqual([
@@ -48,4 +52,6 @@ test('a table that may not be read is not compared, and keeps no other from it',
     ['c', null, 1],
   ]);
   await eventually('the auditor goes on with the others', () => auditor!.status.skipped === 2);
+  // That of the last comparison of each table.
+  expect(auditor!.status.drift).toBe(1);
 });

@@ -270,7 +270,7 @@ export function startAuditor(options: AuditorOptions): Auditor {
         const drift = { ...saved.drift };
         const found = table.missing + table.extra + table.different;
         if (found > 0) drift[label] = found;
-        else delete drift[label];
+        else if (table.skipped === null) delete drift[label];
         saving = save({ drift, done: [...done], at: null, rowsCompared: saved.rowsCompared + table.rowsCompared });
         onTable(table);
       },
