@@ -16,7 +16,13 @@ import { fileURLToPath } from 'node:url';
 import { explain } from '@millrace/core/error';
 import { MAJOR_VARIABLE, majorFolder, POSTGRES_MAJORS } from '@millrace/testkit/postgres-majors';
 
-const TESTS = ['packages/postgres', 'packages/engine', 'test/end-to-end', 'test/loss-classes'];
+const TESTS = [
+  'packages/postgres',
+  'packages/engine',
+  'packages/server/test/preflight.test.ts',
+  'test/end-to-end',
+  'test/loss-classes',
+];
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const STOP_SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
 const VITEST = join(ROOT, 'node_modules', 'vitest', 'vitest.mjs');
