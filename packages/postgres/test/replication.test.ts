@@ -1,8 +1,6 @@
-import { connect as connectSocket, createServer } from 'node:net';
 import { MillraceError } from '@millrace/core/error';
 import type { Lsn } from '@millrace/core/lsn';
 import { parseLsn } from '@millrace/core/lsn';
-import { listen } from '@millrace/testkit/dead-port';
 import { type OwnPostgres, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
 import { startProxy } from '@millrace/testkit/proxy';
 import { PgoutputPlugin } from 'pg-logical-replication';
@@ -29,6 +27,7 @@ import {
 } from '../src/pgoutput.ts';
 import { type ReplicationOptions, type ReplicationStream, startReplication } from '../src/replication.ts';
 import { createSlot, dropSlot, identifySystem, readSlot } from '../src/slot.ts';
+import { startChopper } from './chopper.ts';
 
 const WAL_SENDER_TIMEOUT_MS = 1000;
 const SLOTS_MAX = 4;
@@ -777,36 +776,3 @@ describe('slots', () => {
     await own.remove();
   });
 });
-
-/** Passes everything on, to the client in pieces of the sizes that `pieces` gives, after gathering for some time. */
-async function startChopper(
-  port: number,
-  pieces: () => number,
-  gatherMs = 0,
-): Promise<{ port: number; close(): void }> {
-  const server = createServer((client) => {
-    const target = connectSocket(port, '127.0.0.1');
-    client.setNoDelay(true);
-    client.on('error', () => target.destroy());
-    target.on('error', () => client.destroy());
-    client.on('close', () => target.destroy());
-    client.pipe(target);
-    let queued = Buffer.alloc(0);
-    const pump = () => {
-      const size = Math.min(pieces(), queued.length);
-      client.write(queued.subarray(0, size));
-      queued = queued.subarray(size);
-      if (queued.length > 0) setImmediate(pump);
-    };
-    target.on('data', (chunk) => {
-      if (queued.length === 0) {
-        if (gatherMs > 0) setTimeout(pump, gatherMs);
-        else setImmediate(pump);
-      }
-      queued = Buffer.concat([queued, chunk]);
-    });
-    target.on('close', () => client.end());
-  });
-  const chosen = await listen(server, 0);
-  return { port: chosen, close: () => server.close() };
-}
