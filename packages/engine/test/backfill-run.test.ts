@@ -398,16 +398,49 @@ test('without a key a row is asked for again however long the backfill waited fo
   expect(rows).toEqual(['1', '2']);
 });
 
+for (const before of ['the change', 'a transaction of which a part'] as const) {
+  test(`without a key a row is asked for again for as long as ${before} was delivered and cannot be seen`, async () => {
+    await db.sql(`CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 1), (1, 1), (2, 1);
+      CREATE PUBLICATION played FOR TABLE t`);
+    const xid = await begin('DELETE FROM t WHERE ctid = (SELECT min(ctid) FROM t WHERE id = 1)');
+    const { run, table, take, ready } = await play('t', 'physical');
+    await ready();
+    run.begun(xid, 5n);
+    if (before === 'the change') change(run, table, xid, 'delete', [1, 1], 'O');
+    else run.resumed(xid);
+    for (let looks = 0; looks < 8; looks++) {
+      expect(take(ALL_DELIVERED)).toEqual([]);
+      if (before === 'the change' && looks > 0) expect(run.waiting).toMatch(/is committing/);
+      await ready();
+    }
+    await writer.query('COMMIT');
+    expect(take(ALL_DELIVERED)).toEqual([]);
+    await ready();
+    const next = await begin('DELETE FROM t WHERE ctid = (SELECT min(ctid) FROM t WHERE id = 2)');
+    run.begun(next, 6n);
+    change(run, table, next, 'delete', [2, 1], 'O');
+    expect(take(ALL_DELIVERED)).toEqual([]);
+    await writer.query('COMMIT');
+    let rows: string[] = [];
+    for (; rows.length === 0; rows = take(ALL_DELIVERED)) await ready();
+    expect(rows).toEqual(['1']);
+  });
+}
+
 test('without a key a row that never stays the same is left to its changes in the end', async () => {
   await db.sql(`CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 1), (2, 1);
     CREATE PUBLICATION played FOR TABLE t`);
-  const xid = await begin('UPDATE t SET v = 2 WHERE id = 1');
   const { run, table, take, ready } = await play('t', 'physical');
-  await ready();
-  run.begun(xid, 5n);
-  change(run, table, xid, 'update', [1, 1], 'O');
-  let rows = take(ALL_DELIVERED);
-  for (; rows.length === 0; rows = take(ALL_DELIVERED)) await ready();
-  expect(rows).toEqual(['2']);
-  await writer.query('COMMIT');
+  let looks = 0;
+  for (let rows: string[] = []; rows.length === 0; looks++) {
+    await ready();
+    // A change that no chunk has seen, each time.
+    const xid = await begin('UPDATE t SET v = 1 WHERE id = 1');
+    await writer.query('COMMIT');
+    run.begun(xid, BigInt(5 + looks));
+    change(run, table, xid, 'update', [1, 1], 'O');
+    rows = take(ALL_DELIVERED);
+    expect(rows).toEqual(rows.length === 0 ? [] : ['2']);
+  }
+  expect(looks).toBe(6);
 });

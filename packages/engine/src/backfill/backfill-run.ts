@@ -28,7 +28,8 @@ import { explainRefusal, isTemporary } from './read-refusal.ts';
 import { keyText, RowColumns, rowText } from './row-chunk.ts';
 import { estimateRows } from './row-estimate.ts';
 import type { ReadContext, RunOptions } from './run-options.ts';
-import type { Snapshot } from './snapshot.ts';
+import { type Snapshot, visibility } from './snapshot.ts';
+import { staleRows } from './stale-rows.ts';
 import { holdsLargeValues, keyNames, planTable, type ReadUnit, readPages, type TablePlan } from './table-plan.ts';
 import { readChunk } from './table-reader.ts';
 import { readWriters, Unsettled } from './unsettled.ts';
@@ -41,7 +42,8 @@ const READY_CHUNKS_MAX = 2;
 /** Transactions a window may hold before everything under way is read anew. */
 const WINDOW_TRANSACTIONS_MAX = 200_000;
 /** Without a key: after this many times, rows that were changed meanwhile are left to the stream. */
-const KEYLESS_TRIES = 5;
+const KEYLESS_LOOKS = 5;
+const COMMITTING = 'a transaction that has written to the table is committing';
 /** Rows of partial changes that are read at once. */
 const PARTIAL_KEYS_MAX = 500;
 
@@ -445,7 +447,7 @@ export class BackfillRun {
     const { snapshot } = slot.chunk;
     if (this.#latest === null || snapshot.lsn > this.#latest.lsn) this.#latest = snapshot;
     if (!admitted) {
-      this.#waiting = 'a transaction that has written to the table is committing';
+      this.#waiting = COMMITTING;
       queue.again(slot, performance.now() + backoffMs(this.#refused++, REFUSED_MS));
       return;
     }
@@ -560,23 +562,20 @@ export class BackfillRun {
       slot.stale = new Uint8Array(chunk.count).fill(1);
       return true;
     }
+    // What was delivered will be seen: nothing is known of these rows before.
+    if (slot.missed.some(({ xid, lsn }) => visibility(chunk.snapshot, xid, lsn) !== 'seen')) {
+      this.#waiting = COMMITTING;
+      queue.again(slot, performance.now() + backoffMs(slot.tries++, REFUSED_MS));
+      this.#schedule();
+      return false;
+    }
     const columns = this.#columnsOf(this.#queries.get(unit)!);
-    const stale = new Uint8Array(chunk.count);
-    const whole = unit.key === null ? unit.schema.columns.map((_, i) => i) : [];
-    const prefix = this.#prefixOf(unit.schema.oid);
-    const { bytes } = chunk;
-    for (let row = 0; row < chunk.count; row++) {
-      columns.aim(bytes, chunk.start(row), chunk.ends[row]!);
-      const { kinds, starts, ends } = columns;
-      const key =
-        unit.key === null
-          ? rowText(bytes, whole, kinds, starts, ends)!
-          : prefix + keyText(bytes, unit.key.columns, kinds, starts, ends);
-      const is = staleness(key);
-      if (is === false) continue;
-      // Rows that look the same cannot be told apart by their looks, but by whether they are still there.
-      if (is === 'perhaps' || (unit.key === null && slot.tries < KEYLESS_TRIES)) return this.#again(queue, slot);
-      stale[row] = 1;
+    const { stale, missed } = staleRows(slot, columns, this.#prefixOf(unit.schema.oid), staleness, window);
+    if (stale === null) return this.#again(queue, slot);
+    // Rows that look the same cannot be told apart by their looks, but by whether they are still there.
+    if (missed.length > 0 && slot.looks++ < KEYLESS_LOOKS) {
+      slot.missed = missed;
+      return this.#again(queue, slot);
     }
     slot.stale = stale;
     return true;

@@ -16,6 +16,13 @@ export const WINDOW_KEY_BYTES_MAX = 64 << 20;
 /** Below this a window is not worth tidying. */
 const PRUNE_KEYS_MIN = 10_000;
 
+/** One that was delivered. */
+export interface Transaction {
+  readonly xid: number;
+  /** Of its commit. */
+  readonly lsn: Lsn;
+}
+
 interface Touched {
   readonly lsn: Lsn;
   readonly keys: Set<string>;
@@ -109,6 +116,15 @@ export class ChangeWindow {
       for (const keys of unknown) if (keys.has(key)) return 'perhaps';
       return false;
     };
+  }
+
+  /** Those that have changed this key and that the snapshot does not see. */
+  unseen(snapshot: Snapshot, key: string): Transaction[] {
+    const found: Transaction[] = [];
+    for (const [xid, { lsn, keys }] of this.#transactions) {
+      if (keys.has(key) && visibility(snapshot, xid, lsn) !== 'seen') found.push({ xid, lsn });
+    }
+    return found;
   }
 
   /** Forgets what all of these see; they are the snapshots of every chunk under way, or ones from before theirs. */

@@ -5,6 +5,7 @@
  */
 import type { BackfillOrder } from './backfill-job.ts';
 import type { BackfillMark } from './backfill-mark.ts';
+import type { Transaction } from './change-window.ts';
 import type { ChunkQuery, RowPosition, RowRange } from './chunk-query.ts';
 import { RowChunk, RowColumns } from './row-chunk.ts';
 import type { Snapshot } from './snapshot.ts';
@@ -22,6 +23,10 @@ export interface Slot {
   notBefore: number;
   /** It was read and could not be decided. */
   tries: number;
+  /** Without a key: how often that was because rows look like ones that were changed since it was read before. */
+  looks: number;
+  /** The transactions that had changed them the last time, unseen. */
+  missed: readonly Transaction[];
   /** The first row that is not handed over. */
   next: number;
   /** 1 for a row that is left out; null: none. */
@@ -189,6 +194,8 @@ export class RangeQueue {
       floor: null,
       notBefore: 0,
       tries: 0,
+      looks: 0,
+      missed: [],
       next: 0,
       stale: null,
     };
