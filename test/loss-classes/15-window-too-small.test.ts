@@ -127,3 +127,31 @@ test('a commit that waits for a standby while the backfill runs is delivered onc
   expect(versionsOf(messages, 8).at(-1)).toMatch(/ 2$/);
   await other.end();
 }, 60_000);
+
+test('an update of a key that a replica identity by another index does not say is waited for, not followed by the old row', async () => {
+  const rows = 6000;
+  await db.sql(`CREATE TABLE coded (id int PRIMARY KEY, code int NOT NULL UNIQUE); ALTER TABLE coded REPLICA IDENTITY USING INDEX coded_code_key;
+    INSERT INTO coded SELECT i, i FROM generate_series(1, ${rows}) i`);
+  millrace = await startMillrace(db, { database: { backfill: { rows_per_second: 1500, connections: 1 } } });
+  await db.sql('DELETE FROM coded WHERE id = 1');
+  await millrace.atLeast(1);
+  await standby('nobody');
+  const [job] = await managerOf(millrace).create([{ table: { schema: 'public', name: 'coded' }, order: 'key' }]);
+  await millrace.atLeast(100);
+  const committing = writer.query(`UPDATE coded SET id = ${rows + 1} WHERE id = ${rows}`);
+  await eventually('the backfill waits for it', () =>
+    managerOf(millrace!)
+      .list()
+      .some(
+        ({ id, waiting }) => id === job!.id && waiting === 'a transaction that has written to the table is committing',
+      ),
+  );
+  await standby(null);
+  await committing;
+  await settled(millrace);
+  const last = (await millrace.messages()).filter(({ record }) => record['code'] === rows);
+  expect(last.map(({ action, record }) => `${action} ${record['id']}`)).toEqual([
+    `update ${rows + 1}`,
+    `read ${rows + 1}`,
+  ]);
+}, 60_000);

@@ -398,6 +398,76 @@ test('without a key a row is asked for again however long the backfill waited fo
   expect(rows).toEqual(['1', '2']);
 });
 
+describe('a replica identity that is another index than the primary key, which an update of the key does not say', () => {
+  const CODED = `CREATE TABLE t (id int PRIMARY KEY, code int NOT NULL UNIQUE); ALTER TABLE t REPLICA IDENTITY USING INDEX t_code_key;
+    INSERT INTO t SELECT i, i FROM generate_series(1, 5) i; CREATE PUBLICATION played FOR TABLE t`;
+  const updates = [
+    ['the key alone', 'UPDATE t SET id = 9 WHERE id = 2', [9, 2], null],
+    ['both', 'UPDATE t SET id = 9, code = 9 WHERE id = 2', [9, 9], [null, 2]],
+  ] as const;
+  for (const order of ['physical', 'key'] as const) {
+    for (const [what, sql, now, before] of updates) {
+      test(`by ${order}: the row under its old key is not read behind an update of ${what}`, async () => {
+        await db.sql(CODED);
+        const xid = await begin(sql);
+        const played = await play('t', order);
+        const { run, take, ready } = played;
+        const table = { ...played.table, identity: ['code'] };
+        await ready();
+        run.begun(xid, 5n);
+        if (before === null) change(run, table, xid, 'update', now);
+        else change(run, table, xid, 'update', now, 'K', before);
+        expect(take(ALL_DELIVERED)).toEqual([]);
+        await writer.query('COMMIT');
+        expect((await wholeOf(played)).sort()).toEqual(['1', '3', '4', '5', '9']);
+      });
+    }
+  }
+
+  test('one that the table got after the backfill began counts, too', async () => {
+    await db.sql(`${CODED}; ALTER TABLE t REPLICA IDENTITY DEFAULT`);
+    const played = await play('t', 'key');
+    const { run, take, ready } = played;
+    await ready();
+    await db.sql('ALTER TABLE t REPLICA IDENTITY USING INDEX t_code_key');
+    const xid = await begin('UPDATE t SET id = 9 WHERE id = 2');
+    await writer.query('COMMIT');
+    run.begun(xid, 5n);
+    change(run, { ...played.table, identity: ['code'] }, xid, 'update', [9, 2]);
+    expect(take(ALL_DELIVERED)).toEqual([]);
+    expect(await wholeOf(played)).toEqual(['1', '3', '4', '5', '9']);
+  });
+
+  test('that of a partition counts where that of the root is announced', async () => {
+    await db.sql(`CREATE TABLE t (id int PRIMARY KEY, code int NOT NULL) PARTITION BY RANGE (id);
+      CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (100); CREATE UNIQUE INDEX t1_code ON t1 (code);
+      CREATE TABLE t2 PARTITION OF t FOR VALUES FROM (100) TO (200);
+      ALTER TABLE t1 REPLICA IDENTITY USING INDEX t1_code; INSERT INTO t VALUES (1, 1), (2, 2), (101, 1), (102, 2);
+      CREATE PUBLICATION played FOR TABLE t WITH (publish_via_partition_root = true)`);
+    const xid = await begin('UPDATE t SET id = 9 WHERE id = 2');
+    const played = await play('t', 'key');
+    const { run, table, take, ready } = played;
+    await ready();
+    run.begun(xid, 5n);
+    change(run, table, xid, 'update', [9, 2]);
+    expect(take(ALL_DELIVERED)).toEqual([]);
+    await writer.query('COMMIT');
+    // What is unique in one partition is not in another.
+    expect(await wholeOf(played)).toEqual(['1', '9', '101', '102']);
+  });
+
+  test('a row whose key stays holds nothing up', async () => {
+    await db.sql(CODED);
+    const xid = await begin('UPDATE t SET code = 7 WHERE id = 2');
+    const { run, table, take, ready } = await play('t', 'key');
+    await ready();
+    run.begun(xid, 5n);
+    change(run, { ...table, identity: ['code'] }, xid, 'update', [2, 7], 'K', [null, 2]);
+    expect(take(ALL_DELIVERED)).toEqual(['1', '3', '4', '5']);
+    await writer.query('COMMIT');
+  });
+});
+
 for (const before of ['the change', 'a transaction of which a part'] as const) {
   test(`without a key a row is asked for again for as long as ${before} was delivered and cannot be seen`, async () => {
     await db.sql(`CREATE TABLE t (id int, v int); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 1), (1, 1), (2, 1);

@@ -21,6 +21,7 @@ import type { BackfillJob } from './backfill-job.ts';
 import { type BackfillMark, formatMark, lateKey, latePosition } from './backfill-mark.ts';
 import { ChangeWindow } from './change-window.ts';
 import { ChunkQuery } from './chunk-query.ts';
+import { OtherIdentities } from './other-identity.ts';
 import { keyIsAnnounced, leavesOut, PartialChanges } from './partial-changes.ts';
 import { addEnds, endOf, RangeQueue, type Slot, withoutEnd } from './range-queue.ts';
 import { ChunkSize } from './read-pacing.ts';
@@ -33,6 +34,7 @@ import { staleRows } from './stale-rows.ts';
 import { holdsLargeValues, keyNames, planTable, type ReadUnit, readPages, type TablePlan } from './table-plan.ts';
 import { readChunk } from './table-reader.ts';
 import { readWriters, Unsettled } from './unsettled.ts';
+import { RESHAPED, watchedColumns } from './watched-columns.ts';
 
 const RETRY = { minMs: 200, maxMs: 10_000 };
 /** A snapshot that was refused is taken again after this, up to that. */
@@ -57,6 +59,7 @@ export class BackfillRun {
   readonly #running: Promise<void>;
   #plan: TablePlan | null = null;
   #window: ChangeWindow | null = null;
+  #identities = new OtherIdentities([]);
   #unsettled = new Unsettled();
   /** Snapshots in a row that could miss one of them. */
   #refused = 0;
@@ -190,6 +193,8 @@ export class BackfillRun {
     if (fresh !== null) window.changed(xid, prefix + fresh, partial);
     if (old !== null && old !== fresh) window.changed(xid, prefix + old);
     if (fresh === null && old === null) window.changed(xid, null);
+    else if (old === null && action !== INSERT)
+      this.#identities.updated(window, xid, prefix, table, columns, bytes, row);
   }
 
   /** A row is where the backfill may have been, and was not sent whole. */
@@ -242,14 +247,10 @@ export class BackfillRun {
     return table.name === (this.#plan?.name ?? name.name) && table.schema === schema;
   }
 
-  /** Indexes, in the table as the stream has it, of the columns that tell its rows apart; RESHAPED where it has others. */
   #watchedColumns(table: TableSchema): readonly number[] {
     let columns = this.#watched.get(table);
     if (columns === undefined) {
-      const unit = this.#unitOf(table.oid);
-      const names = unit === undefined ? [''] : (unit.key?.names ?? unit.schema.columns.map(({ name }) => name));
-      columns = names.map((name) => table.columns.findIndex((column) => column.name === name));
-      if (unit !== undefined && !sameColumns(unit.schema, table)) columns = RESHAPED;
+      columns = watchedColumns(this.#unitOf(table.oid), table);
       this.#watched.set(table, columns);
     }
     return columns;
@@ -310,6 +311,7 @@ export class BackfillRun {
     const keysBefore = keyNames(this.#plan);
     this.#plan = plan;
     this.#watched.clear();
+    this.#identities = new OtherIdentities(plan.whole);
     if (keysBefore !== null && keysBefore !== keyNames(plan)) this.#partial.lose();
     this.#latest = null;
     // The window opens first, then the question who could have been missed, then the first snapshot.
@@ -564,13 +566,12 @@ export class BackfillRun {
     }
     // What was delivered will be seen: nothing is known of these rows before.
     if (slot.missed.some(({ xid, lsn }) => visibility(chunk.snapshot, xid, lsn) !== 'seen')) {
-      this.#waiting = COMMITTING;
-      queue.again(slot, performance.now() + backoffMs(slot.tries++, REFUSED_MS));
-      this.#schedule();
-      return false;
+      return this.#again(queue, slot);
     }
     const columns = this.#columnsOf(this.#queries.get(unit)!);
-    const { stale, missed } = staleRows(slot, columns, this.#prefixOf(unit.schema.oid), staleness, window);
+    const prefix = this.#prefixOf(unit.schema.oid);
+    const identities = this.#identities.finder(unit, prefix);
+    const { stale, missed } = staleRows(slot, columns, prefix, identities, staleness, window);
     if (stale === null) return this.#again(queue, slot);
     // Rows that look the same cannot be told apart by their looks, but by whether they are still there.
     if (missed.length > 0 && slot.looks++ < KEYLESS_LOOKS) {
@@ -585,15 +586,8 @@ export class BackfillRun {
     this.#size.halve();
     queue.again(slot, performance.now() + backoffMs(slot.tries++, REFUSED_MS));
     this.#schedule();
+    // What it would be read again for has been delivered, and could not be seen yet.
+    this.#waiting ??= COMMITTING;
     return false;
   }
-}
-
-/** The stream shows a table with other columns than those that are read: one of the two is from before a schema change. */
-const RESHAPED: readonly number[] = [];
-
-function sameColumns(a: TableSchema, b: TableSchema): boolean {
-  if (a.columns.length !== b.columns.length) return false;
-  const names = new Set(a.columns.map(({ name }) => name));
-  return b.columns.every(({ name }) => names.has(name));
 }

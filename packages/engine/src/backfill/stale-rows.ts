@@ -1,5 +1,6 @@
 /** Goes through the rows of a chunk that may hold stale ones. HOT PATH (the loop). */
 import type { ChangeWindow, Staleness, Transaction } from './change-window.ts';
+import type { OtherIdentities } from './other-identity.ts';
 import type { Slot } from './range-queue.ts';
 import { keyText, type RowColumns, rowText } from './row-chunk.ts';
 
@@ -10,10 +11,13 @@ export interface StaleRows {
   readonly missed: readonly Transaction[];
 }
 
+const AGAIN: StaleRows = { stale: null, missed: [] };
+
 export function staleRows(
   { chunk, unit }: Slot,
   columns: RowColumns,
   prefix: string,
+  identities: ReturnType<OtherIdentities['finder']>,
   staleness: Extract<Staleness, (key: string) => unknown>,
   window: ChangeWindow,
 ): StaleRows {
@@ -29,8 +33,11 @@ export function staleRows(
         ? rowText(bytes, whole, kinds, starts, ends)!
         : prefix + keyText(bytes, unit.key.columns, kinds, starts, ends);
     const is = staleness(key);
-    if (is === false) continue;
-    if (is === 'perhaps') return { stale: null, missed: [] };
+    if (is === 'perhaps') return AGAIN;
+    if (is === false) {
+      if (identities?.(bytes, columns).some((text) => staleness(text) !== false)) return AGAIN;
+      continue;
+    }
     if (unit.key === null) looks.add(key);
     stale[row] = 1;
   }

@@ -26,6 +26,8 @@ export interface ReadUnit {
   /** As the stream has it: the root's name, and the columns in the order of the published relation. */
   readonly schema: TableSchema;
   readonly key: TableKey | null;
+  /** Columns of replica identities, of the table or its partitions, that do not say the whole key. */
+  readonly otherIdentities: readonly (readonly string[])[];
   /** The publication's row filter, as SQL. */
   readonly filter: string | null;
   readonly file: string;
@@ -105,11 +107,14 @@ async function planInSnapshot(connection: PgConnection, publication: string, oid
     if (table === null) continue;
     const types = await columnTypes(connection, table.oid);
     const key = await keyOf(connection, table, part, types);
-    const about = { schema: schemaOf(table, part, await identityKey(connection, table)), key, filter: part.filter };
-    const relations = await readRelations(
-      connection,
-      table.kind === 'partitioned' ? leafOids(table.oid) : String(table.oid),
-    );
+    const oids = table.kind === 'partitioned' ? leafOids(table.oid) : String(table.oid);
+    const about = {
+      schema: schemaOf(table, part, await identityKey(connection, table)),
+      key,
+      otherIdentities: key === null ? [] : await identitiesWithout(connection, oids, key.names),
+      filter: part.filter,
+    };
+    const relations = await readRelations(connection, oids);
     for (const relation of relations) leaves.push({ ...relation, ...about, only: true });
     const [self] = await readRelations(connection, String(table.oid));
     const estimatedRows = relations.reduce((sum, { estimatedRows: rows }) => sum + rows, 0);
@@ -194,6 +199,23 @@ async function identityKey(connection: PgConnection, table: TableDescription): P
       WHERE i.indrelid = ${table.oid} AND ${index} ORDER BY a.attnum`,
   );
   return rows.map(([name]) => name!);
+}
+
+/** Replica identities of these relations that do not cover the key: their columns, in table order. */
+async function identitiesWithout(
+  connection: PgConnection,
+  oids: string,
+  key: readonly string[],
+): Promise<readonly string[][]> {
+  const { rows } = await connection.query(
+    `SELECT DISTINCT (SELECT pg_catalog.json_agg(a.attname ORDER BY a.attnum)::pg_catalog.text FROM pg_catalog.pg_attribute AS a
+                       WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1]))
+       FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.indrelid
+      WHERE c.oid IN (${oids}) AND (c.relreplident = 'i' AND i.indisreplident
+        OR c.relreplident = 'd' AND i.indisprimary AND i.indimmediate)`,
+  );
+  const identities = rows.map(([names]) => JSON.parse(names!) as string[]);
+  return identities.filter((names) => !key.every((name) => names.includes(name)));
 }
 
 /**
