@@ -1,6 +1,7 @@
 /** A run on real tables beside a stream that the test plays, so that what is delivered when is the test's to say. */
 
 import { ChunkQuery } from '@millrace/engine/backfill/chunk-query';
+import { RateLimit } from '@millrace/engine/backfill/read-pacing';
 import { planTable } from '@millrace/engine/backfill/table-plan';
 import { READER_SETTINGS } from '@millrace/engine/backfill/table-reader';
 import { PgConnection } from '@millrace/postgres/connection';
@@ -326,6 +327,15 @@ test('a condition on a column that is no more has failed, and says so', async ()
     detail: expect.stringContaining('column "v" does not exist'),
   });
 }, 20_000);
+
+test('what a read that fails was to take of the rows per second is given back', async () => {
+  await db.sql(KEYED);
+  const rate = new RateLimit(1);
+  const { run, ready } = await play('t', 'key', { where: 'v / (v - 1) = 1', rate });
+  await ready();
+  expect(run.failure).toMatchObject({ detail: expect.stringContaining('22012') });
+  expect(rate.waitMs(performance.now())).toBe(0);
+});
 
 test('a truncate of one partition does not make the rows of another stale', async () => {
   await db.sql(`CREATE TABLE t (id int, part int, PRIMARY KEY (id, part)) PARTITION BY LIST (part);

@@ -37,6 +37,7 @@ export interface PlayOptions {
   readonly where?: string;
   readonly blocked?: () => string | null;
   readonly memory?: Memory;
+  readonly rate?: RateLimit;
 }
 
 /** `stops`: to be called, last first, before the database is dropped. */
@@ -87,7 +88,7 @@ export async function playBackfill(
     },
     mark: parseMark(options.mark),
     pool,
-    rate: new RateLimit(null),
+    rate: options.rate ?? new RateLimit(null),
     rowsPerSecondMax: null,
     publication: 'played',
     takes: () => true,

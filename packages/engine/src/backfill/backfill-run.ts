@@ -436,15 +436,17 @@ export class BackfillRun {
     // Several readers begin at once: what they are about to read counts before any of them has read it.
     const reserved = rate.reserve(this.#size.rows, performance.now());
     slot.floor = this.#latest;
-    const admitted = await pool.use(this.#stopping.signal, async (connection, discard) => {
+    slot.chunk.clear();
+    const reading = pool.use(this.#stopping.signal, async (connection, discard) => {
       const started = performance.now();
       if (!(await readChunk(connection, plan, query, slot.range, this.#size.rows, slot.chunk))) discard();
       this.#size.read(slot.chunk, performance.now() - started, slot.pages);
-      rate.taken(slot.chunk.count - reserved, performance.now());
       if (this.#unsettled.admits(slot.chunk.snapshot)) return true;
       this.#unsettled.narrow(await readWriters(connection, plan.oids));
       return false;
     });
+    // Also of one that failed.
+    const admitted = await reading.finally(() => rate.taken(slot.chunk.count - reserved, performance.now()));
     if (this.#queue !== queue) return;
     const { snapshot } = slot.chunk;
     if (this.#latest === null || snapshot.lsn > this.#latest.lsn) this.#latest = snapshot;
