@@ -99,7 +99,10 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
 
   const followers = () => (rowIndex === null ? sinks.deliveries : [...sinks.deliveries, rowIndex.delivery]);
   const trimming = startTrimming({ log, deliveries: followers, bytesMax: logBytesMax });
-  const pruning = startSchemaPruning({ schemas, log, missing: (oids) => catalog.missingRelations(oids) });
+  const pruning = startSchemaPruning({
+    ...{ schemas, rows: rowIndex, log },
+    missing: (oids) => catalog.missingRelations(oids),
+  });
 
   /** Bytes of log between its end and the slowest of the sinks that a backfill keeps busy. */
   async function neededByBackfills(): Promise<number> {

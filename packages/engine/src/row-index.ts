@@ -72,6 +72,10 @@ export interface RowIndex extends DiffedIndex {
   readonly filled: boolean;
   /** Of the tables that could not be read. */
   readonly failedFills: readonly BackfillView[];
+  /** OIDs of the tables that it holds. */
+  oids(): readonly number[];
+  /** See RowIndexSink. */
+  forget(oids: readonly number[]): Promise<void>;
   stop(): Promise<void>;
 }
 
@@ -142,7 +146,7 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
 
   /** Of the first fill of a table: another one when its rows were forgotten. */
   function initialId(schema: string, name: string): string {
-    return JSON.stringify([sink.incarnation, schema, name, lookup.table(schema, name)?.generation ?? 0]);
+    return JSON.stringify([sink.incarnation, schema, name, lookup.generation(schema, name)]);
   }
 
   /** Of the tables as they are held now. */
@@ -347,6 +351,12 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
         );
       }
       return summary;
+    },
+    oids: () => lookup.oids(),
+    async forget(oids) {
+      await sink.forget(oids);
+      const gone = new Set(oids);
+      for (const one of added) if (gone.has(Number.parseInt(one, 10))) added.delete(one);
     },
     async stop() {
       clearInterval(collecting);

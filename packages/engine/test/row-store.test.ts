@@ -517,3 +517,75 @@ test('whoever looks at the file while it is made holds it up, and no more', asyn
     await reader.terminate();
   }
 });
+
+test('what is forgotten of a table leaves nothing in the file, and one of the name is another one and read anew', () => {
+  const made = (oid: number, name: string) =>
+    tableSchema(
+      [
+        ['id', INT4],
+        ['a', TEXT],
+      ],
+      { oid, name },
+    );
+  const [stays, goes] = [made(1, 'stays'), made(2, 'goes')];
+  const feed = new Feed(true);
+  for (const table of [stays, goes]) {
+    feed.announce(table);
+    feed.transaction(insertMessage(table.oid, ['1', wide(table.name)]));
+  }
+  const tables = () => {
+    const db = new DatabaseSync(file, { readOnly: true });
+    const names = db.prepare(`SELECT name FROM sqlite_schema WHERE name GLOB '[rv][0-9]*' ORDER BY name`).all();
+    db.close();
+    return names.map(({ name }) => name);
+  };
+  const lookup = new RowLookup(file);
+  const held = lookup.table('public', 'goes')!;
+  expect(lookup.oids()).toEqual([1, 2]);
+  const before = tables();
+  store.forget([goes.oid, 99]);
+  expect(tables()).toEqual(before.filter((name) => !String(name).includes('2')));
+  expect(lookup.oids()).toEqual([1]);
+  expect(lookup.table('public', 'goes')).toBeNull();
+  expect(lookup.generation('public', 'goes')).toBe(1);
+  expect(() => held.count()).toThrow(expect.objectContaining({ code: 'row_index_reset' }));
+  const end = { lsn: 1000n, ordinal: 0 };
+  expect(valueAt(goes, keyOf('1'), 'a', end)).toBeNull();
+  expect(valueAt(stays, keyOf('1'), 'a', end)).toBe(wide('stays'));
+
+  const again = made(3, 'goes');
+  feed.announce(again);
+  feed.transaction(insertMessage(again.oid, ['1', wide('new')]), updateMessage(stays.oid, ['1', undefined]));
+  expect(lookup.table('public', 'goes')).toMatchObject({ oid: 3, generation: 1 });
+  expect(compareRow(stays, ['1', wide('stays')])).toEqual([true, true]);
+  expect(valueAt(again, keyOf('1'), 'a', end)).toBe(wide('new'));
+  // Announced before, and forgotten too soon: it is made again.
+  store.forget([stays.oid]);
+  feed.transaction(insertMessage(stays.oid, ['2', wide('late')]));
+  expect(valueAt(stays, keyOf('2'), 'a', end)).toBe(wide('late'));
+  lookup.close();
+});
+
+test('of more tables than statements are kept of, every change is taken in', () => {
+  store.close();
+  store = RowStore.open(file, 2);
+  const feed = new Feed(true);
+  const made = [1, 2, 3, 4].map((oid) =>
+    tableSchema(
+      [
+        ['id', INT4],
+        ['a', TEXT],
+      ],
+      { oid, name: `t${oid}` },
+    ),
+  );
+  for (const table of made) feed.announce(table);
+  feed.transaction(...made.map(({ oid }) => insertMessage(oid, ['1', wide('a')])));
+  feed.transaction(...made.map(({ oid }) => updateMessage(oid, ['1', undefined])));
+  feed.transaction(...made.map(({ oid }) => deleteMessage(oid, ['1', null])));
+  const before = { lsn: feed.lsn, ordinal: 0 };
+  for (const table of made) {
+    expect(valueAt(table, keyOf('1'), 'a', before)).toBe(wide('a'));
+    expect(countRows(table)).toBe(0);
+  }
+});

@@ -1,3 +1,4 @@
+import { MillraceError } from '@millrace/core/error';
 import type { Position } from '@millrace/core/position';
 import { SchemaHistory } from '@millrace/engine/decode/schema-history';
 import { startSchemaPruning } from '@millrace/engine/decode/schema-pruning';
@@ -38,8 +39,20 @@ test('the schemas of a table that was dropped are kept while the log holds a cha
   }
   const { log } = captured;
   let looks = 0;
+  // As a row index that has a table more, which was read and never changed, and is busy at first.
+  await db.sql('CREATE TABLE read (id int PRIMARY KEY)');
+  const read = await oidOf('read');
+  const held = new Set([stays, goes, read]);
+  let refusals = 0;
+  const rows = {
+    oids: () => [...held],
+    async forget(oids: readonly number[]) {
+      if (refusals++ === 0) throw new MillraceError('storage_closed');
+      for (const oid of oids) held.delete(oid);
+    },
+  };
   const pruning = startSchemaPruning({
-    ...{ schemas, log, intervalMs: 5 },
+    ...{ schemas, rows, log, intervalMs: 5 },
     missing: async (oids) => {
       looks++;
       return await catalog.missingRelations(oids);
@@ -53,10 +66,11 @@ test('the schemas of a table that was dropped are kept while the log holds a cha
     await db.sql('INSERT INTO goes VALUES (1)');
     await captured.arrived();
     await looked();
-    await db.sql('DROP TABLE goes; INSERT INTO stays VALUES (1)');
+    await db.sql('DROP TABLE goes, read; INSERT INTO stays VALUES (1)');
     await captured.arrived();
     await looked();
     // What was captured of it can still be read.
+    expect([...held]).toEqual([stays, goes, read]);
     expect(state.keys()).toEqual([`schema/${stays}/1`, `schema/${goes}/1`]);
     await vi.waitFor(
       async () => {
@@ -68,6 +82,8 @@ test('the schemas of a table that was dropped are kept while the log holds a cha
       },
       { timeout: 20_000 },
     );
+    expect([...held]).toEqual([stays]);
+    expect(refusals).toBeGreaterThan(1);
     expect(schemas.versions(goes)).toEqual([]);
     expect(schemas.versions(stays)).toHaveLength(1);
   } finally {

@@ -1,6 +1,6 @@
 /**
- * Forgets the schemas of tables that were dropped, once the log holds no change of them any more. Where tables come and
- * go they would otherwise be kept for ever, in the state table and in memory.
+ * Forgets the schemas of tables that were dropped, and what the row index has of them, once the log holds no change of
+ * them any more. Where tables come and go they would otherwise be kept for ever, on disk and in memory.
  */
 import type { Lsn } from '@millrace/core/lsn';
 import { pause } from '@millrace/core/pause';
@@ -14,6 +14,8 @@ export interface MissingRelations {
 
 export interface PruningOptions {
   readonly schemas: SchemaHistory;
+  /** The row index, if there is one. */
+  readonly rows?: { oids(): readonly number[]; forget(oids: readonly number[]): Promise<void> } | null;
   readonly log: {
     readonly progress: Lsn;
     readonly durableSeq: number;
@@ -32,25 +34,29 @@ interface Gone {
 
 const INTERVAL_MS = 10 * 60_000;
 
-export function startSchemaPruning({ schemas, log, missing, intervalMs = INTERVAL_MS }: PruningOptions) {
+export function startSchemaPruning({ schemas, rows = null, log, missing, intervalMs = INTERVAL_MS }: PruningOptions) {
   const stopping = new AbortController();
   const { signal } = stopping;
   const gone = new Map<number, Gone>();
 
   async function look(): Promise<void> {
-    const found = await missing(schemas.oids());
+    const found = await missing([...new Set([...schemas.oids(), ...(rows?.oids() ?? [])])]);
     const still = new Set(found.oids);
     // One that was made a moment ago may have been in the log before it was in the catalog.
     for (const oid of gone.keys()) if (!still.has(oid)) gone.delete(oid);
+    const over: number[] = [];
     for (const oid of still) {
       const known = gone.get(oid);
       if (known === undefined) gone.set(oid, { lsn: found.lsn, seq: null });
       else if (signal.aborted) return;
       else if (known.seq === null) known.seq = log.progress >= known.lsn ? log.durableSeq : null;
-      else if (log.stream.firstSeqNum >= known.seq) {
-        gone.delete(oid);
-        await schemas.forget(oid);
-      }
+      else if (log.stream.firstSeqNum >= known.seq) over.push(oid);
+    }
+    // The row index first: it can be asked what it has, also where it does not get to forgetting.
+    if (over.length > 0) await rows?.forget(over);
+    for (const oid of over) {
+      gone.delete(oid);
+      await schemas.forget(oid);
     }
   }
 

@@ -18,6 +18,8 @@ import type { RowStoreAnswer, RowStoreRequest } from './row-store-thread.ts';
 /** Operations and bytes written in one transaction of the index, at most. */
 const BATCH_OPERATIONS_MAX = 8192;
 const BATCH_BYTES_MAX = 4 << 20;
+/** Batches get in between: SQLite looks through all of its tables to drop one. */
+const FORGOTTEN_AT_ONCE = 20;
 /** SQLITE_FULL */
 const DISK_FULL = 13;
 
@@ -45,6 +47,8 @@ export interface RowIndexSink extends Sink {
   damaged(): void;
   /** Forgets values that every reader has passed. */
   collect(lsn: Lsn): Promise<void>;
+  /** Forgets tables that are gone and of which no change will come; not before it was resumed. */
+  forget(oids: readonly number[]): Promise<void>;
 }
 
 export function rowIndexSink({ file, start, holds, end }: RowIndexSinkOptions): RowIndexSink {
@@ -106,6 +110,13 @@ export function rowIndexSink({ file, start, holds, end }: RowIndexSinkOptions): 
 
     async collect(lsn) {
       await thread?.ask({ kind: 'collect', lsn });
+    },
+
+    async forget(oids) {
+      if (thread === null) throw new MillraceError('storage_closed');
+      for (let at = 0; at < oids.length; at += FORGOTTEN_AT_ONCE) {
+        await thread.ask({ kind: 'forget', oids: oids.slice(at, at + FORGOTTEN_AT_ONCE) });
+      }
     },
 
     async close() {

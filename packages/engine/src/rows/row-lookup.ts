@@ -66,6 +66,7 @@ export class RowLookup {
   readonly #file: string;
   readonly #onDamage: () => void;
   #db: DatabaseSync | null = null;
+  #generation: StatementSync | null = null;
   #fillers = new WeakMap<TableSchema, Filler>();
   readonly #shapes = new Map<number, IndexedShape>();
 
@@ -79,6 +80,7 @@ export class RowLookup {
   reopen(): void {
     this.#db?.close();
     this.#db = null;
+    this.#generation = null;
     this.#shapes.clear();
     this.#fillers = new WeakMap();
   }
@@ -90,6 +92,28 @@ export class RowLookup {
       if (db === null) return null;
       const row = db.prepare('SELECT * FROM tables WHERE schema = ? AND name = ?').get(schema, name);
       return row === undefined ? null : this.#table(db, row as unknown as TableRow);
+    });
+  }
+
+  /** Of the table that has the name, or that will have it next. */
+  generation(schema: string, name: string): number {
+    return this.#look(() => {
+      const db = this.#open();
+      if (db === null) return 0;
+      this.#generation ??= db.prepare(
+        `SELECT generation FROM tables WHERE schema = ? AND name = ?
+         UNION ALL SELECT generation FROM gone WHERE schema = ? AND name = ?`,
+      );
+      const row = this.#generation.get(schema, name, schema, name);
+      return (row as { generation: number } | undefined)?.generation ?? 0;
+    });
+  }
+
+  /** OIDs of the tables that are held. */
+  oids(): number[] {
+    return this.#look(() => {
+      const rows = this.#open()?.prepare('SELECT oid FROM tables WHERE oid IS NOT NULL').all() ?? [];
+      return (rows as { oid: number }[]).map(({ oid }) => oid);
     });
   }
 
@@ -124,6 +148,7 @@ export class RowLookup {
   close(): void {
     this.#db?.close();
     this.#db = null;
+    this.#generation = null;
   }
 
   #look<T>(question: () => T): T {
@@ -131,6 +156,9 @@ export class RowLookup {
       return question();
     } catch (error) {
       if (isLock(error)) throw locked(error);
+      if (isSqlError(error)) {
+        throw new MillraceError('row_index_reset', { detail: 'A table of it was forgotten.', cause: error });
+      }
       if (!isDamage(error)) throw error;
       this.#onDamage();
       throw new MillraceError('row_index_reset', { detail: 'Its file is damaged.', cause: error });
@@ -216,6 +244,12 @@ export class RowLookup {
     }
     return null;
   }
+}
+
+/** SQLITE_ERROR: between two questions the table was dropped. */
+function isSqlError(error: unknown): boolean {
+  const code = (error as { errcode?: number }).errcode;
+  return code !== undefined && (code & 0xff) === 1;
 }
 
 function locked(cause: unknown): MillraceError {

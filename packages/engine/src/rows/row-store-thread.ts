@@ -8,6 +8,7 @@ export type RowStoreRequest =
   | { readonly id: number; readonly kind: 'begin'; readonly position: Position }
   | { readonly id: number; readonly kind: 'apply'; readonly bytes: Uint8Array; readonly through: Position }
   | { readonly id: number; readonly kind: 'collect'; readonly lsn: bigint }
+  | { readonly id: number; readonly kind: 'forget'; readonly oids: readonly number[] }
   | { readonly id: number; readonly kind: 'clear' }
   | { readonly id: number; readonly kind: 'close' };
 
@@ -50,6 +51,9 @@ port.on('message', (request: RowStoreRequest) => {
       }
       case 'collect':
         while (store.collect(request.lsn));
+        break;
+      case 'forget':
+        store.forget(request.oids);
         break;
       case 'clear':
         store.close();

@@ -6,6 +6,7 @@
  * |-------------|--------------------------------------------------------------------------------------------------|
  * | meta        | format, an id of this incarnation, the position up to which all changes are in                    |
  * | tables      | per table: name, OID, key columns; generation: raised when its rows have to be read again         |
+ * | gone        | names of tables that were forgotten: the generation that another one of the name will be         |
  * | shapes      | the columns a row's hashes are of; col: an identity that a column keeps while name and type stay  |
  * | r<table>    | per row: key, shape, commit LSN of its last change, 8 bytes of hash per column                    |
  * | v<table>    | per kept value: key, col, from and until which position it was the row's                          |
@@ -33,35 +34,28 @@ import {
   TRUNCATE,
   VALUE_KEPT,
 } from './row-operations.ts';
+import type { RowStatements, ValueStatements } from './row-statements.ts';
+import * as sql from './row-statements.ts';
 import { HASH_BYTES, isUnknownHash } from './value-hash.ts';
 
 export const ROW_STORE_FORMAT = '2';
-const PAGE_BYTES = 8192;
-const CACHE_KIB = 64 * 1024;
-/** Pages of WAL after which SQLite moves them into the file. */
-const CHECKPOINT_PAGES = 4000;
 /** Old values removed in one transaction. */
 const COLLECTED_MAX = 10_000;
+/** Tables whose statements are kept, some 30 KB each; those of the others are made again when a change comes. */
+const PREPARED_MAX = 1_000;
 const NO_KEY = JSON.stringify([]);
 
 interface Table {
   readonly id: number;
-  readonly put: StatementSync;
-  readonly get: StatementSync;
-  readonly remove: StatementSync;
-  values: ValueStatements | null;
+  statements: RowStatements | null;
+  values: KeptValues | null;
   latest: Shape | null;
   /** By OID: partitions that are published by themselves may each have another order of columns. */
   readonly latestOf: Map<number, Shape>;
   nextCol: number;
 }
 
-interface ValueStatements {
-  readonly open: StatementSync;
-  readonly close: StatementSync;
-  readonly add: StatementSync;
-  readonly fill: StatementSync;
-  readonly lastUntil: StatementSync;
+interface KeptValues {
   /** Something was ever kept: without that a row cannot have values to close. */
   used: boolean;
   readonly since: Position;
@@ -74,7 +68,8 @@ interface Shape {
 }
 
 interface Announced {
-  shape: Shape;
+  /** null: the table was forgotten since. */
+  shape: Shape | null;
   readonly as: RowShape;
 }
 
@@ -100,6 +95,12 @@ export class RowStore {
   #position: Position | null;
   readonly #tables = new Map<number, Table>();
   readonly #shapes = new Map<number, Shape>();
+  /** Those whose statements are prepared, the oldest first. */
+  readonly #prepared: Table[] = [];
+  readonly #preparedMax: number;
+  /** Numbers are not given out again while somebody may remember what they meant. */
+  #lastTable: number;
+  #lastShape: number;
   /** By the encoder's number, since it was last told to begin. */
   #announced = new Map<number, Announced>();
   /** Of a row's hashes in one shape to those in another; -1: there is none. */
@@ -115,13 +116,13 @@ export class RowStore {
   #ordinal = 0;
 
   /** A file of another format, or one that SQLite finds damaged, is replaced by an empty one: all of it can be made anew. */
-  static open(file: string): RowStore {
+  static open(file: string, preparedMax = PREPARED_MAX): RowStore {
     try {
-      return new RowStore(file);
+      return new RowStore(file, preparedMax);
     } catch (error) {
       if (!isDamage(error)) throw error;
       RowStore.remove(file);
-      return new RowStore(file);
+      return new RowStore(file, preparedMax);
     }
   }
 
@@ -129,20 +130,11 @@ export class RowStore {
     for (const suffix of ['', '-wal', '-shm']) rmSync(`${file}${suffix}`, { force: true });
   }
 
-  private constructor(file: string) {
+  private constructor(file: string, preparedMax: number) {
+    this.#preparedMax = preparedMax;
     this.#db = new DatabaseSync(file);
     const db = this.#db;
-    // The timeout first: whoever asks for a row may look at the file before it is in WAL mode, and hold its lock.
-    db.exec(`PRAGMA busy_timeout = 5000; PRAGMA page_size = ${PAGE_BYTES}; PRAGMA journal_mode = WAL;
-      PRAGMA synchronous = FULL; PRAGMA cache_size = -${CACHE_KIB}; PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES};
-      PRAGMA foreign_keys = OFF;
-      CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-      CREATE TABLE IF NOT EXISTS tables (id INTEGER PRIMARY KEY, schema TEXT NOT NULL, name TEXT NOT NULL, oid INT,
-        generation INT NOT NULL, key TEXT NOT NULL, values_kept INT NOT NULL, since TEXT NOT NULL,
-        next_col INT NOT NULL, UNIQUE (schema, name));
-      CREATE TABLE IF NOT EXISTS shapes (id INTEGER PRIMARY KEY, tab INT NOT NULL, relation INT NOT NULL,
-        columns TEXT NOT NULL);
-      CREATE INDEX IF NOT EXISTS shapes_by_table ON shapes (tab);`);
+    sql.prepareFile(db);
     const get = db.prepare('SELECT value FROM meta WHERE name = ?');
     const meta = (name: string) => (get.get(name) as { value: string } | undefined)?.value;
     const format = meta('format');
@@ -161,6 +153,8 @@ export class RowStore {
     const position = meta('position');
     this.#position = position === undefined ? null : parsePosition(position);
     this.#savePosition = db.prepare(`INSERT OR REPLACE INTO meta VALUES ('position', ?)`);
+    this.#lastTable = sql.lastId(db, 'tables');
+    this.#lastShape = sql.lastId(db, 'shapes');
     for (const { id } of db.prepare('SELECT id FROM tables').all() as { id: number }[]) this.#load(id);
   }
 
@@ -214,6 +208,26 @@ export class RowStore {
     return more;
   }
 
+  /** Forgets tables that are gone at the source and of which no change will come. Durable when it returns. */
+  forget(oids: readonly number[]): void {
+    const db = this.#db;
+    const find = db.prepare('SELECT id FROM tables WHERE oid = ?');
+    const ids = oids.flatMap((oid) => (find.all(oid) as { id: number }[]).map(({ id }) => id));
+    if (ids.length === 0) return;
+    db.exec('BEGIN IMMEDIATE');
+    try {
+      for (const id of ids) sql.forgetTable(db, id);
+      db.exec('COMMIT');
+    } catch (error) {
+      if (db.isTransaction) db.exec('ROLLBACK');
+      throw error;
+    }
+    for (const id of ids) this.#unload(id);
+    for (const announced of this.#announced.values()) {
+      if (announced.shape !== null && ids.includes(announced.shape.table.id)) announced.shape = null;
+    }
+  }
+
   close(): void {
     this.#db.close();
   }
@@ -239,8 +253,9 @@ export class RowStore {
       case DELETE: {
         const { table } = this.#head().shape;
         const key = this.#slice(this.#u32());
-        table.remove.run(key);
-        if (table.values?.used === true) this.#closeAll(table.values, key);
+        const { remove, values } = table.statements ?? this.#prepare(table);
+        remove.run(key);
+        if (values !== null && table.values?.used === true) this.#closeAll(values, key);
         return;
       }
       case TRUNCATE: {
@@ -264,20 +279,22 @@ export class RowStore {
 
   #put(shape: Shape, flags: number, oldKey: Buffer | null, key: Buffer): void {
     const { table } = shape;
+    const statements = table.statements ?? this.#prepare(table);
     let hashes: Uint8Array = this.#slice(shape.columns.length * HASH_BYTES);
     if ((flags & FLAG_PARTIAL) !== 0) {
-      const old = table.get.get(oldKey ?? key) as OldRow | undefined;
+      const old = statements.get.get(oldKey ?? key) as OldRow | undefined;
       if (old !== undefined) hashes = this.#completed(hashes, shape, old);
     }
-    if (oldKey !== null) table.remove.run(oldKey);
-    table.put.run(key, shape.id, this.#lsn, hashes);
+    if (oldKey !== null) statements.remove.run(oldKey);
+    statements.put.run(key, shape.id, this.#lsn, hashes);
     const { values } = table;
     const kept = (flags & FLAG_VALUES) !== 0;
     if (values === null || (!kept && !values.used)) return;
-    this.#putValues(values, shape, flags, oldKey, key, kept ? this.#u16() : 0);
+    this.#putValues(values, statements.values!, shape, flags, oldKey, key, kept ? this.#u16() : 0);
   }
 
   #putValues(
+    kept: KeptValues,
     values: ValueStatements,
     shape: Shape,
     flags: number,
@@ -286,8 +303,8 @@ export class RowStore {
     count: number,
   ): void {
     const read = (flags & FLAG_READ) !== 0;
-    const open = values.used ? (values.open.all(key) as unknown as OpenVersion[]) : [];
-    const before = oldKey === null || !values.used ? [] : (values.open.all(oldKey) as unknown as OpenVersion[]);
+    const open = kept.used ? (values.open.all(key) as unknown as OpenVersion[]) : [];
+    const before = oldKey === null || !kept.used ? [] : (values.open.all(oldKey) as unknown as OpenVersion[]);
     for (const version of before) values.close.run(this.#lsn, this.#ordinal, version.id);
     const stays = new Set<number>();
     for (let i = 0; i < count; i++) {
@@ -295,14 +312,14 @@ export class RowStore {
       if (col === undefined) throw new InvariantError(OPERATION_DAMAGED);
       const sent = this.#u8() === VALUE_KEPT;
       const value = sent ? this.#slice(this.#u32()) : null;
-      if (read) this.#fillValue(values, open, key, col, value!);
+      if (read) this.#fillValue(kept, values, open, key, col, value!);
       else if (oldKey !== null) {
         // What moved with the row and is not known yet is a hole that the first fill may close.
         const carried = sent ? value : (before.find((version) => version.col === col)?.value ?? null);
         values.add.run(key, col, this.#lsn, this.#ordinal, carried);
       } else if (sent) values.add.run(key, col, this.#lsn, this.#ordinal, value);
       else stays.add(col);
-      values.used = true;
+      kept.used = true;
     }
     if (read) return;
     for (const version of open) {
@@ -311,14 +328,21 @@ export class RowStore {
   }
 
   /** A row of the first fill holds what the row held since the index began, unless a change said more. */
-  #fillValue(values: ValueStatements, open: readonly OpenVersion[], key: Buffer, col: number, value: Buffer): void {
+  #fillValue(
+    { since }: KeptValues,
+    values: ValueStatements,
+    open: readonly OpenVersion[],
+    key: Buffer,
+    col: number,
+    value: Buffer,
+  ): void {
     const known = open.find((version) => version.col === col);
     if (known !== undefined) {
       if (known.value === null) values.fill.run(value, known.id);
       return;
     }
     const last = values.lastUntil.get(key, col) as { until_lsn: number | bigint; until_ord: number } | undefined;
-    if (last === undefined) values.add.run(key, col, values.since.lsn, values.since.ordinal, value);
+    if (last === undefined) values.add.run(key, col, since.lsn, since.ordinal, value);
     else values.add.run(key, col, last.until_lsn, last.until_ord, value);
   }
 
@@ -372,11 +396,12 @@ export class RowStore {
     if (same) return known;
     const cols = inheritedCols((known ?? table.latest)?.columns ?? [], announced.columns, known !== undefined);
     const columns = announced.columns.map((column, i) => ({ ...column, col: cols[i] ?? table.nextCol++ }));
-    const { lastInsertRowid } = this.#db
-      .prepare('INSERT INTO shapes (tab, relation, columns) VALUES (?, ?, ?)')
-      .run(table.id, relation, JSON.stringify(columns));
+    const id = ++this.#lastShape;
+    this.#db
+      .prepare('INSERT INTO shapes (id, tab, relation, columns) VALUES (?, ?, ?, ?)')
+      .run(id, table.id, relation, JSON.stringify(columns));
     this.#db.prepare('UPDATE tables SET next_col = ? WHERE id = ?').run(table.nextCol, table.id);
-    const shape = { id: Number(lastInsertRowid), table, columns };
+    const shape = { id, table, columns };
     this.#shapes.set(shape.id, shape);
     table.latestOf.set(relation, shape);
     table.latest = shape;
@@ -423,45 +448,38 @@ export class RowStore {
   #create(shape: RowShape): Table {
     const { schema, name, leaf, oid, key, values } = shape;
     const since = formatPosition(this.#position!);
-    const { lastInsertRowid } = this.#db
+    const before = this.#db
+      .prepare('DELETE FROM gone WHERE schema = ? AND name = ? RETURNING generation')
+      .get(schema, name) as { generation: number } | undefined;
+    const id = ++this.#lastTable;
+    this.#db
       .prepare(
-        `INSERT INTO tables (schema, name, oid, generation, key, values_kept, since, next_col)
-         VALUES (?, ?, ?, 0, ?, ?, ?, 0)`,
+        `INSERT INTO tables (id, schema, name, oid, generation, key, values_kept, since, next_col)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)`,
       )
-      .run(schema, name, leaf ? null : oid, JSON.stringify(key), values ? 1 : 0, since);
-    const id = Number(lastInsertRowid);
-    this.#makeTables(id, shape.values);
+      .run(
+        ...[id, schema, name, leaf ? null : oid, before?.generation ?? 0, JSON.stringify(key), values ? 1 : 0, since],
+      );
+    sql.makeTables(this.#db, id, values);
     return this.#load(id);
-  }
-
-  #makeTables(id: number, values: boolean): void {
-    this.#db.exec(`CREATE TABLE r${id} (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, shape INT NOT NULL, lsn INT NOT NULL,
-      hashes BLOB NOT NULL)`);
-    if (!values) return;
-    this.#db.exec(`CREATE TABLE v${id} (id INTEGER PRIMARY KEY, key BLOB NOT NULL, col INT NOT NULL, from_lsn INT NOT NULL,
-      from_ord INT NOT NULL, until_lsn INT, until_ord INT, value BLOB);
-      CREATE INDEX v${id}_by_key ON v${id} (key, col, from_lsn, from_ord);
-      CREATE INDEX v${id}_by_end ON v${id} (until_lsn) WHERE until_lsn IS NOT NULL`);
   }
 
   /** Everything of the table is forgotten; a new generation of it is read from the source. */
   #reset({ id }: Table, shape: RowShape): void {
     this.#resets++;
-    this.#db.exec(`DROP TABLE r${id}; DROP TABLE IF EXISTS v${id}; DELETE FROM shapes WHERE tab = ${id}`);
-    this.#makeTables(id, shape.values);
+    sql.dropTables(this.#db, id);
+    sql.makeTables(this.#db, id, shape.values);
     const { leaf, oid, key, values } = shape;
     this.#db
       .prepare(
         'UPDATE tables SET oid = ?, generation = generation + 1, key = ?, values_kept = ?, since = ? WHERE id = ?',
       )
       .run(leaf ? null : oid, JSON.stringify(key), values ? 1 : 0, formatPosition(this.#through), id);
-    for (const [number, known] of this.#shapes) if (known.table.id === id) this.#shapes.delete(number);
-    // Their numbers are given out again.
-    this.#alignments.clear();
+    this.#unload(id);
     this.#load(id);
     // Shapes announced before name the table as it was. Those of another table or key have nothing more to say.
     for (const [number, announced] of this.#announced) {
-      if (announced.shape.table.id !== id) continue;
+      if (announced.shape?.table.id !== id) continue;
       const { as } = announced;
       if ((as.leaf || as.oid === oid) && as.values === values && JSON.stringify(as.key) === JSON.stringify(key)) {
         announced.shape = this.#shapeOf(as);
@@ -472,15 +490,11 @@ export class RowStore {
   #load(id: number): Table {
     const db = this.#db;
     const row = db.prepare('SELECT * FROM tables WHERE id = ?').get(id) as unknown as TableRow;
+    const used = () => db.prepare(`SELECT 1 FROM v${id} LIMIT 1`).get() !== undefined;
     const table: Table = {
       id,
-      put: db.prepare(
-        `INSERT INTO r${id} (key, shape, lsn, hashes) VALUES (?, ?, ?, ?)
-         ON CONFLICT (key) DO UPDATE SET shape = excluded.shape, lsn = excluded.lsn, hashes = excluded.hashes`,
-      ),
-      get: db.prepare(`SELECT shape, hashes FROM r${id} WHERE key = ?`),
-      remove: db.prepare(`DELETE FROM r${id} WHERE key = ?`),
-      values: row.values_kept === 1 ? this.#valueStatements(row) : null,
+      statements: null,
+      values: row.values_kept === 1 ? { used: used(), since: parsePosition(row.since)! } : null,
       latest: null,
       latestOf: new Map(),
       nextCol: row.next_col,
@@ -495,40 +509,40 @@ export class RowStore {
     return table;
   }
 
-  #valueStatements({ id, since }: TableRow): ValueStatements {
-    const db = this.#db;
-    const lastUntil = db.prepare(
-      `SELECT until_lsn, until_ord FROM v${id} WHERE key = ? AND col = ? ORDER BY from_lsn DESC, from_ord DESC LIMIT 1`,
-    );
-    lastUntil.setReadBigInts(true);
-    return {
-      open: db.prepare(`SELECT id, col, value FROM v${id} WHERE key = ? AND until_lsn IS NULL`),
-      close: db.prepare(`UPDATE v${id} SET until_lsn = ?, until_ord = ? WHERE id = ?`),
-      add: db.prepare(`INSERT INTO v${id} (key, col, from_lsn, from_ord, value) VALUES (?, ?, ?, ?, ?)`),
-      fill: db.prepare(`UPDATE v${id} SET value = ? WHERE id = ?`),
-      lastUntil,
-      used: db.prepare(`SELECT 1 FROM v${id} LIMIT 1`).get() !== undefined,
-      since: parsePosition(since)!,
-    };
+  #unload(id: number): void {
+    const table = this.#tables.get(id);
+    this.#tables.delete(id);
+    if (table?.statements != null) this.#prepared.splice(this.#prepared.indexOf(table), 1);
+    for (const [number, known] of this.#shapes) if (known.table.id === id) this.#shapes.delete(number);
+    this.#alignments.clear();
+  }
+
+  #prepare(table: Table): RowStatements {
+    if (this.#prepared.length === this.#preparedMax) this.#prepared.shift()!.statements = null;
+    this.#prepared.push(table);
+    table.statements = sql.prepareRows(this.#db, table.id, table.values !== null);
+    return table.statements;
   }
 
   /** After a rollback memory may know of tables and shapes that are not there. */
   #forgetLoaded(): void {
     this.#tables.clear();
+    this.#prepared.length = 0;
     this.#shapes.clear();
     this.#alignments.clear();
     for (const { id } of this.#db.prepare('SELECT id FROM tables').all() as { id: number }[]) this.#load(id);
   }
 
-  #head(): Announced {
+  #head(): Announced & { readonly shape: Shape } {
     const announced = this.#announced.get(this.#u32());
     assert(announced !== undefined, 'an operation names a shape that was announced');
+    announced.shape ??= this.#shapeOf(announced.as);
     const bytes = this.#bytes;
     if (this.#at + 12 > bytes.length) throw new InvariantError(OPERATION_DAMAGED);
     this.#lsn = bytes.readBigUInt64BE(this.#at);
     this.#ordinal = bytes.readUInt32BE(this.#at + 8);
     this.#at += 12;
-    return announced;
+    return announced as Announced & { readonly shape: Shape };
   }
 
   #u8(): number {
