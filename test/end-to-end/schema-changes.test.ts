@@ -1,4 +1,6 @@
 /** What a sink with schema_changes is told of the shapes of its tables, and when. */
+import { sinkKey } from '@millrace/core/sink-key';
+import { cursorStore } from '@millrace/engine/deliver/cursor-store';
 import { DDL_TRIGGER_REMOVAL_SQL, DDL_TRIGGER_SQL } from '@millrace/postgres/ddl-trigger';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -188,4 +190,20 @@ test('DDL comes as messages where the event triggers are, in its place, and neve
     `SELECT evtname FROM pg_event_trigger UNION ALL SELECT nspname FROM pg_namespace WHERE nspname = 'millrace'`,
   );
   expect(left).toEqual([]);
+});
+
+test("a sink's cursor keeps no mark of a table that was forgotten", async () => {
+  await db.sql('CREATE TABLE stays (id int PRIMARY KEY); CREATE TABLE goes (id int PRIMARY KEY)');
+  millrace = await startMillrace(db, { sinks: SINKS });
+  await db.sql('INSERT INTO stays VALUES (1); INSERT INTO goes VALUES (1)');
+  await millrace.atLeast(4);
+  const [{ stays, goes }] = await db.sql(`SELECT 'stays'::regclass::oid AS stays, 'goes'::regclass::oid AS goes`);
+  const { store, pipelines } = millrace.server;
+  const marks = () => [...cursorStore(store.state, sinkKey('sink', 'cursor')).load()!.backfills.keys()].sort();
+  await expect.poll(marks).toEqual([`schema/${stays}`, `schema/${goes}`]);
+  await db.sql('DROP TABLE goes');
+  await pipelines[0]!.schemas.forget(Number(goes));
+  await db.sql('INSERT INTO stays VALUES (2)');
+  await expect.poll(marks).toEqual([`schema/${stays}`]);
+  expect(seen(await millrace.atLeast(5))).toEqual(['v1', 'insert id', 'v1', 'insert id', 'insert id']);
 });

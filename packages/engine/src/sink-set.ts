@@ -15,6 +15,7 @@ import { backfillStore } from './backfill/backfill-store.ts';
 import type { ChangeLog } from './change-log/change-log.ts';
 import { positionOf } from './change-log/log-places.ts';
 import { type ChangeTail, tailChanges } from './change-tail.ts';
+import { SCHEMA_MARK } from './decode/message-encoder.ts';
 import type { SchemaHistory } from './decode/schema-history.ts';
 import { type CursorStore, cursorStore, newCursor, openCursors } from './deliver/cursor-store.ts';
 import { type Delivery, type DeliveryOptions, type DeliveryState, startDelivery } from './deliver/delivery.ts';
@@ -264,7 +265,8 @@ export class SinkSet {
       paused: spec.status === 'paused',
       cursors: this.#cursors.get(spec.name)!,
       memory: operatorMemory(state, spec.name),
-      keepsMark: (id: string) => manager.keepsMark(id),
+      keepsMark: (id: string) =>
+        id.startsWith(SCHEMA_MARK) ? schemas.knows(Number(id.slice(SCHEMA_MARK.length))) : manager.keepsMark(id),
       openFeed,
       onState: (event: DeliveryState) => onSink?.(spec.name, event),
     };

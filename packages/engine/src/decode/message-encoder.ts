@@ -140,6 +140,7 @@ export class MessageEncoder implements ChangeVisitor {
   /** The plan a relation had before it was announced again. */
   readonly #former = new Map<number, MessagePlan>();
   readonly #told = new Map<number, number>();
+  #forgotten: number;
   readonly #tail: Buffer;
   #lastOid = -1;
   #lastPlan: Entry | typeof UNTOLD = SKIP;
@@ -164,6 +165,7 @@ export class MessageEncoder implements ChangeVisitor {
 
   constructor(options: EncoderOptions) {
     this.#options = options;
+    this.#forgotten = options.schemas.forgotten;
     this.#contents = options.contents ?? DEFAULT_CONTENTS;
     this.#rules = options.rules ?? NO_RULES;
     this.#lastValues = options.lastValues ?? null;
@@ -174,6 +176,7 @@ export class MessageEncoder implements ChangeVisitor {
   }
 
   relation(bytes: Buffer, start: number, end: number): void {
+    if (this.#forgotten !== this.#options.schemas.forgotten) this.#forget();
     const oid = bytes.readUInt32BE(start + 1);
     const before = this.#relations.get(oid);
     if (before === undefined || before.compare(bytes, start, end) !== 0) {
@@ -184,6 +187,15 @@ export class MessageEncoder implements ChangeVisitor {
     if (typeof plan === 'object') this.#former.set(oid, plan);
     this.#plans.delete(oid);
     this.#lastOid = -1;
+  }
+
+  /** What was made of tables that are gone, and of which no change will come. */
+  #forget(): void {
+    const { schemas } = this.#options;
+    this.#forgotten = schemas.forgotten;
+    for (const made of [this.#plans, this.#former, this.#told]) {
+      for (const oid of made.keys()) if (!schemas.knows(oid)) made.delete(oid);
+    }
   }
 
   begin(lsn: Lsn, commitTimeMicros: bigint, xid: number): void {

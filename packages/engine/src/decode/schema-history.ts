@@ -71,6 +71,7 @@ export class SchemaHistory {
   readonly #tables = new Map<number, Table>();
   #eager = 0;
   #closed = false;
+  #forgotten = 0;
   /** The catalog is asked one question at a time, in the order of the log. */
   #last: Promise<unknown> = Promise.resolve();
 
@@ -148,11 +149,21 @@ export class SchemaHistory {
     return [...this.#tables.keys()];
   }
 
+  knows(oid: number): boolean {
+    return this.#tables.has(oid);
+  }
+
+  /** How many were forgotten since the start. */
+  get forgotten(): number {
+    return this.#forgotten;
+  }
+
   /** Of a table that is gone, and nobody will be shown a change of. */
   async forget(oid: number): Promise<void> {
     const table = this.#tables.get(oid);
     if (table === undefined || table.questions.size > 0) return;
     this.#tables.delete(oid);
+    this.#forgotten++;
     await Promise.all(
       table.versions.map(({ schema }) => this.#state.delete(`${this.#prefix}/${oid}/${schema.version}`)),
     );
