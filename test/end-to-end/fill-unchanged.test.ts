@@ -289,3 +289,26 @@ test('a table that is dropped before its first fill is not waited for', async ()
   await db.sql('UPDATE docs SET n = 1');
   expect(bodies(await millrace.atLeast(2, 'filled'))).toEqual(['a1', 'a1']);
 });
+
+test('what a table had is filled in also where the index has forgotten another one of its name', async () => {
+  await db.sql(TABLE);
+  await db.sql('INSERT INTO docs VALUES (1, 0, $1)', [big('old')]);
+  millrace = await startMillrace(db, { sinks: [FILL] });
+  const { rowIndex, schemas } = millrace.server.pipelines[0]!;
+  await eventually('the index has read the table', () => rowIndex!.filled);
+  await db.sql('UPDATE docs SET n = 1');
+  await millrace.atLeast(1, 'filled');
+  const oids = rowIndex!.oids();
+  expect(oids).toHaveLength(1);
+  await db.sql('DROP TABLE docs');
+  await rowIndex!.forget(oids);
+  await schemas.forget(oids[0]!);
+  expect(rowIndex!.table('public', 'docs')).toBeNull();
+  // No change tells of its row.
+  await db.sql(TABLE.replace('TABLE', 'UNLOGGED TABLE'));
+  await db.sql('INSERT INTO docs VALUES (1, 0, $1)', [big('new')]);
+  await db.sql('ALTER TABLE docs SET LOGGED');
+  await db.sql('UPDATE docs SET n = 2');
+  const messages = await millrace.atLeast(2, 'filled');
+  expect(bodies(messages)).toEqual(['ol', 'ne']);
+});
