@@ -93,3 +93,28 @@ test('the schemas of a table that was dropped are kept while the log holds a cha
     await db.drop();
   }
 }, 60_000);
+
+test('nothing is forgotten for what a server does not have that has not come as far as the log', async () => {
+  const schemas = new SchemaHistory(stateTable(), 'schema', () => Promise.reject(new Error('nobody asks')));
+  const log = { progress: 1_000n, durableSeq: 10, stream: { firstSeqNum: 10 } };
+  const forgotten: number[] = [];
+  const rows = { oids: () => [1], forget: async (oids: readonly number[]) => void forgotten.push(...oids) };
+  // A standby, or an empty server that has the address for a while.
+  let lsn = 500n;
+  let looks = 0;
+  const pruning = startSchemaPruning({
+    ...{ schemas, rows, log, intervalMs: 1 },
+    async missing(oids) {
+      looks++;
+      return { oids, lsn };
+    },
+  });
+  try {
+    await vi.waitFor(() => expect(looks).toBeGreaterThan(20));
+    expect(forgotten).toEqual([]);
+    lsn = 1_000n;
+    await vi.waitFor(() => expect(forgotten).toContain(1));
+  } finally {
+    await pruning.stop();
+  }
+});

@@ -40,7 +40,10 @@ export function startSchemaPruning({ schemas, rows = null, log, missing, interva
   const gone = new Map<number, Gone>();
 
   async function look(): Promise<void> {
+    const captured = log.progress;
     const found = await missing([...new Set([...schemas.oids(), ...(rows?.oids() ?? [])])]);
+    // A server that has not come as far as the log: a standby, or one that only has the address. Nothing is gone for that.
+    if (found.lsn < captured) return gone.clear();
     const still = new Set(found.oids);
     // One that was made a moment ago may have been in the log before it was in the catalog.
     for (const oid of gone.keys()) if (!still.has(oid)) gone.delete(oid);
