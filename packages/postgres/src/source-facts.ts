@@ -184,8 +184,19 @@ export async function readPublicationFacts(connection: PgConnection, name: strin
   };
 }
 
-/** The tables of a publication, by name; at most TABLES_LOOKED_AT_MAX. */
-export async function readPublishedTables(connection: PgConnection, publication: string): Promise<PublishedTable[]> {
+/** Tables that one FOR ALL TABLES would hold, partitions folded into their roots. Postgres numbers its own below this. */
+const PUBLISHABLE = "c.relpersistence = 'p' AND NOT c.relispartition AND c.oid >= 16384";
+
+/** The tables of a publication, or (null) of one that is to be made; by name, at most TABLES_LOOKED_AT_MAX. */
+export async function readPublishedTables(
+  connection: PgConnection,
+  publication: string | null,
+): Promise<PublishedTable[]> {
+  const held =
+    publication === null
+      ? PUBLISHABLE
+      : `(n.nspname, c.relname) IN (SELECT p.schemaname, p.tablename FROM pg_catalog.pg_publication_tables AS p
+          WHERE p.pubname = ${quoteLiteral(publication)})`;
   const { rows } = await connection.query(`
     WITH identity AS (
       SELECT c.oid, c.relreplident AS kind,
@@ -202,9 +213,8 @@ export async function readPublishedTables(connection: PgConnection, publication:
            c.reltoastrelid <> 0 AND pg_catalog.pg_relation_size(c.reltoastrelid) > 0 OR coalesce(l.toasted, false),
            pg_catalog.row_security_active(c.oid),
            pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
-      FROM pg_catalog.pg_publication_tables AS p
-      JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.schemaname
-      JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
+      FROM pg_catalog.pg_class AS c
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
       JOIN known AS k ON k.oid = c.oid
       JOIN pg_catalog.pg_class AS r ON r.oid = CASE WHEN c.relispartition
            THEN coalesce(pg_catalog.pg_partition_root(c.oid), c.oid) ELSE c.oid END
@@ -218,7 +228,7 @@ export async function readPublishedTables(connection: PgConnection, publication:
           JOIN pg_catalog.pg_class AS lc ON lc.oid = t.relid
           JOIN known AS lk ON lk.oid = t.relid
          WHERE t.isleaf) AS l ON c.relkind = 'p'
-     WHERE p.pubname = ${quoteLiteral(publication)}
+     WHERE ${held}
      ORDER BY 2, 3 LIMIT ${TABLES_LOOKED_AT_MAX}`);
   const kinds = { d: 'default', f: 'full', i: 'index', n: 'nothing' } as const;
   return rows.map((row) => {
@@ -266,23 +276,4 @@ export async function readRoleFacts(connection: PgConnection): Promise<RoleFacts
     replication: replication === 't',
     replicationByMembership: membership === 't',
   };
-}
-
-/** Tables that a publication FOR ALL TABLES would cover and that updates and deletes would then fail on. */
-export async function readTablesWithoutIdentity(
-  connection: PgConnection,
-): Promise<{ readonly schema: string; readonly name: string }[]> {
-  const { rows } = await connection.query(`
-    SELECT n.nspname, c.relname
-      FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-     WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname NOT IN ('pg_catalog', 'information_schema')
-       AND n.nspname NOT LIKE 'pg\\_%'
-       AND CASE c.relreplident
-           WHEN 'f' THEN false
-           WHEN 'n' THEN true
-           WHEN 'd' THEN NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i
-                                      WHERE i.indrelid = c.oid AND i.indisprimary AND i.indisvalid AND i.indimmediate)
-           ELSE NOT EXISTS (SELECT FROM pg_catalog.pg_index AS i WHERE i.indrelid = c.oid AND i.indisreplident) END
-     ORDER BY 1, 2 LIMIT ${TABLES_LOOKED_AT_MAX}`);
-  return rows.map(([schema, name]) => ({ schema: schema!, name: name! }));
 }

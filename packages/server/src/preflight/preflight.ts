@@ -31,7 +31,6 @@ import {
   readRoleFacts,
   readServerFacts,
   readSlotFacts,
-  readTablesWithoutIdentity,
   type ServerFacts,
   type SlotFacts,
 } from '@millrace/postgres/source-facts';
@@ -113,30 +112,28 @@ async function checkDatabase(
     if (findings.every(({ slug }) => slug !== 'endpoint_pooled')) findings.push(...pooled);
     const role = await readRoleFacts(connection);
     const slot = await readSlotFacts(connection, database.slot.name);
-    const publication = await readPublicationFacts(connection, database.publication.name);
-    const tables = publication === null ? [] : await readPublishedTables(connection, database.publication.name);
+    const made = await readPublicationFacts(connection, database.publication.name);
+    const publication = made ?? toBeMade(database);
+    const tables = publication === null ? [] : await readPublishedTables(connection, made === null ? null : made.name);
     findings.push(
       ...settingFindings(server, slot),
       ...standbyFindings(server, database),
       ...encodingFindings(server),
       ...clockFindings(server, answeredAt, answeredAt - askedAt),
-      ...rightFindings(role, database, { slot: slot !== null, publication: publication !== null }),
+      ...rightFindings(role, database, sinks, { slot: slot !== null, publication: made !== null }),
       ...usedSlotFindings(database, server, slot),
       ...(await replicationFindings(database)),
     );
     if (publication !== null) {
       findings.push(...publicationFindings(publication.name, publication, tables));
-      findings.push(...identityFindings(publication, tables));
-    } else if (database.publication.createIfNotExists && database.publication.initSql === undefined) {
-      findings.push(...allTablesFindings(await readTablesWithoutIdentity(connection)));
+      const identities = identityFindings(publication, tables);
+      findings.push(...(made === null ? identities.map(onceAllArePublished) : identities));
     }
-    if (slot?.active === false && publication !== null) {
-      findings.push(...(await unreadSlotFindings(connection, slot.name, publication.name)));
+    if (slot?.active === false && made !== null) {
+      findings.push(...(await unreadSlotFindings(connection, slot.name, made.name)));
     }
-    const shapes = publication === null ? null : await readPublication(connection, publication.name);
-    if (publication !== null) {
-      findings.push(...(await pushDownFindings(connection, database, sinks)));
-    }
+    const shapes = made === null ? null : await readPublication(connection, made.name);
+    if (made !== null) findings.push(...(await pushDownFindings(connection, database, sinks)));
     if (database.audit !== null || database.slot.onLoss === 'repair') findings.push(...readFindings(tables, role));
     const checkedSinks: Checked[] = [];
     for (const sink of sinks) {
@@ -212,20 +209,17 @@ async function unreadSlotFindings(connection: PgConnection, slot: string, public
   return [{ slug: 'slot_unsound', severity: 'notice', text, fix: COMPARE_UNSOUND }];
 }
 
-function allTablesFindings(without: readonly { readonly schema: string; readonly name: string }[]): Finding[] {
-  if (without.length === 0) return [];
-  const names = without.map(({ schema, name }) => [schema, name] as const);
-  return [
-    {
-      slug: 'replica_identity_missing',
-      severity: 'warning',
-      text: `The publication is to be made FOR ALL TABLES. From then on UPDATE and DELETE fail in Postgres for ${listed(names)}: they have no primary key, or a DEFERRABLE one, and no other replica identity.`,
-      fix: statements(
-        names,
-        (table) => `ALTER TABLE ${table} REPLICA IDENTITY FULL; -- or give it a primary key that is not DEFERRABLE`,
-      ),
-    },
-  ];
+/** As Millrace makes it at the first start; null: it makes none, or by SQL of the user. */
+function toBeMade({ publication }: DatabaseConfig): PublicationFacts | null {
+  const { name, createIfNotExists, initSql } = publication;
+  if (!createIfNotExists || initSql !== undefined) return null;
+  const publishes = { insert: true, update: true, delete: true, truncate: true };
+  return { name, allTables: true, schemas: [], viaRoot: true, publishes };
+}
+
+function onceAllArePublished(found: Finding): Finding {
+  if (found.slug !== 'replica_identity_missing') return found;
+  return { ...found, text: `The publication is to be made FOR ALL TABLES. From then on ${found.text}` };
 }
 
 function checkSink(

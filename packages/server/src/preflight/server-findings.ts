@@ -1,5 +1,5 @@
 /** What a server's settings and a role's rights mean for capture, each with the SQL that mends it. Pure. */
-import type { DatabaseConfig } from '@millrace/api/config';
+import type { DatabaseConfig, SinkConfig } from '@millrace/api/config';
 import type { Finding, Severity } from '@millrace/engine/health/finding';
 import { settingBytes } from '@millrace/engine/health/setting-bytes';
 import { quoteIdentifier, quoteLiteral } from '@millrace/postgres/connection';
@@ -193,6 +193,7 @@ export function clockFindings(server: ServerFacts, nowMs: number, roundTripMs: n
 export function rightFindings(
   role: RoleFacts,
   config: DatabaseConfig,
+  sinks: readonly SinkConfig[],
   exists: { slot: boolean; publication: boolean },
 ): Finding[] {
   const found: Finding[] = [];
@@ -210,7 +211,7 @@ export function rightFindings(
   }
   const { publication } = config;
   if (!exists.publication) {
-    const make = `CREATE PUBLICATION ${quoteIdentifier(publication.name)} FOR TABLE public.products WITH (publish_via_partition_root = true);`;
+    const make = `CREATE PUBLICATION ${quoteIdentifier(publication.name)} FOR TABLE ${tablesToPublish(sinks)} WITH (publish_via_partition_root = true);`;
     if (!publication.createIfNotExists) {
       found.push(
         finding(
@@ -246,6 +247,16 @@ export function rightFindings(
     );
   }
   return found;
+}
+
+/** That sinks name; an example where one of them takes whatever is published. */
+function tablesToPublish(sinks: readonly SinkConfig[]): string {
+  const named = sinks.map(({ source }) => source.includeTables);
+  if (named.length === 0 || named.includes(undefined)) return 'public.products';
+  const tables = named.flatMap((list) => list ?? []);
+  return [...new Set(tables.map(({ schema, name }) => `${quoteIdentifier(schema)}.${quoteIdentifier(name)}`))].join(
+    ', ',
+  );
 }
 
 /** `30s`, `1min`, `0`, `2d`: as current_setting shows a time. */
