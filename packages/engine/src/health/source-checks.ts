@@ -104,7 +104,7 @@ export function slotFindings({ slot: name }: SourceNames, { server, slot }: Prob
         slug: 'replication_slot_missing',
         severity: 'error',
         text: `There is no replication slot "${name}". Changes since it went cannot be captured.`,
-        fix: 'Restore the server that has it, or start anew with initial_backfill: true: see pg_slot_missing in docs/errors.md.',
+        fix: 'Go back to the server that has it, or set slot.on_loss: repair, or start anew with initial_backfill: true: see docs/postgres.md, When the slot is lost.',
         code: 'pg_slot_missing',
       },
     ];
@@ -115,7 +115,7 @@ export function slotFindings({ slot: name }: SourceNames, { server, slot }: Prob
         slug: 'replication_slot_lost',
         severity: 'error',
         text: `Replication slot "${name}" was invalidated (${slot.invalidationReason ?? 'wal_removed'}): WAL it needed is gone.`,
-        fix: `${drop}\n-- then start anew with initial_backfill: true: see pg_slot_invalidated in docs/errors.md.`,
+        fix: `${drop}\n-- then start anew with initial_backfill: true; or leave it and set slot.on_loss: repair.\n-- See docs/postgres.md, When the slot is lost.`,
         code: 'pg_slot_invalidated',
       },
     ];
