@@ -34,7 +34,7 @@ import { staleRows } from './stale-rows.ts';
 import { holdsLargeValues, keyNames, planTable, type ReadUnit, readPages, type TablePlan } from './table-plan.ts';
 import { readChunk } from './table-reader.ts';
 import { readWriters, Unsettled } from './unsettled.ts';
-import { RESHAPED, watchedColumns } from './watched-columns.ts';
+import { NOT_READ, REGROUPED, RESHAPED, unitOf, watchedColumns } from './watched-columns.ts';
 
 const RETRY = { minMs: 200, maxMs: 10_000 };
 /** A snapshot that was refused is taken again after this, up to that. */
@@ -166,12 +166,14 @@ export class BackfillRun {
   changed(table: TableSchema, xid: number, action: number, bytes: Buffer, row: RowReader): void {
     const window = this.#window;
     if (this.#plan === null || this.#finished || !this.#reads(table)) return;
-    const columns = this.#watchedColumns(table);
+    const columns = this.#watchedColumns(this.#plan, table);
+    if (columns === NOT_READ) return;
     const partial = leavesOut(row);
-    if (columns === RESHAPED) {
+    if (columns === RESHAPED || columns === REGROUPED) {
       // A snapshot from before has rows of the old shape, whichever rows this changes.
       window?.changed(xid, null);
       if (partial) this.#partial.lose();
+      if (columns === REGROUPED) this.#pass?.reject(new StartOver());
       return;
     }
     if (this.#keyless) {
@@ -222,7 +224,7 @@ export class BackfillRun {
         return;
       }
     } else if (!moved && (this.#stage === 'late' || this.job.order === 'key')) return;
-    const unit = this.#unitOf(table.oid)!;
+    const unit = unitOf(this.#plan!, table.oid)!;
     const values = columns.map((column) => bytes.toString('utf8', newStarts[column]!, newEnds[column]!));
     this.#partial.add(prefix + fresh, unit.oid, values);
   }
@@ -247,17 +249,13 @@ export class BackfillRun {
     return table.name === (this.#plan?.name ?? name.name) && table.schema === schema;
   }
 
-  #watchedColumns(table: TableSchema): readonly number[] {
+  #watchedColumns(plan: TablePlan, table: TableSchema): readonly number[] {
     let columns = this.#watched.get(table);
     if (columns === undefined) {
-      columns = watchedColumns(this.#unitOf(table.oid), table);
+      columns = watchedColumns(plan, table);
       this.#watched.set(table, columns);
     }
     return columns;
-  }
-
-  #unitOf(oid: number) {
-    return this.#plan?.whole.find((unit) => unit.oid === oid) ?? this.#plan?.whole[0];
   }
 
   get #keyless(): boolean {
