@@ -330,7 +330,7 @@ export class BackfillRun {
     let from = lateKey(job.order, this.#mark) === null ? null : this.#mark;
     if (from === null) {
       this.#stage = 'main';
-      await this.#readPass(new RangeQueue(this.#queries, job.order, this.#mark, job.startKey ?? null, ends));
+      await this.#readPass(new RangeQueue(this.#queries, job.order, this.#mark, job.startKey ?? null, ends, plan.oids));
     }
     const told = plan.updates && takesUpdates(plan.schema, plan.name);
     if (!told) this.#unwatched = true;
@@ -364,7 +364,7 @@ export class BackfillRun {
     const late = (unit: ReadUnit) => new ChunkQuery(plan, unit, 'key', job.range, begun.since);
     this.#queries = new Map(plan.whole.map((unit) => [unit, late(unit)]));
     const mark = from === null ? null : { ...from, position: lateKey(job.order, from)! };
-    await this.#readPass(new RangeQueue(this.#queries, 'key', mark, null, ends));
+    await this.#readPass(new RangeQueue(this.#queries, 'key', mark, null, ends, plan.oids));
   }
 
   /** Some rows of partial changes; false: there are none. */
@@ -378,7 +378,7 @@ export class BackfillRun {
       this.#stage = 'rest';
       this.#mark ??= { processed: 0, ingested: 0, ...endOf(plan.leaves, ends) };
       this.#queries = new Map([[unit, new ChunkQuery(plan, unit, 'key', { ...job.range, keys: portion.keys })]]);
-      await this.#readPass(new RangeQueue(this.#queries, 'key', null, null, ends));
+      await this.#readPass(new RangeQueue(this.#queries, 'key', null, null, ends, plan.oids));
     }
     this.#partial.read();
     return true;

@@ -47,12 +47,14 @@ export class RangeQueue {
   #after: RowPosition | null;
   #page = 0;
 
+  /** `tree`: the table and all its partitions. */
   constructor(
     queries: ReadonlyMap<ReadUnit, ChunkQuery>,
     order: BackfillOrder,
     mark: BackfillMark | null,
     startKey: RowPosition | null,
     ends: ReadonlyMap<string, number>,
+    tree: ReadonlySet<number>,
   ) {
     const units = [...queries.keys()];
     this.#units = units;
@@ -60,7 +62,8 @@ export class RangeQueue {
     this.#ends = ends;
     this.#after = mark === null ? startKey : null;
     this.#unit = 0;
-    if (mark === null) return;
+    // What is read as other relations than before, the root or its partitions, is read anew.
+    if (mark === null || (tree.has(mark.oid) && units.every(({ oid }) => oid !== mark.oid))) return;
     while (this.#unit < units.length && units[this.#unit]!.oid < mark.oid) this.#unit++;
     const unit = units[this.#unit];
     if (unit?.oid !== mark.oid) return;
