@@ -153,7 +153,7 @@ export class BackfillManager {
       const admitting = source.pool.use(signal, (connection) => admitRequest(connection, request, admit));
       admitted.push(
         await admitting.catch((error: unknown) => {
-          throw explainRefusal(error);
+          throw explainRefusal(error, request.range ?? {});
         }),
       );
     }
@@ -454,7 +454,7 @@ export class BackfillManager {
         return;
       } catch (cause) {
         if (signal.aborted) return;
-        const error = explainRefusal(cause);
+        const error = explainRefusal(cause, range);
         if (!(error instanceof MillraceError)) throw error;
         if (isTemporary(cause, 0)) await pauseFor(LIST_RETRY_MS, signal);
         else if (this.#jobs.get(id)?.state === 'active') await this.#fail(id, error);

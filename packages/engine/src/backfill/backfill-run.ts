@@ -281,7 +281,7 @@ export class BackfillRun {
       } catch (error) {
         if (signal.aborted) return;
         if (this.#processed > before) attempt = 0;
-        if (!(error instanceof StartOver) && !isTemporary(error, attempt)) throw explainRefusal(error);
+        if (!(error instanceof StartOver) && !isTemporary(error, attempt)) throw explainRefusal(error, this.job.range);
         this.#waiting = error instanceof MillraceError ? error.message : 'the table was changed';
       } finally {
         this.#window = null;

@@ -1,5 +1,6 @@
 import { MillraceError } from '@millrace/core/error';
 import { PgServerError } from '@millrace/postgres/server-error';
+import type { BackfillRange } from './backfill-job.ts';
 import { TableChanged } from './table-reader.ts';
 
 /** Something is not there: a table, a column, a schema. */
@@ -8,12 +9,15 @@ const UNDEFINED_STATES = new Set(['42P01', '42703', '3F000']);
 const UNDEFINED_TRIES = 4;
 
 /** What Postgres said when it would not let a table be read, with what a person can do about it. */
-export function explainRefusal(error: unknown): unknown {
+export function explainRefusal(error: unknown, { where }: BackfillRange): unknown {
   if (!(error instanceof PgServerError)) return error;
   if (UNDEFINED_STATES.has(error.sqlState)) {
     return new MillraceError('backfill_invalid', {
       detail: error.detail,
-      hint: 'The condition of the backfill (where) names something that is gone, or is called otherwise now. Cancel it and start another one.',
+      hint:
+        where === undefined
+          ? 'The table was renamed, altered or dropped each time it was about to be read. When it is there and stays as it is, resume it.'
+          : 'The condition of the backfill (where) names something that is gone, or is called otherwise now. Cancel it and start another one.',
       cause: error,
     });
   }
