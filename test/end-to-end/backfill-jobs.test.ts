@@ -471,17 +471,22 @@ test('a search_path that is empty, or has an empty name, or odd ones, is no hind
   }
 }, 60_000);
 
-test('a row that is read has the key of its changes, also where the primary key is deferrable', async () => {
+test('a row that is read has the key of its changes, also where the primary key is deferrable, or an index has more columns than its key', async () => {
   await db.sql(`CREATE TABLE t (id int PRIMARY KEY DEFERRABLE, v text); CREATE TABLE u (v text, id int PRIMARY KEY DEFERRABLE);
     ALTER TABLE u REPLICA IDENTITY FULL; CREATE TABLE w (a int, b int, PRIMARY KEY (b) INCLUDE (a));
-    INSERT INTO t VALUES (1); INSERT INTO u VALUES ('u', 1); INSERT INTO w VALUES (7, 1)`);
+    CREATE TABLE x (a int, b int NOT NULL); CREATE UNIQUE INDEX x_b ON x (b) INCLUDE (a); ALTER TABLE x REPLICA IDENTITY USING INDEX x_b;
+    INSERT INTO t VALUES (1); INSERT INTO u VALUES ('u', 1); INSERT INTO w VALUES (7, 1); INSERT INTO x VALUES (7, 1)`);
   await start({ sinks: [{ initial_backfill: true }] });
-  await millrace!.atLeast(3);
-  await db.sql(`INSERT INTO t VALUES (2); INSERT INTO u VALUES ('u', 2); INSERT INTO w VALUES (7, 2)`);
-  const keys = (await millrace!.atLeast(6)).map(
+  await millrace!.atLeast(4);
+  await db.sql(
+    `INSERT INTO t VALUES (2); INSERT INTO u VALUES ('u', 2); INSERT INTO w VALUES (7, 2); INSERT INTO x VALUES (7, 2)`,
+  );
+  const keys = (await millrace!.atLeast(8)).map(
     ({ action, metadata }) => `${metadata.table_name} ${action} ${metadata.record_pks}`,
   );
-  expect(keys.sort()).toEqual(['t insert ', 't read ', 'u insert 2', 'u read 1', 'w insert 2', 'w read 1']);
+  expect(keys.sort()).toEqual([
+    ...['t insert ', 't read ', 'u insert 2', 'u read 1', 'w insert 2', 'w read 1', 'x insert 2', 'x read 1'],
+  ]);
 });
 
 describe('where updates can be held back from the sink, rows that they move on disk are read all the same:', () => {

@@ -195,7 +195,7 @@ async function identityKey(connection: PgConnection, table: TableDescription): P
   const index = table.replicaIdentity === 'i' ? 'i.indisreplident' : 'i.indisprimary AND i.indimmediate';
   const { rows } = await connection.query(
     `SELECT a.attname FROM pg_catalog.pg_index AS i
-       JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
+       JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey[0:i.indnkeyatts - 1])
       WHERE i.indrelid = ${table.oid} AND ${index} ORDER BY a.attnum`,
   );
   return rows.map(([name]) => name!);
