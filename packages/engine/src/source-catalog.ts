@@ -121,12 +121,15 @@ export class SourceCatalog {
     return rows[0]?.[0]?.split(' ').map(Number) ?? null;
   }
 
-  /** Which of these relations are not there. */
+  /** Which of these relations are not there. One that cannot be seen yet, since what made it is committing, is locked by it. */
   async missingRelations(oids: readonly number[]): Promise<MissingRelations> {
     const connection = await this.#connected();
+    const list = `${quoteLiteral(`{${oids.join(',')}}`)}::pg_catalog.oid[]`;
     const { rows } = await connection.query(
-      `SELECT (SELECT pg_catalog.json_agg(oid::pg_catalog.int8) FROM pg_catalog.pg_class
-                WHERE oid = ANY (${quoteLiteral(`{${oids.join(',')}}`)}::pg_catalog.oid[])),
+      `SELECT (SELECT pg_catalog.json_agg(oid::pg_catalog.int8) FROM (
+                 SELECT oid FROM pg_catalog.pg_class WHERE oid = ANY (${list})
+                 UNION SELECT relation FROM pg_catalog.pg_locks WHERE relation = ANY (${list})
+                   AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())) AS t),
               CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
                    ELSE pg_catalog.pg_current_wal_insert_lsn() END`,
     );

@@ -1,6 +1,7 @@
 import type { Relation } from '@millrace/postgres/pgoutput';
 import { createDatabase } from '@millrace/testkit/postgres';
 import { startProxy } from '@millrace/testkit/proxy';
+import pg from 'pg';
 import { expect, test } from 'vitest';
 import { SourceCatalog } from '../src/source-catalog.ts';
 
@@ -20,6 +21,27 @@ test('a connection that the network has forgotten does not hold up the questions
   } finally {
     await catalog.close();
     await proxy.close();
+    await db.drop();
+  }
+});
+
+test('a table is not missing while what made it is committing: for its standby that can take hours, and the log has its changes by then', async () => {
+  const db = await createDatabase();
+  const catalog = new SourceCatalog({ ...db.config, ssl: 'disable' }, 'none');
+  const writer = new pg.Client(db.config);
+  await writer.connect();
+  try {
+    await writer.query('BEGIN; CREATE TABLE made (id int PRIMARY KEY)');
+    const { rows } = await writer.query(`SELECT 'made'::regclass::oid::int AS made`);
+    const { made } = rows[0];
+    expect((await catalog.missingRelations([made, 1])).oids).toEqual([1]);
+    await writer.query('COMMIT');
+    expect((await catalog.missingRelations([made, 1])).oids).toEqual([1]);
+    await writer.query('DROP TABLE made');
+    expect((await catalog.missingRelations([made, 1])).oids).toEqual([made, 1]);
+  } finally {
+    await writer.end();
+    await catalog.close();
     await db.drop();
   }
 });
