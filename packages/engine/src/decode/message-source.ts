@@ -1,4 +1,5 @@
 /** From the change log to batches of messages for one sink. */
+import { firstOf } from '@millrace/core/first-of';
 import { comparePositions, type Position } from '@millrace/core/position';
 import type { MessageBatch } from '@millrace/sinks/message-batch';
 import type { ChangeLog } from '../change-log/change-log.ts';
@@ -95,12 +96,19 @@ export class MessageSource {
       const { needed } = this.#encoder;
       if (needed === null) return this.#end(batch, 'full');
       this.#encoder.needed = null;
-      if (needed.kind === 'schema') await this.#schemas.learn(needed.relation, needed.at);
-      else {
-        await needed.lastValues.caughtUp(needed.at, this.#signal);
-        if (this.#signal.aborted) return this.#end(batch, 'full');
-      }
+      if (needed.kind === 'schema') await this.#learn(needed.relation, needed.at);
+      else await needed.lastValues.caughtUp(needed.at, this.#signal);
+      if (this.#signal.aborted) return this.#end(batch, 'full');
     }
+  }
+
+  /** On the signal it goes on without: the catalog may be far away. */
+  async #learn(relation: Buffer, at: Position): Promise<void> {
+    if (this.#signal.aborted) return;
+    await firstOf(this.#signal, (over) => [
+      this.#schemas.learn(relation, at),
+      new Promise<void>((resolve) => over.addEventListener('abort', () => resolve(), { once: true })),
+    ]);
   }
 
   #passed(lsn: bigint): void {
