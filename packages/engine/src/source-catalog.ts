@@ -23,6 +23,8 @@ type PresentColumn = TableDescription['columns'][number];
 const COLUMN_LISTS_VERSION_MIN = 150_000;
 const VISIBLE_PAUSE_MS = 5;
 const VISIBLE_TIMEOUT_MS = 10_000;
+/** While one of before that took too long still is not visible. */
+const VISIBLE_AGAIN_MS = 200;
 /** When an answer takes longer its connection is given up: sinks wait for it, and the network may have forgotten it. */
 const ANSWER_MS = 60_000;
 
@@ -36,6 +38,8 @@ export class SourceCatalog {
   readonly #answerMs: number;
   #connection: Promise<PgConnection> | null = null;
   readonly #closing = new AbortController();
+  /** A transaction that was waited for in vain. */
+  #unseen: number | null = null;
 
   constructor(
     config: ConnectionConfig,
@@ -99,15 +103,21 @@ export class SourceCatalog {
 
   /**
    * Waits until queries see a transaction of the stream. Its commit is sent once it is in the WAL; it becomes visible a
-   * moment later, or much later where commits wait for a synchronous standby: then the catalog is asked as it is.
+   * moment later, or much later where commits wait for a synchronous standby: then the catalog is asked as it is. That is
+   * found out once, not for each table.
    */
   async #seen(connection: PgConnection, xid: number): Promise<void> {
-    const deadline = performance.now() + VISIBLE_TIMEOUT_MS;
-    while (performance.now() < deadline && !this.#closing.signal.aborted) {
+    const started = performance.now();
+    while (!this.#closing.signal.aborted) {
       const { rows } = await connection.query('SELECT pg_catalog.pg_current_snapshot()::text');
-      if (sees(parseSnapshot(rows[0]![0]!, 0n), xid)) return;
+      const snapshot = parseSnapshot(rows[0]![0]!, 0n);
+      if (this.#unseen !== null && sees(snapshot, this.#unseen)) this.#unseen = null;
+      if (sees(snapshot, xid)) return;
+      const waitMs = this.#unseen === null ? VISIBLE_TIMEOUT_MS : VISIBLE_AGAIN_MS;
+      if (performance.now() - started > waitMs) break;
       await pause(VISIBLE_PAUSE_MS, this.#closing.signal);
     }
+    this.#unseen ??= xid;
   }
 
   /** Numbers of the columns that the publication lists of this table; null: there is no list. */
