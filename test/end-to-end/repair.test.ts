@@ -3,6 +3,8 @@ import { chosenMajor } from '@millrace/testkit/postgres-majors';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { eventually, type Millrace, startMillrace } from './millrace.ts';
 
+const ALL_ACTIONS = ['insert', 'update', 'delete', 'truncate'];
+
 let db: TestDatabase;
 let millrace: Millrace | null = null;
 beforeEach(async () => {
@@ -64,3 +66,34 @@ test.skipIf(chosenMajor() < 15)(
     expect(of('p', 'update')).toHaveLength(1);
   },
 );
+
+test('a repair finds what happened to a table that took over the name of another in the gap', async () => {
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE made (id int PRIMARY KEY, v text);
+    INSERT INTO t SELECT i, 'v' FROM generate_series(1, 20) i; INSERT INTO made SELECT i, 'v' FROM generate_series(1, 10) i;
+    INSERT INTO made VALUES (30, 'gone')`);
+  const options = { slot: { on_loss: 'repair' }, sinks: [{ initial_backfill: true, actions: ALL_ACTIONS }] };
+  millrace = await startMillrace(db, options);
+  const { dataDir } = millrace;
+  await eventually('the index has all rows', () => millrace!.server.pipelines[0]!.rowIndex!.filled);
+  await db.sql(`UPDATE t SET v = 'w' WHERE id = 1; UPDATE made SET v = 'w' WHERE id = 1`);
+  await millrace.atLeast(20 + 11 + 2);
+  await millrace.stop();
+  await db.sql('SELECT pg_drop_replication_slot($1)', [db.name]);
+  await db.sql(`INSERT INTO made SELECT i, 'v' FROM generate_series(11, 20) i; DELETE FROM made WHERE id = 30;
+    ALTER TABLE t RENAME TO before; ALTER TABLE made RENAME TO t`);
+  millrace = await startMillrace(db, { ...options, dataDir });
+  await db.sql(`UPDATE t SET v = 'x' WHERE id = 2; UPDATE before SET v = 'x' WHERE id = 2`);
+  const request = { rowsPerSecond: 0, signal: AbortSignal.timeout(30_000) };
+  const compared = async () => {
+    const { drift, tables } = await millrace!.server.pipelines[0]!.verifier.index(request);
+    return { drift, tables: tables.map(({ name, skipped }) => [name, skipped]) };
+  };
+  await expect.poll(compared, { timeout: 20_000 }).toEqual({
+    drift: 0,
+    tables: [
+      ['before', null],
+      ['t', null],
+    ],
+  });
+  expect(await millrace.server.pipelines[0]!.verifier.sink('sink', request)).toMatchObject({ drift: 0 });
+});

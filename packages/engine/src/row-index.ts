@@ -72,8 +72,6 @@ export interface RowIndex extends DiffedIndex {
   readonly filled: boolean;
   /** Of the tables that could not be read. */
   readonly failedFills: readonly BackfillView[];
-  /** OIDs of the tables that it holds. */
-  oids(): readonly number[];
   /** See RowIndexSink. */
   forget(oids: readonly number[]): Promise<void>;
   stop(): Promise<void>;
@@ -343,7 +341,11 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
     },
     async compare({ connection, message, drained, signal }) {
       await reachPosition(log.durableLsn, signal);
-      const index: DiffedIndex = { table: (schema, name) => lookup.table(schema, name), complete };
+      const index: DiffedIndex = {
+        table: (schema, name) => lookup.table(schema, name),
+        complete,
+        oids: () => lookup.oids(),
+      };
       const summary = await diffPublication({ connection, publication, index, message, drained, signal });
       if (summary.reloaded.length > 0) {
         options.onNotice?.(

@@ -6,8 +6,8 @@
  * Mark and sweep, so that no order of keys has to agree between Postgres and SQLite: a scan of the table looks up each
  * row by key and marks it; what is not marked in the end is gone. Memory: one bit per indexed row, and one page of rows.
  *
- * A table without a key, or one whose rows the index has not yet read, cannot be compared. It is emptied (TRUNCATE) and
- * loaded again: an insert for each row.
+ * A table without a key, one whose rows the index has not yet read, and one that it knows under another name, cannot be
+ * compared. It is emptied (TRUNCATE) and loaded again: an insert for each row.
  */
 import { ByteWriter } from '@millrace/core/byte-writer';
 import { MillraceError } from '@millrace/core/error';
@@ -24,6 +24,8 @@ export interface DiffedIndex {
   table(schema: string, name: string): IndexedTable | null;
   /** Whether the index holds every row of the table that the log tells of. */
   complete(schema: string, name: string): boolean;
+  /** OIDs of the tables that it holds. */
+  oids(): readonly number[];
 }
 
 export interface RepairDiffOptions {
@@ -72,12 +74,13 @@ export async function diffPublication(options: RepairDiffOptions): Promise<Repai
   const { tables } = await readPublication(connection, publication);
   const total: RepairCounts = { rowsCompared: 0, inserts: 0, updates: 0, deletes: 0 };
   const reloaded: string[] = [];
+  const held = new Set(options.index.oids());
   // Partitions that are published by themselves are one table to the index, as they are to sinks.
   const groups = Map.groupBy(tables, ({ schema }) => JSON.stringify([schema.schema, schema.name]));
   for (const group of groups.values()) {
     const counts: RepairCounts = { rowsCompared: 0, inserts: 0, updates: 0, deletes: 0 };
     const { schema, name } = group[0]!.schema;
-    const diff = new TableDiff(options, group, counts);
+    const diff = new TableDiff(options, group, held, counts);
     if (!(await diff.run())) reloaded.push(`${schema}.${name}`);
     options.onProgress?.({ schema, table: name, ...counts, done: true });
     total.rowsCompared += counts.rowsCompared;
@@ -91,13 +94,20 @@ export async function diffPublication(options: RepairDiffOptions): Promise<Repai
 class TableDiff {
   readonly #options: RepairDiffOptions;
   readonly #group: readonly PublishedTable[];
+  readonly #held: ReadonlySet<number>;
   readonly #counts: RepairCounts;
   readonly #out = new ByteWriter(64 * 1024);
   readonly #marked = new MarkedRows();
 
-  constructor(options: RepairDiffOptions, group: readonly PublishedTable[], counts: RepairCounts) {
+  constructor(
+    options: RepairDiffOptions,
+    group: readonly PublishedTable[],
+    held: ReadonlySet<number>,
+    counts: RepairCounts,
+  ) {
     this.#options = options;
     this.#group = group;
+    this.#held = held;
     this.#counts = counts;
   }
 
@@ -108,7 +118,7 @@ class TableDiff {
     const indexed = index.table(schema.schema, schema.name);
     const comparable = index.complete(schema.schema, schema.name) && this.#group.every(({ key }) => key.length > 0);
     const sameKey = indexed === null || this.#group.every(({ key }) => key.join('\0') === indexed.key.join('\0'));
-    if (!comparable || !sameKey) {
+    if (!comparable || !sameKey || this.#isHeldElsewhere(indexed)) {
       await this.#reload();
       return false;
     }
@@ -118,6 +128,16 @@ class TableDiff {
     }
     if (indexed !== null) await this.#sweep(this.#group.at(-1)!, indexed);
     return true;
+  }
+
+  /**
+   * The name was another table's when the index heard of both last. What this one differs in from the rows of that one is not
+   * what it differs in from its own, which the index keeps by OID.
+   */
+  #isHeldElsewhere(indexed: IndexedTable | null): boolean {
+    const { schema, own } = this.#group[0]!;
+    const isWhole = own.schema === schema.schema && own.name === schema.name;
+    return isWhole && indexed?.oid !== schema.oid && this.#held.has(schema.oid);
   }
 
   async #reload(): Promise<void> {
