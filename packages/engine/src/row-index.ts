@@ -58,7 +58,7 @@ export interface RowIndexOptions {
 }
 
 export interface RowIndex extends DiffedIndex {
-  /** `oid`: see IndexStateOptions. */
+  /** `oid`: of the table; absent: of the one that had the name when they were listed last. */
   complete(schema: string, name: string, oid?: number): boolean;
   readonly delivery: Delivery;
   readonly lastValues: LastValues;
@@ -108,6 +108,8 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
   /** Tables that came after the feed was opened, each a reason to open it again once. */
   const added = new Set<string>();
   let published: ReadonlyMap<number, ReadTable> | null = null;
+  /** OIDs of the published tables, by name. */
+  let roots: ReadonlyMap<string, number> = new Map();
   let reopen: string | null = null;
   let wake = () => {};
   let filled = false;
@@ -142,9 +144,13 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
     takesUpdates: () => true,
   });
 
-  /** Of the first fill of a table: another one when its rows were forgotten. */
-  function initialId(schema: string, name: string): string {
-    return JSON.stringify([sink.incarnation, schema, name, lookup.generation(schema, name)]);
+  /** Of the first fill of a table: another one when its rows were forgotten, or the name is another table's. */
+  function initialId(schema: string, name: string, oid: number | undefined): string {
+    return JSON.stringify([sink.incarnation, schema, name, lookup.generation(schema, name), oid]);
+  }
+
+  function rootOf(schema: string, name: string): number | undefined {
+    return roots.get(JSON.stringify([schema, name]));
   }
 
   /** Of the tables as they are held now. */
@@ -152,12 +158,11 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
     if (!open) return [];
     return manager
       .list()
-      .filter(({ id, state, table }) => state === 'failed' && id === initialId(table.schema, table.name));
+      .filter(({ id, state, table, oid }) => state === 'failed' && id === initialId(table.schema, table.name, oid));
   }
 
-  function complete(schema: string, name: string, oid?: number): boolean {
-    const job = manager.get(initialId(schema, name));
-    return job?.state === 'completed' && (oid === undefined || job.oid === oid);
+  function complete(schema: string, name: string, oid = rootOf(schema, name)): boolean {
+    return manager.get(initialId(schema, name, oid))?.state === 'completed';
   }
 
   const openFeed: OpenFeed = async (cursor, signal) => {
@@ -177,8 +182,8 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
         }
         keyless.add(label);
       },
-      onTable: ({ schema, name, oid }) => {
-        const id = initialId(schema, name);
+      onTable: ({ schema, name, oid }, leaf) => {
+        const id = initialId(schema, name, leaf ? rootOf(schema, name) : oid);
         const one = `${oid} ${id}`;
         const before = manager.get(id);
         if (published === null || added.has(one) || (before !== null && before.gone !== true)) return;
@@ -200,7 +205,10 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
         close: async () => {},
       });
     }
-    await manager.forgetOthers(({ id, table }) => id === initialId(table.schema, table.name));
+    const known = new Set([...roots.values(), ...lookup.oids()]);
+    await manager.forgetOthers(
+      ({ id, table, oid }) => known.has(oid) && id === initialId(table.schema, table.name, oid),
+    );
     const { position } = cursor;
     manager.attach({
       marks: cursor.backfills,
@@ -243,6 +251,7 @@ export async function startRowIndex(options: RowIndexOptions): Promise<RowIndex>
       const { tables } = await options.backfills.pool.use(signal, (connection) =>
         readPublication(connection, publication),
       );
+      roots = new Map(tables.map(({ schema, root }) => [JSON.stringify([schema.schema, schema.name]), root]));
       for (const { key: columns, schema } of tables) {
         if (columns.length === 0 && takes(schema.schema, schema.name)) keyless.add(`${schema.schema}.${schema.name}`);
       }

@@ -36,7 +36,7 @@ export interface ManagerOptions {
   readonly source: BackfillSource;
   readonly initial: InitialBackfill;
   /** Of the initial backfill of a table: the same for ever. */
-  readonly initialId: (schema: string, table: string) => string;
+  readonly initialId: (schema: string, table: string, oid: number) => string;
   readonly takes: (schema: string, table: string) => boolean;
   /** The sink is told of every update of the table. */
   readonly takesUpdates: (schema: string, table: string) => boolean;
@@ -414,7 +414,7 @@ export class BackfillManager {
     const listed = typeof initial === 'boolean' ? null : initial;
     const added: BackfillJob[] = [];
     for (const { oid, schema, name } of await source.publishedTables(signal)) {
-      const id = initialId(schema, name);
+      const id = initialId(schema, name, oid);
       const entry = listed?.find(({ table }) => table.schema === schema && table.name === name);
       const before = this.#jobs.get(id);
       const isKnown = before !== undefined && !(before.gone === true && before.oid !== oid);

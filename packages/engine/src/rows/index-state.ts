@@ -6,8 +6,10 @@ import { type IndexedTable, placeOf } from './row-lookup.ts';
 
 export interface IndexStateOptions {
   table(schema: string, name: string): IndexedTable | null;
-  /** `oid`: whether it is this table that was read under the name. */
-  complete(schema: string, name: string, oid?: number): boolean;
+  /** `oid`: of the table that was read under the name. */
+  complete(schema: string, name: string, oid: number): boolean;
+  /** OIDs of the tables that it holds. */
+  oids(): readonly number[];
   reach(lsn: Lsn, signal: AbortSignal): Promise<void>;
 }
 
@@ -19,14 +21,12 @@ export function indexState(index: IndexStateOptions): ComparedState {
 }
 
 function comparedTable(index: IndexStateOptions, group: readonly PublishedTable[]): ComparedTable | { why: string } {
-  const { schema, own } = group[0]!;
+  const { schema, own, root } = group[0]!;
   const isWhole = own.schema === schema.schema && own.name === schema.name;
   if (group.some(({ key }) => key.length === 0)) return { why: 'it has no key' };
-  if (!index.complete(schema.schema, schema.name)) return { why: 'the row index has not read it yet' };
+  if (!index.complete(schema.schema, schema.name, root)) return { why: 'the row index has not read it yet' };
   const indexed = index.table(schema.schema, schema.name);
-  if (indexed === null) {
-    return isWhole && !index.complete(schema.schema, schema.name, schema.oid) ? { why: OTHER_NAME } : NOTHING;
-  }
+  if (indexed === null) return isWhole && index.oids().includes(schema.oid) ? { why: OTHER_NAME } : NOTHING;
   if (isWhole && indexed.oid !== null && indexed.oid !== schema.oid) return { why: OTHER_NAME };
   if (group.some(({ key }) => key.join('\0') !== indexed.key.join('\0'))) {
     return { why: 'its key was changed, and no row since' };
@@ -47,7 +47,7 @@ function comparedTable(index: IndexStateOptions, group: readonly PublishedTable[
   };
 }
 
-const OTHER_NAME = 'another table had its name, and no row of it has come since';
+const OTHER_NAME = 'it had another name, or another table had its name, and no row of it has come since';
 
 /** No row of the table was ever there. */
 const NOTHING: ComparedTable = { whole: true, find: () => null, after: () => [] };

@@ -12,6 +12,8 @@ export interface PublishedTable {
   readonly schema: TableSchema;
   /** By which SELECT reads it: a partition that is published by itself has another name than its messages. */
   readonly own: { readonly schema: string; readonly name: string };
+  /** OID of the table that its messages name. */
+  readonly root: number;
   readonly withDescendants: boolean;
   /** SQL of the publication's row filter. */
   readonly rowFilter: string | null;
@@ -52,6 +54,7 @@ interface RawTable {
   readonly name: string;
   readonly rootSchema: string;
   readonly rootName: string;
+  readonly root: number | string;
   readonly kind: string;
   readonly identity: ReplicaIdentity;
   readonly filter: string | null;
@@ -75,7 +78,7 @@ export async function readPublication(
   const { rows } = await connection.query(`
     SELECT pg_catalog.json_build_object(
       'oid', c.oid::bigint, 'schema', p.schemaname, 'name', p.tablename, 'rootSchema', rn.nspname, 'rootName', r.relname,
-      'kind', c.relkind, 'identity', c.relreplident, 'filter', ${lists ? 'p.rowfilter' : 'NULL'}, 'rows', c.reltuples::bigint,
+      'root', r.oid::bigint, 'kind', c.relkind, 'identity', c.relreplident, 'filter', ${lists ? 'p.rowfilter' : 'NULL'}, 'rows', c.reltuples::bigint,
       'columns', (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
           'name', a.attname, 'number', a.attnum, 'type', a.atttypid::bigint, 'typmod', a.atttypmod,
           'text', pg_catalog.format_type(a.atttypid, a.atttypmod), 'bare', pg_catalog.format_type(a.atttypid, -1),
@@ -142,6 +145,7 @@ async function tableOf(connection: PgConnection, raw: RawTable, generated: boole
       identity,
     },
     own: { schema: raw.schema, name: raw.name },
+    root: Number(raw.root),
     withDescendants: raw.kind === 'p',
     rowFilter: raw.filter,
     key: whole ? key : [],

@@ -22,8 +22,8 @@ import { compareHashes, type IndexedRow, type IndexedTable, placeOf } from './ro
 export interface DiffedIndex {
   /** By the name messages carry. null: the index has never held this table. */
   table(schema: string, name: string): IndexedTable | null;
-  /** Whether the index holds every row of the table that the log tells of. */
-  complete(schema: string, name: string): boolean;
+  /** Whether the index holds every row of the table with this OID that the log tells of under the name. */
+  complete(schema: string, name: string, oid: number): boolean;
   /** OIDs of the tables that it holds. */
   oids(): readonly number[];
 }
@@ -114,9 +114,10 @@ class TableDiff {
   /** False: the table could not be compared and was loaded again. */
   async run(): Promise<boolean> {
     const { index } = this.#options;
-    const { schema } = this.#group[0]!;
+    const { schema, root } = this.#group[0]!;
     const indexed = index.table(schema.schema, schema.name);
-    const comparable = index.complete(schema.schema, schema.name) && this.#group.every(({ key }) => key.length > 0);
+    const isComplete = index.complete(schema.schema, schema.name, indexed?.oid ?? root);
+    const comparable = isComplete && this.#group.every(({ key }) => key.length > 0);
     const sameKey = indexed === null || this.#group.every(({ key }) => key.join('\0') === indexed.key.join('\0'));
     if (!comparable || !sameKey || this.#isHeldElsewhere(indexed)) {
       await this.#reload();

@@ -52,8 +52,8 @@ export interface RowEncoderOptions {
    * has a replica identity of its own, which nothing announces. Added to; outlives the encoder.
    */
   readonly keyNotSent?: Set<number>;
-  /** A table that is indexed is met for the first time, or in another shape. */
-  readonly onTable?: (table: TableSchema) => void;
+  /** A table that is indexed is met for the first time, or in another shape. `leaf`: see ReadTable. */
+  readonly onTable?: (table: TableSchema, leaf: boolean) => void;
 }
 
 /** A table as the first fill reads it. `leaf`: a partition that is published by itself. */
@@ -239,7 +239,7 @@ export class RowEncoder {
     const announced = decodeRelation(message, 0, message.length);
     const leaf = announced.schema !== schema.schema || announced.name !== schema.name;
     const plan = this.#planFor(schema, leaf, this.#options.takes(schema.schema, schema.name));
-    if (plan.keyColumns.length > 0) this.#options.onTable?.(schema);
+    if (plan.keyColumns.length > 0) this.#options.onTable?.(schema, leaf);
     else if (plan.taken) this.#options.onKeyless?.(schema);
     return plan;
   }
