@@ -4,8 +4,9 @@
  * The table is read chunk by chunk in key order, each chunk in a snapshot of its own, and compared when the state has
  * come to where the snapshot was taken. The state may then be ahead, so what differs is only suspected. A suspect is
  * looked at again by its key, with a fresh snapshot, until both sides agree or both stand still and differ: the same
- * digest on both sides in two looks, and no change of the key that is newer than the look. That is drift. A key that
- * never stands still is undecided, and said to be. Rows of the state that no chunk had are suspects as well.
+ * digest on both sides in two looks, the very same version of the row in the source, and no change of the key that is
+ * newer than the look. That is drift. A key that never stands still is undecided, and said to be. Rows of the state that
+ * no chunk had are suspects as well.
  */
 import { MillraceError } from '@millrace/core/error';
 import { type Lsn, parseLsn } from '@millrace/core/lsn';
@@ -84,6 +85,13 @@ interface Suspect {
   readonly key: Buffer;
   /** Of the look before: what both sides were. */
   seen: string;
+}
+
+interface SourceRow {
+  readonly table: PublishedTable;
+  readonly hashes: Buffer;
+  /** Its xmin: another one when the row was deleted and came back. '': not asked for. */
+  version: string;
 }
 
 interface Counts {
@@ -195,7 +203,7 @@ class TableCheck {
       await admit(0, signal);
       if (signal.aborted) throw stopped();
       const rows = this.#table.after(from, CHUNK_ROWS_MAX);
-      const there = new Map<string, { table: PublishedTable; hashes: Buffer }>();
+      const there = new Map<string, SourceRow>();
       if (byKey) {
         await admit(rows.length, signal);
         for (let at = 0; at < rows.length; at += SUSPECTS_AT_ONCE) {
@@ -238,8 +246,11 @@ class TableCheck {
       for (let at = 0; at < suspects.length; at += SUSPECTS_AT_ONCE) {
         const some = suspects.slice(at, at + SUSPECTS_AT_ONCE);
         const begin = await walEnd(connection);
-        const source = new Map<string, { table: PublishedTable; hashes: Buffer }>();
-        const { end } = await inSnapshot(connection, this.#options.group, () => this.#readKeys(some, source));
+        const source = new Map<string, SourceRow>();
+        const { end } = await inSnapshot(connection, this.#options.group, async () => {
+          await this.#readKeys(some, source);
+          await this.#readVersions(some, source);
+        });
         await state.reach(end, signal);
         this.#judge(some, source, begin);
       }
@@ -248,28 +259,32 @@ class TableCheck {
     this.#suspects.clear();
   }
 
-  async #readKeys(
-    suspects: readonly Suspect[],
-    into: Map<string, { table: PublishedTable; hashes: Buffer }>,
-  ): Promise<void> {
+  async #readKeys(suspects: readonly Suspect[], into: Map<string, SourceRow>): Promise<void> {
     for (const table of this.#options.group) {
       const hasher = new RowHasher(table.schema, table.key);
-      const columns = table.key.map(quoteIdentifier).join(', ');
-      const keys = suspects.map(({ key }) => `(${literals(textsOf(key, table), table.keyTypes)})`).join(', ');
-      const sql = selectRows(table, `(${columns}) IN (${keys})`);
+      const sql = selectRows(table, isOneOf(suspects, table));
       await this.#options.connection.queryRows(sql, (bytes, start, end) => {
         hasher.aim(bytes, start, end);
-        into.set(hasher.key.toString('latin1'), { table, hashes: Buffer.from(hasher.hashes) });
+        into.set(hasher.key.toString('latin1'), { table, hashes: Buffer.from(hasher.hashes), version: '' });
       });
     }
   }
 
+  async #readVersions(suspects: readonly Suspect[], of: ReadonlyMap<string, SourceRow>): Promise<void> {
+    for (const table of this.#options.group) {
+      const columns = table.key.map(quoteIdentifier).join(', ');
+      const { rows } = await this.#options.connection.query(
+        `SELECT xmin, ${columns} FROM ${relationOf(table)} WHERE ${isOneOf(suspects, table)}`,
+      );
+      for (const [version, ...texts] of rows) {
+        const row = of.get(keyOf(texts).toString('latin1'));
+        if (row?.table === table) row.version = version!;
+      }
+    }
+  }
+
   /** `begin`: where the WAL ended before the snapshot was taken. */
-  #judge(
-    suspects: readonly Suspect[],
-    source: ReadonlyMap<string, { readonly table: PublishedTable; readonly hashes: Buffer }>,
-    begin: Lsn,
-  ): void {
+  #judge(suspects: readonly Suspect[], source: ReadonlyMap<string, SourceRow>, begin: Lsn): void {
     const compared = this.#table;
     for (const suspect of suspects) {
       const name = suspect.key.toString('latin1');
@@ -285,7 +300,8 @@ class TableCheck {
         suspect.seen = '';
         continue;
       }
-      const seen = `${there?.hashes.toString('latin1') ?? ''}|${row === null ? '' : `${row.lsn} ${Buffer.from(row.hashes).toString('latin1')}`}`;
+      // Nor does one that came and went between two looks: of a delete the state keeps no position.
+      const seen = `${there?.version ?? ''} ${there?.hashes.toString('latin1') ?? ''}|${row === null ? '' : `${row.lsn} ${Buffer.from(row.hashes).toString('latin1')}`}`;
       if (seen !== suspect.seen) {
         suspect.seen = seen;
         continue;
@@ -299,11 +315,7 @@ class TableCheck {
   }
 
   /** null: both sides agree as far as they can be compared. */
-  #kind(
-    there: { readonly table: PublishedTable; readonly hashes: Buffer } | undefined,
-    row: ComparedRow | null,
-    compared: ComparedTable,
-  ): DriftKind | null {
+  #kind(there: SourceRow | undefined, row: ComparedRow | null, compared: ComparedTable): DriftKind | null {
     if (there === undefined) return row === null || !this.#options.deletes ? null : 'extra';
     if (row === null) return this.#isWhole(compared) ? 'missing' : null;
     return this.#differs(there.table, there.hashes, row) ? 'different' : null;
@@ -366,6 +378,22 @@ async function flushed(connection: PgConnection, lsn: Lsn): Promise<void> {
 function textsOf(key: Uint8Array, table: PublishedTable): string[] {
   const bytes = Buffer.from(key.buffer, key.byteOffset, key.byteLength);
   return splitKey(key, table.key.length).map(({ start, end }) => bytes.toString('utf8', start, end));
+}
+
+/** As rowKey has it. */
+function keyOf(texts: readonly (string | null)[]): Buffer {
+  return Buffer.concat(
+    texts.map((text) => {
+      const bytes = Buffer.from(text ?? '');
+      return Buffer.concat([Buffer.from(`${bytes.length}:`), bytes]);
+    }),
+  );
+}
+
+function isOneOf(suspects: readonly Suspect[], table: PublishedTable): string {
+  const columns = table.key.map(quoteIdentifier).join(', ');
+  const keys = suspects.map(({ key }) => `(${literals(textsOf(key, table), table.keyTypes)})`).join(', ');
+  return `(${columns}) IN (${keys})`;
 }
 
 function literals(texts: readonly string[], types: readonly string[]): string {
