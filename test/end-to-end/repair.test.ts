@@ -97,3 +97,25 @@ test('a repair finds what happened to a table that took over the name of another
   });
   expect(await millrace.server.pipelines[0]!.verifier.sink('sink', request)).toMatchObject({ drift: 0 });
 });
+
+test('under replica identity full the deletes of a repair pass filters that look at the key', async () => {
+  await db.sql(`CREATE TABLE t (id int PRIMARY KEY, v text); ALTER TABLE t REPLICA IDENTITY FULL;
+    INSERT INTO t SELECT i, 'v' FROM generate_series(1, 6) i`);
+  const where = [{ column: 'id', operator: '<', value: 4 }];
+  const options = { slot: { on_loss: 'repair' }, sinks: [{ initial_backfill: true, where }] };
+  millrace = await startMillrace(db, options);
+  const { dataDir } = millrace;
+  await eventually('the index has all rows', () => millrace!.server.pipelines[0]!.rowIndex!.filled);
+  await millrace.atLeast(3);
+  await millrace.stop();
+  await db.sql('SELECT pg_drop_replication_slot($1)', [db.name]);
+  await db.sql('DELETE FROM t WHERE id IN (2, 5)');
+  millrace = await startMillrace(db, { ...options, dataDir });
+  await db.sql('DELETE FROM t WHERE id = 3');
+  const last = async () => (await millrace!.messages()).at(-1)!;
+  await expect.poll(last, { timeout: 20_000 }).toMatchObject({ action: 'delete', record: { id: 3 } });
+  expect((await millrace.messages()).slice(3).map(({ action, record }) => [action, record.id])).toEqual([
+    ['delete', 2],
+    ['delete', 3],
+  ]);
+});

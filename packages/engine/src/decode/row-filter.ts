@@ -56,15 +56,12 @@ class Condition {
   readonly kind: number;
   /** One, or those of a list in ascending order. */
   readonly operands: readonly Operand[];
-  /** Its column is in the key of the replica identity. */
-  readonly inIdentity: boolean;
 
-  constructor(column: number, operator: number, kind: number, operands: readonly Operand[], inIdentity: boolean) {
+  constructor(column: number, operator: number, kind: number, operands: readonly Operand[]) {
     this.column = column;
     this.operator = operator;
     this.kind = kind;
     this.operands = operands;
-    this.inIdentity = inIdentity;
   }
 
   test(valueKind: number, bytes: Buffer, start: number, end: number): number {
@@ -133,8 +130,8 @@ export class RowFilter {
   }
 
   /**
-   * Whether the values of a row satisfy the conditions. `keyOnly`: it is the key of a replica identity, what is beside
-   * it is null because it was not sent. NO when one condition says so, whatever the others lack.
+   * Whether the values of a row satisfy the conditions. `keyOnly`: it is the key of a replica identity, or under full that
+   * of a row that a repair deletes; what is beside it is null because it was not sent. NO when one condition says so, whatever the others lack.
    */
   values(
     bytes: Buffer,
@@ -150,8 +147,8 @@ export class RowFilter {
       const condition = conditions[i]!;
       const { column } = condition;
       let one: number;
-      // A key is never null: the row is of a partition whose replica identity is not the one that was announced.
-      if (keyOnly && (!condition.inIdentity || kinds[column] !== VALUE_TEXT)) one = NOT_SENT;
+      // A key is never null. A partition may have another replica identity than the one that was announced.
+      if (keyOnly && kinds[column] !== VALUE_TEXT) one = NOT_SENT;
       else {
         one = condition.test(kinds[column]!, bytes, starts[column]!, ends[column]!);
         if (one === NOT_SENT && find !== null) {
@@ -228,7 +225,7 @@ export function compileFilter(table: TableSchema, where: readonly RowCondition[]
   const changed: Int32Array[] = [];
   for (const condition of where) {
     if ('changed' in condition) changed.push(Int32Array.from(condition.changed, (name) => columnOf(table, name)));
-    else conditions.push(compile(table, condition.column, condition.operator, condition.value, identity));
+    else conditions.push(compile(table, condition.column, condition.operator, condition.value));
   }
   return new RowFilter(conditions, changed, identity);
 }
@@ -238,13 +235,11 @@ function compile(
   name: string,
   operator: ComparisonOperator,
   value: ConditionValue | readonly ConditionValue[] | null,
-  identity: Uint8Array,
 ): Condition {
   const column = columnOf(table, name);
   const { type } = table.columns[column]!;
   const code = OPERATORS[operator];
-  const inIdentity = identity[column] === 1;
-  if (code === IS_NULL || code === IS_NOT_NULL) return new Condition(column, code, 0, [], inIdentity);
+  if (code === IS_NULL || code === IS_NOT_NULL) return new Condition(column, code, 0, []);
   const family = familyOf(type);
   if (family === null) throw invalid(table, `compares "${name}", and values of type ${type.name} cannot be compared`);
   if (!family.ordered && code >= LESS && code <= GREATER_EQUAL) {
@@ -259,7 +254,7 @@ function compile(
   });
   operands.sort((a, b) => compareValue(family.kind, a.bytes, 0, a.bytes.length, b));
   assert(operands.length > 0 || code >= IN, 'a comparison has something to compare with');
-  return new Condition(column, code, family.kind, operands, inIdentity);
+  return new Condition(column, code, family.kind, operands);
 }
 
 function columnOf(table: TableSchema, name: string): number {
