@@ -312,3 +312,24 @@ test('what a table had is filled in also where the index has forgotten another o
   const messages = await millrace.atLeast(2, 'filled');
   expect(bodies(messages)).toEqual(['ol', 'ne']);
 });
+
+test('a table that became a partition, and is one no more, has the values of its rows, not those from before', async () => {
+  await db.sql(TABLE);
+  await db.sql(`CREATE TABLE parted (LIKE docs INCLUDING STORAGE, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+    CREATE PUBLICATION millrace FOR ALL TABLES`);
+  await db.sql('INSERT INTO docs VALUES (1, 0, $1), (2, 0, $1)', [big('a1')]);
+  millrace = await startMillrace(db, { sinks: [FILL], publication: { create_if_not_exists: false } });
+  const index = () => millrace!.server.pipelines[0]!.rowIndex!;
+  await eventually('the index has read the tables', () => index().filled);
+  await db.sql('UPDATE docs SET n = 1 WHERE id = 1');
+  await millrace.atLeast(1, 'filled');
+  await db.sql('ALTER TABLE parted ATTACH PARTITION docs FOR VALUES FROM (0) TO (9)');
+  await db.sql('UPDATE docs SET body = $1 WHERE id = 1', [big('b2')]);
+  await db.sql('UPDATE docs SET n = 2 WHERE id = 1');
+  await millrace.atLeast(3, 'filled');
+  await db.sql('ALTER TABLE parted DETACH PARTITION docs');
+  await db.sql('UPDATE docs SET n = 3 WHERE id = 1');
+  const messages = await millrace.atLeast(4, 'filled');
+  expect(bodies(messages)).toEqual(['a1', 'b2', 'b2', 'b2']);
+  expect(messages.map(({ metadata }) => metadata.table_name)).toEqual(['docs', 'parted', 'parted', 'docs']);
+});

@@ -211,8 +211,7 @@ export class RowStore {
   /** Forgets tables that are gone at the source and of which no change will come. Durable when it returns. */
   forget(oids: readonly number[]): void {
     const db = this.#db;
-    const find = db.prepare('SELECT id FROM tables WHERE oid = ?');
-    const ids = oids.flatMap((oid) => (find.all(oid) as { id: number }[]).map(({ id }) => id));
+    const ids = oids.flatMap((oid) => this.#byOid(oid)?.id ?? []);
     if (ids.length === 0) return;
     db.exec('BEGIN IMMEDIATE');
     try {
@@ -223,9 +222,6 @@ export class RowStore {
       throw error;
     }
     for (const id of ids) this.#unload(id);
-    for (const announced of this.#announced.values()) {
-      if (announced.shape !== null && ids.includes(announced.shape.table.id)) announced.shape = null;
-    }
   }
 
   close(): void {
@@ -409,6 +405,12 @@ export class RowStore {
   }
 
   #tableOf(shape: RowShape): Table {
+    // A table that became a partition: what comes of it from now on is its root's.
+    const alone = shape.leaf ? this.#byOid(shape.relation) : undefined;
+    if (alone !== undefined) {
+      sql.forgetTable(this.#db, alone.id);
+      this.#unload(alone.id);
+    }
     const row = this.#findTable(shape);
     if (row === undefined) return this.#create(shape);
     const table = this.#tables.get(row.id)!;
@@ -429,12 +431,13 @@ export class RowStore {
   }
 
   #findTable(shape: RowShape): TableRow | undefined {
-    if (!shape.leaf) {
-      const byOid = this.#db.prepare('SELECT * FROM tables WHERE oid = ?').get(shape.oid) as TableRow | undefined;
-      if (byOid !== undefined) return byOid;
-    }
     const byName = this.#db.prepare('SELECT * FROM tables WHERE schema = ? AND name = ?');
-    return byName.get(shape.schema, shape.name) as TableRow | undefined;
+    const own = shape.leaf ? undefined : this.#byOid(shape.oid);
+    return own ?? (byName.get(shape.schema, shape.name) as TableRow | undefined);
+  }
+
+  #byOid(oid: number): TableRow | undefined {
+    return this.#db.prepare('SELECT * FROM tables WHERE oid = ?').get(oid) as TableRow | undefined;
   }
 
   #rename(id: number, { schema, name }: RowShape): void {
@@ -475,11 +478,11 @@ export class RowStore {
         'UPDATE tables SET oid = ?, generation = generation + 1, key = ?, values_kept = ?, since = ? WHERE id = ?',
       )
       .run(leaf ? null : oid, JSON.stringify(key), values ? 1 : 0, formatPosition(this.#through), id);
+    const before = [...this.#announced].filter(([, { shape: known }]) => known?.table.id === id);
     this.#unload(id);
     this.#load(id);
     // Shapes announced before name the table as it was. Those of another table or key have nothing more to say.
-    for (const [number, announced] of this.#announced) {
-      if (announced.shape?.table.id !== id) continue;
+    for (const [number, announced] of before) {
       const { as } = announced;
       if ((as.leaf || as.oid === oid) && as.values === values && JSON.stringify(as.key) === JSON.stringify(key)) {
         announced.shape = this.#shapeOf(as);
@@ -513,6 +516,7 @@ export class RowStore {
     const table = this.#tables.get(id);
     this.#tables.delete(id);
     if (table?.statements != null) this.#prepared.splice(this.#prepared.indexOf(table), 1);
+    for (const announced of this.#announced.values()) if (announced.shape?.table.id === id) announced.shape = null;
     for (const [number, known] of this.#shapes) if (known.table.id === id) this.#shapes.delete(number);
     this.#alignments.clear();
   }
