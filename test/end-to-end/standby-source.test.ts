@@ -78,6 +78,34 @@ test('a standby is captured and backfilled, with publication and slot made by he
   expect(inserted).toEqual([1000, 1001, 1002]);
 });
 
+test('a standby that is promoted while it is read is no other server, also after the next restart', async () => {
+  const heir = await startStandby(own, { settings: SETTINGS, major: MAJOR, physicalSlot: 'heir' });
+  try {
+    await heir.caughtUp();
+    const promoted = heir.database(db);
+    const options = { database: { primary: primary() }, slot: { name: 'heir' } };
+    const before = await startMillrace(promoted, options);
+    running.push(before);
+    await db.sql(`INSERT INTO t VALUES (2000, 'of the primary')`);
+    await before.atLeast(1);
+    const streams = before.lines.filter((line) => line.includes('streaming from slot')).length;
+    await heir.promote();
+    await promoted.sql(`INSERT INTO t VALUES (2001, 'of the heir')`);
+    await before.atLeast(2);
+    // The connection went on, so nobody was told.
+    expect(before.lines.filter((line) => line.includes('streaming from slot')).length).toBe(streams);
+    await eventually('it is noticed', () => before.lines.some((line) => line.includes('went over to timeline 2')));
+    await before.stop();
+    const after = await startMillrace(promoted, { ...options, dataDir: before.dataDir });
+    running.push(after);
+    await promoted.sql(`INSERT INTO t VALUES (2002, 'after the restart')`);
+    expect((await after.atLeast(3)).map(({ record }) => record['id'])).toEqual([2000, 2001, 2002]);
+  } finally {
+    for (const each of running.splice(0)) await each.remove();
+    await heir.remove();
+  }
+});
+
 test('without its primary a standby says what is to be done there', async () => {
   await expect(
     startMillrace(standby.database(db), { publication: { name: 'another' }, slot: { name: 'another' } }),

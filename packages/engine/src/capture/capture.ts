@@ -16,6 +16,7 @@ import { openSource, type SourceConfig } from './source.ts';
 import type { SourceNotice } from './source-notice.ts';
 import type { SourceState } from './source-state.ts';
 import { StreamedTransactions } from './streamed-transactions.ts';
+import { watchTimeline } from './timeline-watch.ts';
 import { TransactionSpool } from './transaction-spool.ts';
 
 export type CaptureState =
@@ -117,7 +118,7 @@ export function startCapture(options: CaptureOptions): Capture {
 
   async function stream(onStreaming: () => void): Promise<void> {
     await log.voidOpen();
-    const { connection, startLsn, settle } = await openSource(source, state, log, {
+    const { connection, startLsn, inRecovery, settle } = await openSource(source, state, log, {
       signal: stopping.signal,
       compare,
       relation: onRelation,
@@ -129,6 +130,8 @@ export function startCapture(options: CaptureOptions): Capture {
     let mine: ReplicationStream | null = null;
     const acknowledger = new IdleAcknowledger(state, log, (lsn) => mine?.confirm(lsn));
     const failing = new AbortController();
+    const ending = new AbortController();
+    let watching: Promise<void> | null = null;
     const failed = (error: unknown) => {
       failure ??= error;
       failing.abort();
@@ -181,6 +184,17 @@ export function startCapture(options: CaptureOptions): Capture {
       await settle();
       mine.resume();
       onStreaming();
+      if (inRecovery) {
+        const { config, processId } = connection;
+        const watched = {
+          connection: config,
+          processId,
+          slot: source.slot.name,
+          state,
+          notify: onNotice ?? (() => {}),
+        };
+        watching = watchTimeline(watched, ending.signal);
+      }
       const error = await over.promise;
       stopping.signal.removeEventListener('abort', onStop);
       // A large transaction that has arrived whole is not taken again because the connection was lost while it was replayed.
@@ -200,6 +214,8 @@ export function startCapture(options: CaptureOptions): Capture {
       mine = null;
       live = null;
       acknowledger.end();
+      ending.abort();
+      await watching;
       await connection.close();
       await streamed?.close();
       await spool?.close();

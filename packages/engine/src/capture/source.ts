@@ -56,6 +56,8 @@ export interface OpenOptions {
 export interface OpenSource {
   readonly connection: PgConnection;
   readonly startLsn: Lsn;
+  /** The server is a standby. */
+  readonly inRecovery: boolean;
   /**
    * Writes down whose changes these are. To be called once streaming has begun, so that one who finds the slot taken
    * claims nothing, and before anything is taken from the stream.
@@ -244,7 +246,7 @@ async function admitted(
   facts: AdmissionFacts,
   admission: Admission,
   notify: (notice: SourceNotice) => void,
-): Promise<{ startLsn: Lsn; settle(): Promise<void> }> {
+): Promise<Omit<OpenSource, 'connection'>> {
   if (admission.kind === 'refuse') throw admission.error;
   const { slot, server } = facts;
   if (admission.kind === 'create' || slot === null) {
@@ -255,6 +257,7 @@ async function admitted(
   const { from } = admission;
   return {
     startLsn: from,
+    inRecovery: server.inRecovery,
     async settle() {
       await state.save({
         systemId: server.systemId,
