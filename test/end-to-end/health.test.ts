@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { createDatabase, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
 import { startProxy } from '@millrace/testkit/proxy';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { gatedDisk } from '../../packages/engine/test/gated-disk.ts';
 import { startBlockableStore } from './blocked-store.ts';
 import { eventually } from './millrace.ts';
 import { QUICK, startWatched, type Watched } from './several-databases.ts';
@@ -67,6 +68,25 @@ describe('/ready', { timeout: 60_000 }, () => {
       expect(checks.get('replication_connected')!.status).toBe('healthy');
     } finally {
       process.kill(Number(pid), 'SIGCONT');
+    }
+    await watched.untilGreen();
+    await eventually('the row arrives', async () => (await watched!.count('shop')) === 1);
+  });
+
+  test('turns red when the disk of the change log hangs, and green when it goes on', async () => {
+    const disk = gatedDisk();
+    watched = await startWatched([shop()], QUICK, {}, { fileSystem: disk.fileSystem });
+    try {
+      await watched.untilGreen();
+      disk.shut();
+      await db.sql(`INSERT INTO items VALUES (1)`);
+      // The server answers all the while, and no sink has anything to deliver.
+      const reason = await watched.untilRed(({ check }) => check === 'change_log');
+      expect(reason).toMatchObject({ entity: 'postgres_database', name: 'shop', status: 'error' });
+      const { findings } = (await checksOf('/postgres_databases/shop')).get('change_log')!;
+      expect(findings).toMatchObject([{ slug: 'change_log_stalled' }]);
+    } finally {
+      disk.open();
     }
     await watched.untilGreen();
     await eventually('the row arrives', async () => (await watched!.count('shop')) === 1);

@@ -2,7 +2,7 @@
 import { rmSync } from 'node:fs';
 import { type Config, loadConfig } from '@millrace/api/config';
 import { HEALTH_TIMING, type HealthTiming } from '@millrace/engine/health/health-timing';
-import { type Server, startServer } from '@millrace/server/main';
+import { type Server, type ServerOptions, startServer } from '@millrace/server/main';
 import type { StreamStore } from '@millrace/stream-store/store';
 import { testDirectory } from '@millrace/testkit/postgres';
 import { stringify } from 'yaml';
@@ -57,6 +57,7 @@ export async function startWatched(
   timing: Partial<HealthTiming> = QUICK,
   /** For webhooks, by name; they may be on this machine. */
   endpoints: Readonly<Record<string, string>> = {},
+  storage: ServerOptions['storage'] = {},
 ): Promise<Watched> {
   const dataDir = testDirectory('data');
   const lines: string[] = [];
@@ -93,6 +94,7 @@ export async function startWatched(
     port: 0,
     healthTiming: timing,
     network: ALL_ADDRESSES,
+    storage,
     log: (line) => void lines.push(line),
   });
 

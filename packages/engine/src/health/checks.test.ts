@@ -93,6 +93,7 @@ const well: SourceEvidence = {
   lag: NO_LAG,
   lagHighBytes: 1_000,
   log: { bytes: 10, bytesMax: 100, slowestSink: 'slow' },
+  writingMs: null,
   notices: [],
 };
 
@@ -144,6 +145,11 @@ describe('a database', () => {
     expect(source({ standbyAwaitedMs: HEALTH_TIMING.captureStallMs + 1 }).slugs).toEqual([
       'error standby_not_confirmed',
     ]);
+  });
+
+  test('whose change log waits for its disk is an error after 30 s, and not before', () => {
+    expect(source({ writingMs: HEALTH_TIMING.captureStallMs }).whole).toBe('healthy');
+    expect(source({ writingMs: HEALTH_TIMING.captureStallMs + 1 }).slugs).toEqual(['error change_log_stalled']);
   });
 
   test('lag above its threshold is an error, at it not', () => {

@@ -30,6 +30,9 @@ export interface MonitoredPipeline {
     readonly durableLsn: Lsn;
     readonly progress: Lsn;
     readonly commits: number;
+    /** Records up to here are durable, and up to there handed to the disk. */
+    readonly durableSeq: number;
+    readonly nextSeq: number;
     readonly commitTimeMs: number | null;
     heldBytes(): Promise<number>;
     commitTimeAfter(lsn: Lsn): Promise<number | null>;
@@ -158,6 +161,8 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
   let aheadSinceMs: number | null = null;
   let awaitedSinceMs: number | null = null;
   let progressBefore: Lsn = 0n;
+  let writingSinceMs: number | null = null;
+  let durableBefore = 0;
   let logBytes: number | null = null;
   let samples = 0;
 
@@ -199,6 +204,9 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
     const readsNow = streaming ? (capture.stats?.reads ?? -1) : -1;
     if (readsNow !== reads || !streaming) aheadSinceMs = null;
     reads = readsNow;
+    if (log.nextSeq === log.durableSeq) writingSinceMs = null;
+    else if (writingSinceMs === null || log.durableSeq !== durableBefore) writingSinceMs = now();
+    durableBefore = log.durableSeq;
     sampleCommits(log);
     for (const delivery of pipeline.deliveries) sampleDelivery(log, delivery);
     if (samples++ % LOG_READ_EVERY === 0) {
@@ -216,6 +224,7 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
     wasStreaming = false;
     reads = -1;
     aheadSinceMs = null;
+    writingSinceMs = null;
     if (pipeline === null) return;
     for (const track of tracks.values()) track.movedMs = now();
   }
@@ -303,6 +312,7 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
         lag,
         lagHighBytes,
         log: logBytes === null ? null : { bytes: logBytes, bytesMax: logBytesMax, slowestSink: slowest(reports) },
+        writingMs: writingSinceMs === null ? null : now() - writingSinceMs,
         notices: notices.of('database'),
       },
       timing,

@@ -54,6 +54,8 @@ export interface SourceEvidence {
   readonly lag: Lag;
   readonly lagHighBytes: number;
   readonly log: { readonly bytes: number; readonly bytesMax: number; readonly slowestSink: string | null } | null;
+  /** For how long nothing of what the log's disk was given has become durable; null: nothing is under way. */
+  readonly writingMs: number | null;
   /** Pinned by other stages, of the database itself. */
   readonly notices: readonly Finding[];
 }
@@ -69,7 +71,7 @@ export function sourceChecks(evidence: SourceEvidence, timing: HealthTiming): Ch
     configuration(evidence, timing),
     connected(evidence),
     messages(evidence, timing),
-    ...changeLog(evidence),
+    ...changeLog(evidence, timing),
     ...(evidence.notices.length > 0 ? [check('notices', 'Notices', evidence.notices)] : []),
   ];
 }
@@ -204,10 +206,18 @@ function messages(evidence: SourceEvidence, timing: HealthTiming): Check {
   return check('replication_messages', 'Replication messages', findings, status);
 }
 
-function changeLog({ log }: SourceEvidence): Check[] {
-  if (log === null) return [];
+function changeLog({ log, writingMs }: SourceEvidence, timing: HealthTiming): Check[] {
+  if (log === null && writingMs === null) return [];
   const findings: Finding[] = [];
-  if (log.bytes > log.bytesMax * LOG_NEAR_BOUND) {
+  if (writingMs !== null && writingMs > timing.captureStallMs) {
+    findings.push({
+      slug: 'change_log_stalled',
+      severity: 'error',
+      text: `The disk has not finished a write of the change log for ${Math.round(writingMs / 1000)} s; until it does nothing is delivered or acknowledged.`,
+      fix: 'See what the disk under the data directory waits for: dmesg, iostat -x 1, the volume at the provider.',
+    });
+  }
+  if (log !== null && log.bytes > log.bytesMax * LOG_NEAR_BOUND) {
     const sink = log.slowestSink === null ? '' : ` Sink "${log.slowestSink}" is the slowest.`;
     findings.push({
       slug: 'change_log_near_bound',
