@@ -54,6 +54,8 @@ export interface CaptureTestOptions {
   readonly store?: Omit<LocalStoreOptions, 'dir'>;
   readonly publicationSql?: string;
   readonly onCapture?: (state: CaptureState) => void;
+  /** Stops capture, also while it starts. */
+  readonly signal?: AbortSignal;
 }
 
 export async function startCapturing(db: TestDatabase, options: CaptureTestOptions = {}): Promise<Captured> {
@@ -76,6 +78,7 @@ export async function startCapturing(db: TestDatabase, options: CaptureTestOptio
     ...(options.onCapture && { onState: options.onCapture }),
     ...(options.streaming === false ? {} : { spoolDir }),
   });
+  options.signal?.addEventListener('abort', () => void capture.stop());
   let stopped = false;
   const stop = async () => {
     if (stopped) return;

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { createDatabase, startOwnPostgres } from '@millrace/testkit/postgres';
 import { startProxy } from '@millrace/testkit/proxy';
 import { expect, test } from 'vitest';
+import { eventually } from '../../../test/end-to-end/millrace.ts';
 import { makeCertificates } from '../../postgres/test/certificate.ts';
 import { type Captured, startCapturing } from './captured-log.ts';
 
@@ -221,3 +222,25 @@ test('replication over TLS carries large transactions, holds and releases, and v
     await own.remove();
   }
 }, 60_000);
+
+test.each([
+  ['the publication', `SELECT`],
+  ['the beginning of the slot', `CREATE PUBLICATION "all" FOR ALL TABLES`],
+])('a start that waits for a synchronous standby with %s ends when it is told to', async (_what, before) => {
+  const own = await startOwnPostgres({ fsync: 'off' });
+  try {
+    const db = await own.createDatabase();
+    await db.sql(before);
+    await db.sql(`ALTER SYSTEM SET synchronous_standby_names = 'away'`);
+    await db.sql(`SELECT pg_reload_conf()`);
+    const stopping = new AbortController();
+    const starting = startCapturing(db, { signal: stopping.signal });
+    await eventually('the server waits', async () => {
+      return (await db.sql(`SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'`)).length > 0;
+    });
+    stopping.abort();
+    await (await starting).remove();
+  } finally {
+    await own.remove();
+  }
+});

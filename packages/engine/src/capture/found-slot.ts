@@ -8,7 +8,8 @@
  *    than the catalogs that the slot holds on to. None: nothing can be wrong.
  */
 import { formatLsn } from '@millrace/core/lsn';
-import { PgConnection, quoteLiteral } from '@millrace/postgres/connection';
+import { type PgConnection, quoteLiteral } from '@millrace/postgres/connection';
+import { onSideConnection } from './side-connection.ts';
 import type { AdmissionFacts } from './slot-admission.ts';
 import { changeCatalogs, describeUnsettled } from './slot-settling.ts';
 import type { SourceConfig } from './source.ts';
@@ -47,12 +48,8 @@ export async function welcomeFoundSlot(
 }
 
 async function doubtfulTables({ connection, slot, publication }: SourceConfig, signal: AbortSignal): Promise<string[]> {
-  const sql = await PgConnection.connect({ ...connection, replication: false }, signal);
-  try {
-    return await tablesYoungerThanSlot(sql, slot.name, publication.name);
-  } finally {
-    await sql.close();
-  }
+  const config = { ...connection, replication: false };
+  return await onSideConnection(config, signal, (sql) => tablesYoungerThanSlot(sql, slot.name, publication.name));
 }
 
 /**

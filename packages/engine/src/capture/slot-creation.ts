@@ -6,10 +6,11 @@ import { MillraceError } from '@millrace/core/error';
 import { formatLsn, type Lsn } from '@millrace/core/lsn';
 import { pause } from '@millrace/core/pause';
 import { createPublication, readPublication } from '@millrace/postgres/catalog';
-import { PgConnection } from '@millrace/postgres/connection';
+import type { PgConnection } from '@millrace/postgres/connection';
 import { publicationMissing } from '@millrace/postgres/replication';
 import { PgServerError } from '@millrace/postgres/server-error';
 import { createSlot, type SlotOptions } from '@millrace/postgres/slot';
+import { onSideConnection } from './side-connection.ts';
 import type { SourceConfig } from './source.ts';
 import type { SourceState } from './source-state.ts';
 
@@ -70,18 +71,15 @@ export async function makeSlot(
 /** Has the primary log its running transactions until the signal. Returns what kept it from that. */
 async function nudge(primary: SourceConfig['connection'], signal: AbortSignal): Promise<MillraceError | null> {
   try {
-    const connection = await PgConnection.connect(primary, signal);
-    try {
+    await onSideConnection(primary, signal, async (sql) => {
       while (!signal.aborted) {
-        await connection.query('SELECT pg_catalog.pg_log_standby_snapshot()');
+        await sql.query('SELECT pg_catalog.pg_log_standby_snapshot()');
         await pause(STANDBY_NUDGE_MS, signal);
       }
-      return null;
-    } finally {
-      await connection.close();
-    }
+    });
+    return null;
   } catch (error) {
-    return error instanceof MillraceError ? error : null;
+    return error instanceof MillraceError && !signal.aborted ? error : null;
   }
 }
 
@@ -107,18 +105,14 @@ export async function ensurePublication(
   if (inRecovery && primary === undefined) {
     throw publicationMissing('A standby cannot make it, and the configuration names no primary.', name);
   }
-  const sql = await PgConnection.connect(inRecovery ? primary! : server, signal);
-  try {
-    if ((await readPublication(sql, name)) === null) {
-      const making = initSql !== undefined ? sql.query(initSql) : createPublication(sql, name, null);
-      await making.catch(async (error: unknown) => {
-        // Of two that begin at the same moment one makes it.
-        if (!isDuplicate(error) || (await readPublication(sql, name)) === null) throw error;
-      });
-    }
-  } finally {
-    await sql.close();
-  }
+  await onSideConnection(inRecovery ? primary! : server, signal, async (sql) => {
+    if ((await readPublication(sql, name)) !== null) return;
+    const making = initSql !== undefined ? sql.query(initSql) : createPublication(sql, name, null);
+    await making.catch(async (error: unknown) => {
+      // Of two that begin at the same moment one makes it.
+      if (!isDuplicate(error) || (await readPublication(sql, name)) === null) throw error;
+    });
+  });
   const deadline = performance.now() + PUBLICATION_REPLAY_MS;
   while (inRecovery && (await readPublication(connection, name)) === null) {
     if (signal.aborted || performance.now() >= deadline) {

@@ -13,8 +13,9 @@
 import { MillraceError } from '@millrace/core/error';
 import { formatLsn, type Lsn, parseLsn } from '@millrace/core/lsn';
 import { pause } from '@millrace/core/pause';
-import { type ConnectionConfig, PgConnection, quoteLiteral } from '@millrace/postgres/connection';
+import { type ConnectionConfig, type PgConnection, quoteLiteral } from '@millrace/postgres/connection';
 import { PgServerError } from '@millrace/postgres/server-error';
+import { onSideConnection } from './side-connection.ts';
 
 export interface SettleOptions {
   /** Of the slot. */
@@ -51,8 +52,7 @@ export async function settleSlot({
   signal,
   timeoutMs = TIMEOUT_MS,
 }: SettleOptions): Promise<Lsn | null> {
-  const sql = await PgConnection.connect({ ...writable, replication: false }, signal);
-  try {
+  return await onSideConnection({ ...writable, replication: false }, signal, async (sql) => {
     const changed = await changeCatalog(sql);
     if (changed === null) return null;
     const deadline = performance.now() + timeoutMs;
@@ -66,9 +66,7 @@ export async function settleSlot({
       `SELECT pg_catalog.pg_replication_slot_advance(${quoteLiteral(slot)}, ${quoteLiteral(formatLsn(end))})`,
     );
     return end;
-  } finally {
-    await sql.close();
-  }
+  });
 }
 
 /**
@@ -81,24 +79,17 @@ export async function renewCatalogs({
   signal,
   timeoutMs = TIMEOUT_MS,
 }: Omit<SettleOptions, 'slot'>): Promise<boolean> {
-  const sql = await PgConnection.connect({ ...writable, replication: false }, signal);
-  try {
+  return await onSideConnection({ ...writable, replication: false }, signal, async (sql) => {
     if ((await changeCatalog(sql)) === null) return false;
     await replayed(connection, await flushed(sql), performance.now() + timeoutMs, signal);
     return true;
-  } finally {
-    await sql.close();
-  }
+  });
 }
 
 /** False where no temporary table may be made. */
 export async function changeCatalogs(writable: ConnectionConfig, signal: AbortSignal): Promise<boolean> {
-  const sql = await PgConnection.connect({ ...writable, replication: false }, signal);
-  try {
-    return (await changeCatalog(sql)) !== null;
-  } finally {
-    await sql.close();
-  }
+  const config = { ...writable, replication: false };
+  return await onSideConnection(config, signal, async (sql) => (await changeCatalog(sql)) !== null);
 }
 
 /** Its transaction id; null where that is not allowed. */

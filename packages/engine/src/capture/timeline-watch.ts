@@ -5,8 +5,9 @@
  */
 import { formatLsn } from '@millrace/core/lsn';
 import { pause } from '@millrace/core/pause';
-import { type ConnectionConfig, PgConnection } from '@millrace/postgres/connection';
+import type { ConnectionConfig } from '@millrace/postgres/connection';
 import { identifySystem, readSlot } from '@millrace/postgres/slot';
+import { onSideConnection } from './side-connection.ts';
 import type { SourceNotice } from './source-notice.ts';
 import type { SourceState } from './source-state.ts';
 
@@ -35,10 +36,7 @@ async function follow(
   { connection, processId, slot, state, notify }: TimelineWatchOptions,
   signal: AbortSignal,
 ): Promise<void> {
-  const sql = await PgConnection.connect(connection, signal);
-  const onAbort = () => void sql.close();
-  signal.addEventListener('abort', onAbort, { once: true });
-  try {
+  await onSideConnection(connection, signal, async (sql) => {
     const { systemId, timeline, walFlushLsn } = await identifySystem(sql);
     const { identity } = state;
     if (identity === null || identity.systemId !== systemId || identity.timeline === timeline) return;
@@ -49,8 +47,5 @@ async function follow(
       kind: 'timeline_followed',
       text: `the server went over to timeline ${timeline} while it was read; it is at ${formatLsn(walFlushLsn)}`,
     });
-  } finally {
-    signal.removeEventListener('abort', onAbort);
-    await sql.close();
-  }
+  });
 }
