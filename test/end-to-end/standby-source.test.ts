@@ -4,6 +4,7 @@ import { chosenMajor } from '@millrace/testkit/postgres-majors';
 import { type Standby, startStandby } from '@millrace/testkit/replica';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { eventually, type Millrace, startMillrace } from './millrace.ts';
+import { startWatched } from './several-databases.ts';
 
 // Servers start here, beside other tests.
 vi.setConfig({ testTimeout: 90_000, hookTimeout: 120_000 });
@@ -114,6 +115,37 @@ test('without its primary a standby says what is to be done there', async () => 
     detail: expect.stringContaining('A standby cannot make it'),
     hint: expect.stringContaining('CREATE PUBLICATION "another"'),
   });
+});
+
+test('a standby that gets nothing, or replays nothing, is red: of what is written on the primary nothing comes', async () => {
+  const its = standby.database(db);
+  const database = { primary: primary() };
+  const watched = await startWatched([{ name: 'shop', url: its.url, slot: 'watched', database }]);
+  const findings = async () => {
+    const { health } = await watched.api('/postgres_databases/shop');
+    return health.checks.find(({ slug }: { slug: string }) => slug === 'replication_messages').findings;
+  };
+  try {
+    await watched.untilGreen();
+    await own.server.stop();
+    await watched.untilRed(({ check }) => check === 'replication_messages');
+    expect(await findings()).toMatchObject([
+      { slug: 'standby_not_fed', fix: expect.stringContaining('pg_stat_wal_receiver') },
+    ]);
+    await own.server.restart();
+    await watched.untilGreen();
+    await its.sql(`SELECT pg_wal_replay_pause()`);
+    await db.sql(`INSERT INTO t VALUES (3000, 'not replayed')`);
+    await watched.untilRed(({ check }) => check === 'replication_messages');
+    expect(await findings()).toMatchObject([
+      { slug: 'standby_not_replaying', fix: expect.stringContaining('pg_wal_replay_resume') },
+    ]);
+    await its.sql(`SELECT pg_wal_replay_resume()`);
+    await watched.untilGreen();
+    await eventually('the row arrives', async () => (await watched.count('shop')) === 1);
+  } finally {
+    await watched.remove();
+  }
 });
 
 test('a standby older than 16 is refused as what it is, and so is a failover slot before 17', async () => {

@@ -14,6 +14,11 @@ export interface ServerFacts {
   readonly inRecovery: boolean;
   /** Flushed on a primary, replayed on a standby. */
   readonly walLsn: Lsn;
+  /**
+   * Of a standby: it has no connection to its primary, or WAL that it has not replayed and does not hold back on purpose.
+   * For a moment that is nothing.
+   */
+  readonly standbyTrouble: 'unfed' | 'unreplayed' | null;
   /** The server's clock, milliseconds since 1970. */
   readonly nowMs: number;
   /** Xids handed out so far. */
@@ -108,19 +113,24 @@ export async function readServerFacts(connection: PgConnection): Promise<ServerF
     SELECT pg_catalog.version(), pg_catalog.pg_backend_pid(), pg_catalog.pg_is_in_recovery(),
            CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
                 ELSE pg_catalog.pg_current_wal_flush_lsn() END,
+           CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN NULL
+                WHEN pg_catalog.pg_last_wal_receive_lsn() > pg_catalog.pg_last_wal_replay_lsn()
+                     AND pg_catalog.current_setting('recovery_min_apply_delay') = '0' THEN 'unreplayed'
+                WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver) THEN 'unfed' END,
            (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000)::numeric(20, 0),
            pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()),
            pg_catalog.current_setting('server_encoding'), pg_catalog.host(pg_catalog.inet_server_addr()),
            (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots),
            (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication),
            ${settings}`);
-  const [version, pid, recovery, lsn, now, xid, encoding, address, slots, senders, ...values] = rows[0]!;
+  const [version, pid, recovery, lsn, trouble, now, xid, encoding, address, slots, senders, ...values] = rows[0]!;
   return {
     version: connection.serverVersion,
     versionText: version!,
     backendPid: Number(pid),
     inRecovery: recovery === 't',
     walLsn: parseLsn(lsn ?? '') ?? 0n,
+    standbyTrouble: (trouble ?? null) as ServerFacts['standbyTrouble'],
     nowMs: Number(now),
     nextXid: BigInt(xid ?? '0'),
     encoding: encoding!,

@@ -18,6 +18,7 @@ const server: ServerFacts = {
   backendPid: 1,
   inRecovery: false,
   walLsn: 100n,
+  standbyTrouble: null,
   nowMs: 0,
   nextXid: 1n,
   encoding: 'UTF8',
@@ -90,6 +91,7 @@ const well: SourceEvidence = {
   tables: { atMs: 999_000, publication, tables: [table] },
   silentMs: null,
   standbyAwaitedMs: null,
+  standbyStillMs: null,
   lag: NO_LAG,
   lagHighBytes: 1_000,
   log: { bytes: 10, bytesMax: 100, slowestSink: 'slow' },
@@ -145,6 +147,14 @@ describe('a database', () => {
     expect(source({ standbyAwaitedMs: HEALTH_TIMING.captureStallMs + 1 }).slugs).toEqual([
       'error standby_not_confirmed',
     ]);
+  });
+
+  test('that is a standby and gets or replays nothing is an error after 30 s, and not before', () => {
+    const still = (standbyTrouble: ServerFacts['standbyTrouble'], standbyStillMs: number) =>
+      source({ standbyStillMs, probe: { atMs: 999_000, server: { ...server, standbyTrouble }, slot } }).slugs;
+    expect(still('unfed', HEALTH_TIMING.captureStallMs)).toEqual([]);
+    expect(still('unfed', HEALTH_TIMING.captureStallMs + 1)).toEqual(['error standby_not_fed']);
+    expect(still('unreplayed', HEALTH_TIMING.captureStallMs + 1)).toEqual(['error standby_not_replaying']);
   });
 
   test('whose change log waits for its disk is an error after 30 s, and not before', () => {

@@ -160,6 +160,7 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
   let reads = -1;
   let aheadSinceMs: number | null = null;
   let awaitedSinceMs: number | null = null;
+  let standbyStillSinceMs: number | null = null;
   let progressBefore: Lsn = 0n;
   let writingSinceMs: number | null = null;
   let durableBefore = 0;
@@ -173,6 +174,8 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
     timing,
     now,
     onProbe({ server, slot, atMs }) {
+      if (server.standbyTrouble === null || server.walLsn !== wal.newest?.lsn) standbyStillSinceMs = null;
+      else standbyStillSinceMs ??= atMs;
       // A server that was restored stands further back; what was known of another one is worth nothing.
       if (wal.newest !== null && server.walLsn < wal.newest.lsn) wal.clear();
       wal.add({ lsn: server.walLsn, timeMs: server.nowMs, transactions: Number(server.nextXid) });
@@ -308,6 +311,7 @@ export function startHealthMonitor(options: MonitorOptions): HealthMonitor {
         probeFailure: prober.failure,
         tables: prober.tables,
         silentMs: aheadSinceMs === null ? null : now() - aheadSinceMs,
+        standbyStillMs: standbyStillSinceMs === null ? null : now() - standbyStillSinceMs,
         standbyAwaitedMs: awaitedSinceMs === null ? null : now() - awaitedSinceMs,
         lag,
         lagHighBytes,

@@ -49,6 +49,8 @@ export interface SourceEvidence {
   readonly tables: TableProbe | null;
   /** For how long the server's WAL has been ahead while nothing came; null: it is not so. */
   readonly silentMs: number | null;
+  /** For how long a standby that gets or replays nothing has stood at the same place; null: it is not so. */
+  readonly standbyStillMs: number | null;
   /** For how long the server has sent nothing because it waits for a standby; null: it is not so. */
   readonly standbyAwaitedMs: number | null;
   readonly lag: Lag;
@@ -166,7 +168,8 @@ function connected({ capture, failure }: SourceEvidence): Check {
 }
 
 function messages(evidence: SourceEvidence, timing: HealthTiming): Check {
-  const { capture, silentMs, standbyAwaitedMs, lag, lagHighBytes, nowMs, streamedAtMs, names, probe } = evidence;
+  const { capture, silentMs, standbyAwaitedMs, standbyStillMs, lag, lagHighBytes } = evidence;
+  const { nowMs, streamedAtMs, names, probe } = evidence;
   const findings: Finding[] = [];
   if (silentMs !== null && silentMs > timing.captureStallMs) {
     findings.push({
@@ -190,6 +193,9 @@ function messages(evidence: SourceEvidence, timing: HealthTiming): Check {
         "ALTER SYSTEM SET synchronized_standby_slots = '';\nSELECT pg_reload_conf();",
     });
   }
+  if (standbyStillMs !== null && standbyStillMs > timing.captureStallMs) {
+    findings.push(standbyFinding(probe?.server.standbyTrouble ?? null, standbyStillMs));
+  }
   if (lag.bytes > BigInt(lagHighBytes)) {
     findings.push({
       slug: 'replication_lag_high',
@@ -204,6 +210,29 @@ function messages(evidence: SourceEvidence, timing: HealthTiming): Check {
     status = late ? 'error' : 'initializing';
   }
   return check('replication_messages', 'Replication messages', findings, status);
+}
+
+/** What is not replayed on a standby is not shown by its slot. */
+function standbyFinding(trouble: ServerFacts['standbyTrouble'], stillMs: number): Finding {
+  const seconds = Math.round(stillMs / 1000);
+  if (trouble === 'unreplayed') {
+    return {
+      slug: 'standby_not_replaying',
+      severity: 'error',
+      text: `The server is a standby that has not replayed what it received for ${seconds} s: its changes do not come.`,
+      fix:
+        'SELECT pg_is_wal_replay_paused();\nSELECT pg_wal_replay_resume();\n' +
+        '-- Where it is not paused a query there holds it up, for as long as max_standby_streaming_delay lets it.',
+    };
+  }
+  return {
+    slug: 'standby_not_fed',
+    severity: 'error',
+    text: `The server is a standby that has had no connection to its primary for ${seconds} s: what is written there does not come.`,
+    fix:
+      'SELECT status FROM pg_stat_wal_receiver;\n' +
+      '-- Its log says why: primary_conninfo, primary_slot_name, or WAL that the primary no longer has.',
+  };
 }
 
 function changeLog({ log, writingMs }: SourceEvidence, timing: HealthTiming): Check[] {
