@@ -5,6 +5,8 @@ import { startReplication } from '@millrace/postgres/replication';
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { startProxy } from '@millrace/testkit/proxy';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { startCapturing } from '../../packages/engine/test/captured-log.ts';
+import { eventually } from '../end-to-end/millrace.ts';
 import { type EngineProcess, engineProcess } from './engine-process.ts';
 
 // Processes and servers start here, beside other tests.
@@ -91,4 +93,39 @@ test('a reader that is not ours is named and left alone, and capture begins when
   await engine.streaming();
   await settle();
   expect(await ids()).toEqual([1, 2]);
+});
+
+test('a walsender of ours that another role began is waited for where it cannot be ended', async () => {
+  const first = await startCapturing(db);
+  const [{ name }] = await db.sql(`SELECT application_name AS name FROM pg_stat_replication
+    WHERE pid = (SELECT active_pid FROM pg_replication_slots WHERE slot_name = '${db.name}')`);
+  await first.stop();
+  const { host, port, user, password, database } = db.config;
+  const left = await PgConnection.connect({
+    ...{ host, port, user, password, database, ssl: 'disable', replication: true },
+    applicationName: name,
+  });
+  const nothing = { message() {}, keepalive() {}, burst() {}, closed() {} };
+  const stream = await startReplication(left, { slot: db.name, publications: ['all'], startLsn: 0n }, nothing);
+  const role = `${db.name}_rotated`;
+  await db.sql(`CREATE ROLE ${role} LOGIN REPLICATION PASSWORD 'x'`);
+  const met: string[] = [];
+  const again = startCapturing(db, {
+    dir: first.dir,
+    connection: { user: role, password: 'x' },
+    onCapture: (state) => void (state.kind === 'connecting' && state.error !== null && met.push(state.error.code)),
+  });
+  again.catch(() => {});
+  try {
+    await eventually('it has looked', () => met.length > 0);
+    expect(met[0]).toBe('pg_slot_in_use');
+    await stream.stop();
+    await db.sql(`INSERT INTO t VALUES (1)`);
+    expect((await (await again).caughtUp()).length).toBe(1);
+  } finally {
+    await stream.stop();
+    await again.then((captured) => captured.remove()).catch(() => {});
+    await db.sql(`DROP OWNED BY ${role}`);
+    await db.sql(`DROP ROLE ${role}`);
+  }
 });

@@ -50,7 +50,14 @@ export interface CaptureTestOptions {
   readonly streaming?: boolean;
   readonly slot?: string;
   readonly spoolDir?: string;
-  readonly connection?: Partial<{ host: string; port: number; ssl: 'disable' | 'verify-full'; sslRootCert: string }>;
+  readonly connection?: Partial<{
+    host: string;
+    port: number;
+    user: string;
+    password: string;
+    ssl: 'disable' | 'verify-full';
+    sslRootCert: string;
+  }>;
   readonly store?: Omit<LocalStoreOptions, 'dir'>;
   readonly publicationSql?: string;
   readonly onCapture?: (state: CaptureState) => void;

@@ -6,12 +6,14 @@
 import { MillraceError } from '@millrace/core/error';
 import { pause } from '@millrace/core/pause';
 import { type PgConnection, quoteLiteral } from '@millrace/postgres/connection';
+import { PgServerError } from '@millrace/postgres/server-error';
 import { readSlot, type SlotInfo } from '@millrace/postgres/slot';
 import type { SourceNotice } from './source-notice.ts';
 
 /** How long an ended walsender may take to let go of the slot. */
 const RELEASE_MS = 5_000;
 const RELEASE_POLL_MS = 20;
+const INSUFFICIENT_PRIVILEGE = '42501';
 
 /** Resolves with the slot once nobody reads it. pg_slot_in_use: somebody else does. */
 export async function freeSlot(
@@ -23,11 +25,16 @@ export async function freeSlot(
   if (!slot.active) return slot;
   const name = quoteLiteral(slot.name);
   // Found and ended in one statement, so that a pid that was given to somebody else meanwhile is not hit.
-  const { rows } = await connection.query(`
+  const ending = connection.query(`
     SELECT a.pid, pg_catalog.pg_terminate_backend(a.pid)
       FROM pg_catalog.pg_replication_slots AS s JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.active_pid
      WHERE s.slot_name = ${name} AND a.application_name = ${quoteLiteral(connection.config.applicationName ?? '')}
        AND a.pid <> pg_catalog.pg_backend_pid()`);
+  const { rows } = await ending.catch((error: unknown) => {
+    // It was begun by the role that was configured before, and is waited for.
+    if (error instanceof PgServerError && error.sqlState === INSUFFICIENT_PRIVILEGE) return { rows: [] };
+    throw error;
+  });
   const ended = rows[0]?.[0];
   const deadline = performance.now() + (ended === undefined ? 0 : RELEASE_MS);
   for (;;) {
