@@ -298,6 +298,25 @@ test('rows of the shape a table had before are read again, not delivered after a
   expect(rows).toEqual(['1', '2', '3', '4', '5', '6']);
 });
 
+test.skipIf(chosenMajor() < 15)(
+  'a column that the publication gets meanwhile is read, too, from its first change on',
+  async () => {
+    await db.sql(`CREATE TABLE t (id int PRIMARY KEY, v int); INSERT INTO t SELECT i, 1 FROM generate_series(1, 5) i;
+    CREATE PUBLICATION played FOR TABLE t (id)`);
+    const played = await play('t', 'key');
+    const { run, table, take, ready } = played;
+    await ready();
+    await db.sql('ALTER PUBLICATION played SET TABLE t (id, v)');
+    const xid = await begin('UPDATE t SET v = 2 WHERE id = 2');
+    await writer.query('COMMIT');
+    run.begun(xid, 5n);
+    change(run, table, xid, 'update', [2, 2]);
+    expect(take(ALL_DELIVERED)).toEqual([]);
+    expect(await wholeOf(played)).toEqual(['1', '2', '3', '4', '5']);
+    expect(run.plan!.whole[0]!.schema.columns.map(({ name }) => name)).toEqual(['id', 'v']);
+  },
+);
+
 test('what is changed while it may not read is not remembered without end', async () => {
   await db.sql(KEYED);
   let held: string | null = 'held';

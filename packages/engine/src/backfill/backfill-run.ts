@@ -173,7 +173,9 @@ export class BackfillRun {
       // A snapshot from before has rows of the old shape, whichever rows this changes.
       window?.changed(xid, null);
       if (partial) this.#partial.lose();
-      if (columns === REGROUPED) this.#pass?.reject(new StartOver());
+      // The stream is ahead of the plan. What the publication has of the table does not show when it is read.
+      const ahead = this.#latest !== null && visibility(this.#latest, xid, window?.lsn ?? 0n) !== 'seen';
+      if (ahead) this.#pass?.reject(new StartOver());
       return;
     }
     if (this.#keyless) {

@@ -57,6 +57,11 @@ export class ChangeWindow {
     this.#lsn = lsn;
   }
 
+  /** Of the commit of that transaction. */
+  get lsn(): Lsn {
+    return this.#lsn;
+  }
+
   /** A row was changed. null: its key is not known. */
   changed(xid: number, key: string | null, partial = false): void {
     const touched = this.#touched(xid);
