@@ -279,6 +279,23 @@ describe('large values that an update left out of the stream', () => {
     const late = taken.slice(taken.lastIndexOf('2'));
     expect(late).toEqual(['2', '600', ...numbers(701, ROWS)]);
   });
+
+  test('of rows that moved before a restart, of a table that has no key any more: it has failed, and says so', async () => {
+    await db.sql(LARGE);
+    const memory: Memory = { ends: new Map(), begun: { since: null } };
+    const first = await play('t', 'physical', { memory });
+    await first.ready();
+    expect(first.take(ALL_DELIVERED, 3)).toEqual(['1', '2', '3']);
+    await first.run.stop();
+    await db.sql('UPDATE t SET v = 2');
+    const second = await play('t', 'physical', { memory, mark: first.mark! });
+    while (second.mark?.[4] !== 'late') if (second.take(ALL_DELIVERED, 250).length === 0) await second.ready();
+    await second.run.stop();
+    await db.sql('ALTER TABLE t DROP CONSTRAINT t_pkey');
+    await expect(wholeOf(await play('t', 'physical', { memory, mark: second.mark! }))).rejects.toMatchObject({
+      code: 'pg_table_keyless',
+    });
+  });
 });
 
 test('rows of the shape a table had before are read again, not delivered after a change of the new shape', async () => {

@@ -337,7 +337,8 @@ export class BackfillRun {
     const told = plan.updates && takesUpdates(plan.schema, plan.name);
     if (!told) this.#unwatched = true;
     for (;;) {
-      if (job.order === 'physical' && !this.#keyless && (this.#unwatched || this.#partial.incomplete)) {
+      const incomplete = this.#unwatched || this.#partial.incomplete;
+      if (job.order === 'physical' && incomplete && (!this.#keyless || from !== null)) {
         this.#unwatched = true;
         const holds = !told || (await pool.use(signal, (connection) => holdsLargeValues(connection, plan.leaves)));
         this.#partial.clear();
