@@ -131,7 +131,8 @@ export class RowFilter {
 
   /**
    * Whether the values of a row satisfy the conditions. `keyOnly`: it is the key of a replica identity, or under full that
-   * of a row that a repair deletes; what is beside it is null because it was not sent. NO when one condition says so, whatever the others lack.
+   * of a row that a repair deletes; what is beside it is null because it was not sent. NO when one condition says so,
+   * whatever the others lack.
    */
   values(
     bytes: Buffer,
