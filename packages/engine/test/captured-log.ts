@@ -55,12 +55,14 @@ export interface CaptureTestOptions {
     port: number;
     user: string;
     password: string;
+    answerMs: number;
     ssl: 'disable' | 'verify-full';
     sslRootCert: string;
   }>;
   readonly store?: Omit<LocalStoreOptions, 'dir'>;
   readonly publicationSql?: string;
   readonly onCapture?: (state: CaptureState) => void;
+  readonly awaitMs?: number;
   /** Stops capture, also while it starts. */
   readonly signal?: AbortSignal;
 }
@@ -81,7 +83,7 @@ export async function startCapturing(db: TestDatabase, options: CaptureTestOptio
     },
     state: new SourceState(store.state, 'source/shop/identity'),
     log,
-    awaitMs: 2_000,
+    awaitMs: options.awaitMs ?? 2_000,
     ...(options.onCapture && { onState: options.onCapture }),
     ...(options.streaming === false ? {} : { spoolDir }),
   });

@@ -1,6 +1,7 @@
 /** Capture over a network and a server that fail: it comes back by itself, and the log misses and doubles nothing. */
 import { chmodSync } from 'node:fs';
 import { join } from 'node:path';
+import { PgConnection } from '@millrace/postgres/connection';
 import { createDatabase, startOwnPostgres } from '@millrace/testkit/postgres';
 import { startProxy } from '@millrace/testkit/proxy';
 import { expect, test } from 'vitest';
@@ -242,5 +243,27 @@ test.each([
     await (await starting).remove();
   } finally {
     await own.remove();
+  }
+});
+
+test('a connection that the network forgets while the source is opened is given up, and the next one gets on', async () => {
+  const db = await createDatabase();
+  const proxy = await startProxy({ port: db.config.port });
+  const holder = await PgConnection.connect({ ...db.config, ssl: 'disable' });
+  try {
+    await holder.query('BEGIN; LOCK TABLE pg_catalog.pg_publication IN ACCESS EXCLUSIVE MODE');
+    const connection = { host: proxy.host, port: proxy.port, answerMs: 1_000 };
+    const starting = startCapturing(db, { connection, awaitMs: 40_000 });
+    await eventually('a question waits', async () => {
+      const waiting = await db.sql(`SELECT FROM pg_locks WHERE NOT granted AND relation = 'pg_publication'::regclass`);
+      return waiting.length > 0;
+    });
+    proxy.swallow();
+    await holder.query('COMMIT');
+    await (await starting).remove();
+  } finally {
+    await holder.close();
+    await proxy.close();
+    await db.drop();
   }
 });

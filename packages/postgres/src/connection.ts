@@ -29,6 +29,8 @@ export interface ConnectionConfig {
   /** PEM. Replaces the built-in certificate authorities. */
   readonly sslRootCert?: string | undefined;
   readonly connectTimeoutMs?: number | undefined;
+  /** A query that takes longer ends the connection, with pg_timeout: the network may have forgotten it. */
+  readonly answerMs?: number | undefined;
   readonly applicationName?: string | undefined;
   /** A logical replication session: takes replication commands and SQL. */
   readonly replication?: boolean | undefined;
@@ -256,9 +258,17 @@ export class PgConnection {
         this.#operation = { onRow, copyBoth, resolve, reject, onColumns, columns: [], rowCount: 0, error: null };
         this.#transport.write(queryMessage(sql));
       });
-    const result = this.#queue.then(run);
+    const result = this.#queue.then(() => this.#answered(run));
     this.#queue = result.catch(() => {});
     return result;
+  }
+
+  async #answered<T>(run: () => Promise<T>): Promise<T> {
+    const { answerMs } = this.config;
+    if (answerMs === undefined) return run();
+    const silent = () => new MillraceError('pg_timeout', { detail: `No answer to a query within ${answerMs} ms.` });
+    const timer = setTimeout(() => this.#transport.destroy(silent()), answerMs);
+    return await run().finally(() => clearTimeout(timer));
   }
 
   #consume(buffer: Buffer, start: number, end: number): number {

@@ -65,6 +65,8 @@ export interface OpenSource {
   settle(): Promise<void>;
 }
 
+/** Making a slot on a standby is the longest that is asked, and takes a minute at most. */
+const ANSWER_MS = 120_000;
 const STANDBY_VERSION_MIN = 16_00_00;
 /** Of a slot: somebody reads it. */
 const OBJECT_IN_USE = '55006';
@@ -79,7 +81,9 @@ export async function openSource(
   checkLog(state, log);
   const repairs = config.slot.onLoss === 'repair' && compare !== undefined;
   const applicationName = await state.applicationName(config.name);
-  const connect = () => PgConnection.connect({ ...config.connection, applicationName, replication: true }, signal);
+  const { answerMs = ANSWER_MS } = config.connection;
+  const patient = { ...config.connection, answerMs, applicationName, replication: true };
+  const connect = () => PgConnection.connect(patient, signal);
   let connection = await connect();
   const onAbort = () => void connection.close();
   signal.addEventListener('abort', onAbort, { once: true });
