@@ -449,7 +449,12 @@ describe('the end of a connection', () => {
 
   test('a query can be cancelled', async () => {
     const connection = await PgConnection.connect(config);
+    const watcher = await PgConnection.connect(config);
     const inFlight = connection.query('SELECT pg_sleep(60)').catch((reason: unknown) => reason);
+    // One that comes before its query is for nothing.
+    const sleeping = `SELECT FROM pg_stat_activity WHERE pid = ${connection.processId} AND wait_event = 'PgSleep'`;
+    while ((await watcher.query(sleeping)).rows.length === 0);
+    await watcher.close();
     await connection.cancel();
     expect(await inFlight).toMatchObject({ sqlState: '57014' });
     expect((await connection.query('SELECT 1')).rows).toEqual([['1']]);
