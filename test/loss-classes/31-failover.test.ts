@@ -4,6 +4,7 @@
 import { cpSync, rmSync } from 'node:fs';
 import { failoverReadiness } from '@millrace/engine/failover-readiness';
 import { type OwnPostgres, startOwnPostgres, type TestDatabase } from '@millrace/testkit/postgres';
+import { startProxy } from '@millrace/testkit/proxy';
 import { type Standby, startStandby } from '@millrace/testkit/replica';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { eventually, type Millrace, startMillrace } from '../end-to-end/millrace.ts';
@@ -144,6 +145,21 @@ test('with a persistent copy it is safe, and every change of both lives is there
   expect(await problems(synced)).toEqual([]);
   const answer = await ready(synced);
   expect(answer).toMatchObject({ safe: true, standbys: [{ safe: true, copy: { temporary: false } }] });
+  // One that stops answering half way is not safe for what it said before.
+  const there = synced.database(db);
+  const proxy = await startProxy({ port: there.config.port });
+  await proxy.delay(500);
+  const asked = failoverReadiness({
+    connection: config(db),
+    slot: db.name,
+    standbys: [{ ...config(there), port: proxy.port, applicationName: 'asked' }],
+    captured: 0n,
+  });
+  const asking = `SELECT FROM pg_stat_activity WHERE application_name = 'asked' AND query LIKE '%hot_standby_feedback%'`;
+  await eventually('it has the question', async () => (await there.sql(asking)).length > 0);
+  proxy.swallow();
+  expect(await asked).toMatchObject({ safe: false, standbys: [{ problems: [{ code: 'standby_unreachable' }] }] });
+  await proxy.close();
   // The primary dies with a transaction that was captured and never heard of by the copy of the slot.
   await db.sql(`INSERT INTO t VALUES (${next++})`);
   await before.atLeast(next - 1);

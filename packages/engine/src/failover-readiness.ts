@@ -69,7 +69,8 @@ export interface FailoverQuestion {
   readonly captured: Lsn;
 }
 
-const CONNECT_TIMEOUT_MS = 5_000;
+/** Of one that takes longer, to be connected to or to answer, nothing is known. */
+const PATIENCE_MS = 5_000;
 const FAILOVER_VERSION_MIN = 17_00_00;
 
 export async function failoverReadiness(question: FailoverQuestion): Promise<FailoverReadiness> {
@@ -265,7 +266,7 @@ async function ask<T>(
   question: (sql: PgConnection) => Promise<T>,
 ): Promise<T | MillraceError> {
   try {
-    const sql = await PgConnection.connect({ ...config, connectTimeoutMs: CONNECT_TIMEOUT_MS });
+    const sql = await PgConnection.connect({ ...config, connectTimeoutMs: PATIENCE_MS, answerMs: PATIENCE_MS });
     try {
       return await question(sql);
     } finally {

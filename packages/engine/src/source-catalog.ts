@@ -35,7 +35,6 @@ export class SourceCatalog {
   readonly #config: ConnectionConfig;
   readonly #publication: string;
   readonly #withheld: WithheldColumns;
-  readonly #answerMs: number;
   #connection: Promise<PgConnection> | null = null;
   readonly #closing = new AbortController();
   /** A transaction that was waited for in vain. */
@@ -47,24 +46,14 @@ export class SourceCatalog {
     withheld: WithheldColumns = () => null,
     answerMs = ANSWER_MS,
   ) {
-    this.#config = config;
+    this.#config = { ...config, answerMs };
     this.#publication = publication;
     this.#withheld = withheld;
-    this.#answerMs = answerMs;
   }
 
   /** What decoding rows of this relation needs. A table that is gone by now is described from what was announced. */
   async describeRelation(relation: Relation, xid = 0): Promise<DescribedRelation> {
     const connection = await this.#connected();
-    const timer = setTimeout(() => void connection.close(), this.#answerMs);
-    try {
-      return await this.#describe(connection, relation, xid);
-    } finally {
-      clearTimeout(timer);
-    }
-  }
-
-  async #describe(connection: PgConnection, relation: Relation, xid: number): Promise<DescribedRelation> {
     if (xid !== 0) await this.#seen(connection, xid);
     const types = await describeTypes(
       connection,
