@@ -1,6 +1,6 @@
 import { pause } from '@millrace/core/pause';
 import type { Relation } from '@millrace/postgres/pgoutput';
-import { createDatabase } from '@millrace/testkit/postgres';
+import { createDatabase, startOwnPostgres } from '@millrace/testkit/postgres';
 import { startProxy } from '@millrace/testkit/proxy';
 import pg from 'pg';
 import { expect, test } from 'vitest';
@@ -48,7 +48,9 @@ test('a table is not missing while what made it is committing: for its standby t
 });
 
 test('where commits wait for their standby, each table is not waited for anew; once they do not, they are', async () => {
-  const db = await createDatabase();
+  // Its long transaction would keep others on the server from making slots.
+  const own = await startOwnPostgres({ fsync: 'off' });
+  const db = await own.createDatabase();
   await db.sql('CREATE TABLE t (id int PRIMARY KEY)');
   const [{ oid }] = await db.sql(`SELECT 't'::regclass::oid AS oid`);
   const column = { name: 'id', typeOid: 23, typmod: -1, isKey: true };
@@ -77,6 +79,6 @@ test('where commits wait for their standby, each table is not waited for anew; o
   } finally {
     await writer.end();
     await catalog.close();
-    await db.drop();
+    await own.remove();
   }
 }, 60_000);
