@@ -96,6 +96,9 @@ test('a reader that is not ours is named and left alone, and capture begins when
 });
 
 test('a walsender of ours that another role began is waited for where it cannot be ended', async () => {
+  // Before there is a slot: Postgres 14 sends transactions of which nothing is published, too.
+  const role = `${db.name}_rotated`;
+  await db.sql(`CREATE ROLE ${role} LOGIN REPLICATION PASSWORD 'x'`);
   const first = await startCapturing(db);
   const [{ name }] = await db.sql(`SELECT application_name AS name FROM pg_stat_replication
     WHERE pid = (SELECT active_pid FROM pg_replication_slots WHERE slot_name = '${db.name}')`);
@@ -107,8 +110,6 @@ test('a walsender of ours that another role began is waited for where it cannot 
   });
   const nothing = { message() {}, keepalive() {}, burst() {}, closed() {} };
   const stream = await startReplication(left, { slot: db.name, publications: ['all'], startLsn: 0n }, nothing);
-  const role = `${db.name}_rotated`;
-  await db.sql(`CREATE ROLE ${role} LOGIN REPLICATION PASSWORD 'x'`);
   const met: string[] = [];
   const again = startCapturing(db, {
     dir: first.dir,
