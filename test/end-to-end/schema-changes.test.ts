@@ -128,6 +128,30 @@ test('rows of the time when every sink was stopped are read by the shape of that
   ]);
 });
 
+test('a row is read by the types of its time, also where they are gone before it is read again', async () => {
+  await db.sql(`CREATE DOMAIN amount AS int; CREATE TYPE mood AS ENUM ('low', 'high');
+    CREATE TABLE t (id int PRIMARY KEY, v amount, m mood[])`);
+  const sinks = [{ schema_changes: true, where: [{ column: 'v', operator: '>', value: 3 }] }];
+  millrace = await startMillrace(db, { sinks });
+  await db.sql(`INSERT INTO t VALUES (1, 5, '{low,high}')`);
+  await millrace.atLeast(2);
+  const { dataDir } = millrace;
+  await millrace.stop();
+  await db.sql(`INSERT INTO t VALUES (2, 6, '{high}');
+    ALTER TABLE t ADD w int; INSERT INTO t VALUES (3, 7, '{low}', 1);
+    ALTER TYPE mood RENAME TO mood_old; CREATE TYPE mood AS ENUM ('low', 'middle', 'high');
+    ALTER TABLE t ALTER m TYPE mood[] USING m::text[]::mood[], ALTER v TYPE bigint; DROP TYPE mood_old; DROP DOMAIN amount;
+    INSERT INTO t VALUES (4, 8, '{middle}', 2)`);
+  millrace = await startMillrace(db, { dataDir, sinks });
+  const messages = await millrace.atLeast(7);
+  expect(messages.filter((m) => m.action === 'insert').map((m) => m.record)).toEqual([
+    { id: 1, v: 5, m: ['low', 'high'] },
+    { id: 2, v: 6, m: ['high'] },
+    { id: 3, v: 7, m: ['low'], w: 1 },
+    { id: 4, v: 8, m: ['middle'], w: 2 },
+  ]);
+});
+
 test('a transaction so large that Postgres streams it before its end says the same, in the same places', async () => {
   await db.sql(
     `ALTER DATABASE "${db.name}" SET logical_decoding_work_mem = '64kB'; CREATE TABLE t (id int PRIMARY KEY, v text)`,

@@ -197,7 +197,8 @@ export class SchemaHistory {
       throw error;
     }
     if (described.gone && known !== undefined) return known.schema;
-    const schema = described.gone && before !== undefined ? recall(described.schema, before.schema) : described.schema;
+    const typed = recallTypes(described.schema, table);
+    const schema = described.gone && before !== undefined ? recall(typed, before.schema) : typed;
     if (before?.relation === relation && sameSchema(before.schema, schema)) return before.schema;
     return await this.#add(table, { from: at, relation, schema });
   }
@@ -253,6 +254,19 @@ function lastBefore({ versions }: Table, at: Position): SchemaVersion | undefine
 
 function sameSchema(a: VersionedSchema, b: TableSchema): boolean {
   return JSON.stringify({ ...a, version: 0 }) === JSON.stringify({ ...b, version: 0 });
+}
+
+/** A type may be dropped between a row and the question about it: then it is what it was when it was there. */
+function recallTypes(described: TableSchema, { versions }: Table): TableSchema {
+  if (described.columns.every(({ typeText }) => typeText !== undefined)) return described;
+  const known = versions.flatMap(({ schema }) => schema.columns).filter(({ typeText }) => typeText !== undefined);
+  const columns = described.columns.map((column) => {
+    if (column.typeText !== undefined) return column;
+    const same = known.filter(({ type }) => type.oid === column.type.oid);
+    const typeText = same.findLast(({ name }) => name === column.name)?.typeText;
+    return { ...column, type: same.at(-1)?.type ?? column.type, ...(typeText !== undefined && { typeText }) };
+  });
+  return { ...described, columns };
 }
 
 /** What was announced of a table that is gone, with what its version before says beyond that. */
