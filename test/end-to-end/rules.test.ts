@@ -2,6 +2,7 @@
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { chosenMajor } from '@millrace/testkit/postgres-majors';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { managerOf } from './backfills.ts';
 import { BASIN, eventually, type Millrace, startMillrace } from './millrace.ts';
 
 let db: TestDatabase;
@@ -168,5 +169,27 @@ test.each(
     () => millrace!.lines.some((line) => line.includes('filter or column rule')),
     10_000,
   );
+  expect((await rawStream(millrace.server, 'masked')).toString()).not.toContain('SSN-');
+});
+
+test('a hidden column stays hidden that is renamed before a backfill reads it', async () => {
+  await db.sql(`CREATE TABLE people (id int PRIMARY KEY, ssn text); CREATE TABLE quiet (id int PRIMARY KEY, ssn text);
+    INSERT INTO quiet VALUES (1, 'SSN-7781')`);
+  const sinks = [{ name: 'masked', columns: { mask: ['ssn'] } }];
+  millrace = await startMillrace(db, { sinks });
+  await db.sql(`INSERT INTO people VALUES (1, 'SSN-9902')`);
+  await managerOf(millrace, 'masked').create([{ table: { schema: 'public', name: 'quiet' } }]);
+  await millrace.atLeast(2, 'masked');
+  const refusals = (of: Millrace) => of.lines.filter((line) => line.includes('filter or column rule')).length;
+  for (const table of ['people', 'quiet']) {
+    const before = refusals(millrace);
+    await db.sql(`ALTER TABLE ${table} RENAME ssn TO mail`);
+    const [backfill] = await managerOf(millrace, 'masked').create([{ table: { schema: 'public', name: table } }]);
+    await eventually('the sink says what is wrong', () => refusals(millrace!) > before, 10_000);
+    expect((await millrace.messages('masked')).map(({ record }) => Object.keys(record))).toEqual(
+      Array(2).fill(['id', 'ssn']),
+    );
+    await managerOf(millrace, 'masked').cancel(backfill!.id);
+  }
   expect((await rawStream(millrace.server, 'masked')).toString()).not.toContain('SSN-');
 });

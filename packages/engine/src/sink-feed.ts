@@ -7,7 +7,7 @@ import type { ChangeLog } from './change-log/change-log.ts';
 import type { ContentNotice } from './decode/message-contents.ts';
 import { MessageEncoder } from './decode/message-encoder.ts';
 import { MessageSource } from './decode/message-source.ts';
-import { ReadEncoder } from './decode/read-encoder.ts';
+import { type FormerSchemas, ReadEncoder } from './decode/read-encoder.ts';
 import type { SchemaHistory } from './decode/schema-history.ts';
 import type { OpenFeed } from './deliver/feed.ts';
 import type { LastValues } from './last-values.ts';
@@ -42,6 +42,7 @@ export function openSinkFeed({
   announced,
   onNotice,
 }: SinkFeedOptions): OpenFeed {
+  const former: FormerSchemas = { announced: (schema) => schemas.beforeColumns(schema), read: new Map() };
   return async (cursor, signal, progress) => {
     await seal.ready();
     await published(cursor.position.lsn);
@@ -59,7 +60,7 @@ export function openSinkFeed({
       onNotice: (notice) => onNotice?.(spec.name, notice),
     });
     const changes = await MessageSource.open(log, schemas, encoder, cursor.position, signal);
-    const reads = new ReadEncoder(spec.origin, spec.rules);
+    const reads = new ReadEncoder(spec.origin, spec.rules, former);
     const { position } = cursor;
     manager.attach({
       marks,

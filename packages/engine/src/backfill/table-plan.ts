@@ -184,7 +184,7 @@ function schemaOf(table: TableDescription, { columns: listed }: Published, ident
     oid: table.oid,
     schema: table.root.schema,
     name: table.root.name,
-    columns: columns.map(({ name, type }) => ({ name, type })),
+    columns: columns.map(({ name, type, number }) => ({ name, type, number })),
     primaryKey: announced && primaryKey.length > 0 && primaryKey.every(has) ? primaryKey : identity.filter(has),
   };
 }

@@ -20,6 +20,7 @@ import {
 } from './message-plan.ts';
 import { YES } from './row-filter.ts';
 import { writeDigits, writeKey, writeRecord } from './row-json.ts';
+import { checkRenamed, hidesValues } from './row-rules.ts';
 import { NO_RULES, type RowRulesConfig } from './row-rules-config.ts';
 
 /** Columns of a row, as RowReader has them. */
@@ -27,6 +28,14 @@ export interface ReadColumns {
   readonly kinds: Int32Array;
   readonly starts: Int32Array;
   readonly ends: Int32Array;
+}
+
+/** What was known of tables before: a column that rules hide may have another name by now. */
+export interface FormerSchemas {
+  /** As changes were announced with. */
+  announced(schema: TableSchema): TableSchema | undefined;
+  /** As they were read last, by OID. */
+  readonly read: Map<number, TableSchema>;
 }
 
 /** What the messages of one batch share. */
@@ -50,6 +59,7 @@ const COLON_BYTES = Buffer.from(':');
 export class ReadEncoder {
   readonly #origin: MessageOrigin;
   readonly #rules: RowRulesConfig;
+  readonly #former: FormerSchemas | null;
   #plan: MessagePlan | null = null;
   #context: ReadContext | null = null;
   /** Time and position, of one context. */
@@ -59,9 +69,10 @@ export class ReadEncoder {
   #keyRest: Buffer = Buffer.alloc(0);
   #key = Buffer.allocUnsafeSlow(256);
 
-  constructor(origin: MessageOrigin, rules: RowRulesConfig = NO_RULES) {
+  constructor(origin: MessageOrigin, rules: RowRulesConfig = NO_RULES, former: FormerSchemas | null = null) {
     this.#origin = origin;
     this.#rules = rules;
+    this.#former = former;
   }
 
   /**
@@ -77,7 +88,7 @@ export class ReadEncoder {
     about: ReadContext,
   ): boolean | null {
     if (batch.full) return false;
-    if (this.#plan?.schema !== schema) this.#plan = planMessages(schema, this.#origin, this.#rules);
+    if (this.#plan?.schema !== schema) this.#plan = this.#planOf(schema);
     if (this.#context !== about) this.#enter(about);
     const plan = this.#plan;
     const { kinds, starts, ends } = columns;
@@ -102,6 +113,15 @@ export class ReadEncoder {
       describeRow(batch.descriptions, plan, 'read', bytes, columns, 0, null, key);
     }
     return true;
+  }
+
+  #planOf(schema: TableSchema): MessagePlan {
+    if (this.#former !== null && hidesValues(this.#rules)) {
+      checkRenamed(this.#former.announced(schema), schema, this.#rules);
+      checkRenamed(this.#former.read.get(schema.oid), schema, this.#rules);
+      this.#former.read.set(schema.oid, schema);
+    }
+    return planMessages(schema, this.#origin, this.#rules);
   }
 
   #enter(about: ReadContext): void {

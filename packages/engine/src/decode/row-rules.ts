@@ -18,7 +18,6 @@ import {
 } from './column-treatment.ts';
 import { compileFilter, type RowFilter } from './row-filter.ts';
 import type { ColumnRules, RowRulesConfig, TableRules } from './row-rules-config.ts';
-import type { VersionedSchema } from './schema-history.ts';
 
 export interface CompiledRules {
   /** null: every row. */
@@ -88,7 +87,7 @@ export function changesRecords(rules: RowRulesConfig, schema: string, name: stri
  * A column that a rule of the sink keeps from messages has another name now, which no rule knows: what was masked would
  * be shown. (Rules of a table find their column gone.)
  */
-export function checkRenamed(before: VersionedSchema | undefined, table: TableSchema, rules: RowRulesConfig): void {
+export function checkRenamed(before: TableSchema | undefined, table: TableSchema, rules: RowRulesConfig): void {
   if (before === undefined) return;
   const own = rulesOfTable(rules, table.schema, table.name)?.columns ?? null;
   for (const column of before.columns) {

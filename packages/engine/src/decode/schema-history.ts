@@ -140,6 +140,14 @@ export class SchemaHistory {
     return versions[versions.findIndex(({ schema }) => schema.version === version) - 1]?.schema;
   }
 
+  /** What changes were announced with last, before the table came to the columns that it has now. */
+  beforeColumns({ oid, columns }: TableSchema): VersionedSchema | undefined {
+    const newest = this.#tables.get(oid)?.versions.at(-1)?.schema;
+    if (newest === undefined) return undefined;
+    const isSame = columns.every(({ name }, i) => name === newest.columns[i]?.name);
+    return isSame ? this.former(newest) : newest;
+  }
+
   version(oid: number, version: number): VersionedSchema | undefined {
     return this.#table(oid).versions.find(({ schema }) => schema.version === version)?.schema;
   }
