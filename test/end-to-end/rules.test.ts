@@ -158,18 +158,51 @@ test.each(
   );
   if (columns.includes('gone')) await db.sql('ALTER TABLE people DROP gone');
   const masked = { name: 'masked', columns: { mask: ['ssn'] } };
-  millrace = await startMillrace(db, { publication: { name: 'chosen' }, sinks: [masked, { name: 'plain' }] });
+  const own = { name: 'own', tables: [{ name: 'people', columns: { mask: ['ssn'] } }] };
+  millrace = await startMillrace(db, { publication: { name: 'chosen' }, sinks: [masked, own, { name: 'plain' }] });
   // The catalog is asked about the first row when the transaction is over, and speaks of how the table is then.
   const alters = alter.split('; ').map((one) => `ALTER TABLE people ${one}`);
   await db.sql(`BEGIN; INSERT INTO people (id, ssn) VALUES (1, 'SSN-7781'); ${alters.join('; ')};
     INSERT INTO people (id, mail) VALUES (2, 'SSN-9902'); COMMIT`);
   await millrace.atLeast(2, 'plain');
-  await eventually(
-    'the sink says what is wrong',
-    () => millrace!.lines.some((line) => line.includes('filter or column rule')),
-    10_000,
-  );
-  expect((await rawStream(millrace.server, 'masked')).toString()).not.toContain('SSN-');
+  for (const sink of ['masked', 'own']) {
+    await eventually(
+      'the sink says what is wrong',
+      () => millrace!.lines.some((line) => line.startsWith(`${sink}: A filter or column rule`)),
+      10_000,
+    );
+    expect((await rawStream(millrace.server, sink)).toString()).not.toContain('SSN-');
+  }
+});
+
+test('what the rules of a table keep back stays so when the table is renamed, in changes and in what is read', async () => {
+  const people = { name: 'people', columns: { mask: ['ssn'] } };
+  const orders = { name: 'orders', where: [{ column: 'id', operator: '=', value: 1 }] };
+  await db.sql('CREATE TABLE people (id int PRIMARY KEY, ssn text); CREATE TABLE orders (id int PRIMARY KEY)');
+  const sinks = [
+    { name: 'people', source: { exclude_tables: ['orders', 'invoices'] }, tables: [people] },
+    { name: 'orders', source: { exclude_tables: ['people', 'persons'] }, tables: [orders] },
+    { name: 'read', status: 'paused', tables: [people] },
+  ];
+  millrace = await startMillrace(db, { sinks });
+  const { dataDir } = millrace;
+  await db.sql(`INSERT INTO people VALUES (1, 'SSN-7781'); INSERT INTO orders VALUES (1)`);
+  await millrace.atLeast(1, 'people');
+  await millrace.atLeast(1, 'orders');
+  await db.sql('ALTER TABLE people RENAME TO persons; ALTER TABLE orders RENAME TO invoices');
+  await millrace.stop();
+  const begun = sinks.map((sink) => ({ ...sink, status: 'active', initial_backfill: sink.name === 'read' }));
+  millrace = await startMillrace(db, { dataDir, sinks: begun });
+  await db.sql(`INSERT INTO persons VALUES (2, 'SSN-9902'); INSERT INTO invoices VALUES (2)`);
+  for (const sink of ['people', 'orders', 'read']) {
+    await eventually(
+      'the sink says what is wrong',
+      () => millrace!.lines.some((line) => line.startsWith(`${sink}: A filter or column rule`)),
+      10_000,
+    );
+    expect((await rawStream(millrace.server, sink)).toString()).not.toContain('SSN-');
+  }
+  expect((await millrace.messages('orders')).map(({ record }) => record)).toEqual([{ id: 1 }]);
 });
 
 test('a hidden column stays hidden that is renamed before a backfill reads it', async () => {

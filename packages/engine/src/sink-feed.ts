@@ -42,7 +42,7 @@ export function openSinkFeed({
   announced,
   onNotice,
 }: SinkFeedOptions): OpenFeed {
-  const former: FormerSchemas = { announced: (schema) => schemas.beforeColumns(schema), read: new Map() };
+  const former: FormerSchemas = { announced: (schema) => schemas.beforeNames(schema), read: new Map() };
   return async (cursor, signal, progress) => {
     await seal.ready();
     await published(cursor.position.lsn);

@@ -69,7 +69,7 @@ import {
   writeRecord,
   writeTreated,
 } from './row-json.ts';
-import { checkRenamed, hidesValues, requireCaptured, shownSchema } from './row-rules.ts';
+import { checkRenamed, requireCaptured, shownSchema } from './row-rules.ts';
 import { NO_RULES, type RowRulesConfig } from './row-rules-config.ts';
 import type { SchemaHistory, VersionedSchema } from './schema-history.ts';
 
@@ -442,7 +442,7 @@ export class MessageEncoder implements ChangeVisitor {
     }
     if (this.#options.rules !== undefined) requireCaptured(schema, this.#rules);
     this.#options.announced?.(schema, at.lsn);
-    if (hidesValues(this.#rules)) {
+    if (this.#options.rules !== undefined) {
       checkRenamed(this.#options.schemas.former(schema), schema, this.#rules);
     }
     const former = this.#former.get(oid);

@@ -20,7 +20,7 @@ import {
 } from './message-plan.ts';
 import { YES } from './row-filter.ts';
 import { writeDigits, writeKey, writeRecord } from './row-json.ts';
-import { checkRenamed, hidesValues } from './row-rules.ts';
+import { checkRenamed } from './row-rules.ts';
 import { NO_RULES, type RowRulesConfig } from './row-rules-config.ts';
 
 /** Columns of a row, as RowReader has them. */
@@ -116,7 +116,7 @@ export class ReadEncoder {
   }
 
   #planOf(schema: TableSchema): MessagePlan {
-    if (this.#former !== null && hidesValues(this.#rules)) {
+    if (this.#former !== null) {
       checkRenamed(this.#former.announced(schema), schema, this.#rules);
       checkRenamed(this.#former.read.get(schema.oid), schema, this.#rules);
       this.#former.read.set(schema.oid, schema);

@@ -50,9 +50,11 @@ export function rulesOfTable({ tables }: RowRulesConfig, schema: string, name: s
 
 /** Some column is not shown as it is, in some table. */
 export function hidesValues({ columns, tables }: RowRulesConfig): boolean {
-  const hides = ({ include, exclude, mask, hash }: ColumnRules) =>
-    include !== null || exclude.length + mask.length + hash.length > 0;
   return hides(columns) || tables.some((table) => hides(table.columns));
+}
+
+function hides({ include, exclude, mask, hash }: ColumnRules): boolean {
+  return include !== null || exclude.length + mask.length + hash.length > 0;
 }
 
 /** Which list keeps the value of this column from messages; null: it stands in them as it is. */
@@ -84,20 +86,22 @@ export function changesRecords(rules: RowRulesConfig, schema: string, name: stri
 }
 
 /**
- * A column that a rule of the sink keeps from messages has another name now, which no rule knows: what was masked would
- * be shown. (Rules of a table find their column gone.)
+ * A column that a rule keeps from messages has another name now, which no rule knows: what was masked would be shown.
+ * Nor may a table leave its rules behind with its name. (That a column is simply gone, the rules of a table find out.)
  */
 export function checkRenamed(before: TableSchema | undefined, table: TableSchema, rules: RowRulesConfig): void {
   if (before === undefined) return;
-  const own = rulesOfTable(rules, table.schema, table.name)?.columns ?? null;
+  const own = rulesOfTable(rules, table.schema, table.name);
+  if (own === null) requireSameTable(before, table, rules);
+  const isListed = (name: string) => listed(name, rules.columns) || (own !== null && listed(name, own.columns));
   for (const column of before.columns) {
-    if (!listed(column.name, rules.columns)) continue;
+    if (!isListed(column.name)) continue;
     const { number } = column;
     const isKnown = number !== undefined;
     const candidates = isKnown
       ? table.columns.filter((other) => other.number === number)
       : mayBe(column, before, table);
-    const now = candidates.find(({ name }) => !listed(name, rules.columns) && (own === null || !listed(name, own)));
+    const now = candidates.find(({ name }) => !isListed(name));
     if (now === undefined) continue;
     throw invalid(
       table,
@@ -105,6 +109,16 @@ export function checkRenamed(before: TableSchema | undefined, table: TableSchema
       `Add "${now.name}" to the rules, in the list that has "${column.name}".`,
     );
   }
+}
+
+function requireSameTable(before: TableSchema, table: TableSchema, rules: RowRulesConfig): void {
+  const former = rulesOfTable(rules, before.schema, before.name);
+  if (former === null || (former.where.length === 0 && !hides(former.columns))) return;
+  throw invalid(
+    before,
+    `do not know it as ${table.schema}.${table.name}, which is its name now`,
+    `Add an entry for ${table.schema}.${table.name} to \`tables\` of the sink, or leave it out of its source.`,
+  );
 }
 
 /** Columns that one may have become whose number was not known: those that have come up, or are not where they were. */

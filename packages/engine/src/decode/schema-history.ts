@@ -140,12 +140,14 @@ export class SchemaHistory {
     return versions[versions.findIndex(({ schema }) => schema.version === version) - 1]?.schema;
   }
 
-  /** What changes were announced with last, before the table came to the columns that it has now. */
-  beforeColumns({ oid, columns }: TableSchema): VersionedSchema | undefined {
+  /** What changes were announced with last, before the table and its columns came to the names that they have now. */
+  beforeNames({ oid, schema, name, columns }: TableSchema): VersionedSchema | undefined {
     const newest = this.#tables.get(oid)?.versions.at(-1)?.schema;
     if (newest === undefined) return undefined;
-    const isSame = columns.every(({ name }, i) => name === newest.columns[i]?.name);
-    return isSame ? this.former(newest) : newest;
+    const isNamed = newest.schema === schema && newest.name === name;
+    return isNamed && columns.every((column, i) => column.name === newest.columns[i]?.name)
+      ? this.former(newest)
+      : newest;
   }
 
   version(oid: number, version: number): VersionedSchema | undefined {
