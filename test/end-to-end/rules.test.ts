@@ -175,6 +175,51 @@ test.each(
   }
 });
 
+test.each([
+  ['and dropped with its table', 'ssn text', 'RENAME ssn TO mail', 'DROP TABLE people'],
+  [
+    'while its name goes to a new one, and dropped with its table',
+    'ssn text',
+    'RENAME ssn TO mail; ADD ssn text',
+    'DROP TABLE people',
+  ],
+  [
+    'and has its name exchanged, and is dropped with its table',
+    'mail text, ssn text',
+    'RENAME mail TO old; RENAME ssn TO mail; RENAME old TO ssn',
+    'DROP TABLE people',
+  ],
+  [
+    'twice, in a table that has lost a column',
+    'gone int, ssn text',
+    'RENAME ssn TO mail',
+    'ALTER TABLE people RENAME mail TO post',
+  ],
+])(
+  'a hidden column that was known stays hidden when it is renamed right before a row, %s',
+  async (_, columns, alter, then) => {
+    await db.sql(`CREATE TABLE people (id int PRIMARY KEY, ${columns}); CREATE TABLE other (id int PRIMARY KEY)`);
+    if (columns.includes('gone')) await db.sql('ALTER TABLE people DROP gone');
+    const masked = { name: 'masked', columns: { mask: ['ssn'] } };
+    const own = { name: 'own', tables: [{ name: 'people', columns: { mask: ['ssn'] } }] };
+    millrace = await startMillrace(db, { sinks: [masked, own] });
+    await db.sql(`INSERT INTO people (id, ssn) VALUES (1, 'SSN-7781')`);
+    await millrace.atLeast(1, 'masked');
+    await millrace.atLeast(1, 'own');
+    const alters = alter.split('; ').map((one) => `ALTER TABLE people ${one}`);
+    await db.sql(`BEGIN; ${alters.join('; ')}; INSERT INTO people (id, mail) VALUES (2, 'SSN-9902'); ${then}; COMMIT;
+    INSERT INTO other VALUES (1)`);
+    for (const sink of ['masked', 'own']) {
+      await eventually(
+        'the sink says what is wrong',
+        () => millrace!.lines.some((line) => line.startsWith(`${sink}: A filter or column rule`)),
+        10_000,
+      );
+      expect((await rawStream(millrace.server, sink)).toString()).not.toContain('SSN-');
+    }
+  },
+);
+
 test('what the rules of a table keep back stays so when the table is renamed, in changes and in what is read', async () => {
   const people = { name: 'people', columns: { mask: ['ssn'] } };
   const orders = { name: 'orders', where: [{ column: 'id', operator: '=', value: 1 }] };

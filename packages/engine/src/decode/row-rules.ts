@@ -97,10 +97,9 @@ export function checkRenamed(before: TableSchema | undefined, table: TableSchema
   for (const column of before.columns) {
     if (!isListed(column.name)) continue;
     const { number } = column;
-    const isKnown = number !== undefined;
-    const candidates = isKnown
-      ? table.columns.filter((other) => other.number === number)
-      : mayBe(column, before, table);
+    const same = number === undefined ? undefined : table.columns.find((other) => other.number === number);
+    const isKnown = same !== undefined;
+    const candidates = isKnown ? [same] : mayBe(column, before, table);
     const now = candidates.find(({ name }) => !isListed(name));
     if (now === undefined) continue;
     throw invalid(
@@ -121,15 +120,19 @@ function requireSameTable(before: TableSchema, table: TableSchema, rules: RowRul
   );
 }
 
-/** Columns that one may have become whose number was not known: those that have come up, or are not where they were. */
-function mayBe({ type }: ColumnSchema, before: TableSchema, table: TableSchema): readonly ColumnSchema[] {
+/**
+ * Columns that one may have become whose number was not known, or is not among those that are: those that have come up,
+ * or are not where they were.
+ */
+function mayBe({ type, number }: ColumnSchema, before: TableSchema, table: TableSchema): readonly ColumnSchema[] {
   const names = before.columns.map(({ name }) => name);
   const places = table.columns.map(({ name }) => names.indexOf(name));
   const stayed = places.filter((place) => place >= 0);
   const isExchanged = stayed.some((place, i) => i > 0 && place < stayed[i - 1]!);
   const numbers = new Set(before.columns.flatMap(({ number }) => number ?? []));
   return table.columns.filter((column, i) => {
-    if (column.type.oid !== type.oid || (column.number !== undefined && numbers.has(column.number))) return false;
+    if (column.type.oid !== type.oid) return false;
+    if (column.number !== undefined && (number !== undefined || numbers.has(column.number))) return false;
     return isExchanged || places[i]! < 0;
   });
 }

@@ -283,9 +283,15 @@ function recallTypes(described: TableSchema, { versions }: Table): TableSchema {
 function recall(announced: TableSchema, before: TableSchema): TableSchema {
   const names = new Set(announced.columns.map(({ name }) => name));
   const key = before.primaryKey.every((name) => names.has(name)) ? before.primaryKey : announced.primaryKey;
-  const columns = announced.columns.map((column) => {
-    const old = before.columns.find(({ name, type }) => name === column.name && type.oid === column.type.oid);
-    return { ...old, ...column, type: old?.type ?? column.type };
+  const places = announced.columns.map(({ name, type }) =>
+    before.columns.findIndex((old) => old.name === name && old.type.oid === type.oid),
+  );
+  const stayed = places.filter((place) => place >= 0);
+  const isExchanged = stayed.some((place, i) => i > 0 && place < stayed[i - 1]!);
+  const columns = announced.columns.map((column, i) => {
+    // Columns keep their order, and new ones come last: what stands behind its place is another one with its name.
+    const old = isExchanged || i > places[i]! ? undefined : before.columns[places[i]!];
+    return { ...old, ...column };
   });
   const { partition } = before;
   const root = partition === undefined ? {} : { schema: before.schema, name: before.name, partition };
