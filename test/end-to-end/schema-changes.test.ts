@@ -128,6 +128,26 @@ test('rows of the time when every sink was stopped are read by the shape of that
   ]);
 });
 
+test.each([
+  ['exchanged', 'RENAME a TO t; RENAME b TO a; RENAME t TO b', 'a, b'],
+  ['renamed', 'RENAME a TO x', 'b, x'],
+])(
+  'the order of a key whose columns were %s is known where the table is dropped right after the row',
+  async (_, alter, key) => {
+    await db.sql('CREATE TABLE t (a int, b int, v text, PRIMARY KEY (b, a))');
+    millrace = await startMillrace(db);
+    await db.sql(`INSERT INTO t (b, a) VALUES (1, 2)`);
+    await millrace.atLeast(1);
+    const alters = alter.split('; ').map((one) => `ALTER TABLE t ${one}`);
+    await db.sql(`BEGIN; ${alters.join('; ')}; INSERT INTO t (${key}) VALUES (3, 4); DROP TABLE t; COMMIT`);
+    const messages = await millrace.atLeast(2);
+    expect(messages.map((m) => m.metadata.record_pks)).toEqual([
+      ['1', '2'],
+      ['3', '4'],
+    ]);
+  },
+);
+
 test('a row is read by the types of its time, also where they are gone before it is read again', async () => {
   await db.sql(`CREATE DOMAIN amount AS int; CREATE TYPE mood AS ENUM ('low', 'high');
     CREATE TABLE t (id int PRIMARY KEY, v amount, m mood[])`);

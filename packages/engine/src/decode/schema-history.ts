@@ -281,8 +281,6 @@ function recallTypes(described: TableSchema, { versions }: Table): TableSchema {
 
 /** What was announced of a table that is gone, with what its version before says beyond that. */
 function recall(announced: TableSchema, before: TableSchema): TableSchema {
-  const names = new Set(announced.columns.map(({ name }) => name));
-  const key = before.primaryKey.every((name) => names.has(name)) ? before.primaryKey : announced.primaryKey;
   const places = announced.columns.map(({ name, type }) =>
     before.columns.findIndex((old) => old.name === name && old.type.oid === type.oid),
   );
@@ -293,7 +291,22 @@ function recall(announced: TableSchema, before: TableSchema): TableSchema {
     const old = isExchanged || i > places[i]! ? undefined : before.columns[places[i]!];
     return { ...old, ...column };
   });
+  const primaryKey = recallKey(announced, before, isExchanged);
   const { partition } = before;
   const root = partition === undefined ? {} : { schema: before.schema, name: before.name, partition };
-  return { ...announced, ...root, columns, primaryKey: key };
+  return { ...announced, ...root, columns, primaryKey };
+}
+
+/** In the order it had: by its names, or by the places of its columns where those have other names. */
+function recallKey(announced: TableSchema, before: TableSchema, isExchanged: boolean): readonly string[] {
+  const isWhole = announced.columns.length === before.columns.length;
+  const placed = before.primaryKey.map(
+    (name) => announced.columns[before.columns.findIndex((column) => column.name === name)]?.name ?? '',
+  );
+  const isDefault = announced.replicaIdentity === 'd';
+  const names = isDefault ? announced.primaryKey : announced.columns.map(({ name }) => name);
+  const isKey = (key: readonly string[]) =>
+    key.every((name) => names.includes(name)) && (!isDefault || key.length === names.length);
+  if (!isExchanged && isKey(before.primaryKey)) return before.primaryKey;
+  return isWhole && isKey(placed) ? placed : announced.primaryKey;
 }
