@@ -42,7 +42,9 @@ export function openSinkFeed({
   announced,
   onNotice,
 }: SinkFeedOptions): OpenFeed {
-  const former: FormerSchemas = { announced: (schema) => schemas.beforeNames(schema), read: new Map() };
+  // Without rules nothing is hidden.
+  const former: FormerSchemas | null =
+    spec.rules === undefined ? null : { announced: (schema) => schemas.beforeNames(schema), read: new Map() };
   return async (cursor, signal, progress) => {
     await seal.ready();
     await published(cursor.position.lsn);
