@@ -1,6 +1,8 @@
 import { createDatabase, type TestDatabase } from '@millrace/testkit/postgres';
 import { chosenMajor } from '@millrace/testkit/postgres-majors';
+import pg from 'pg';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { managerOf, settled } from './backfills.ts';
 import { eventually, type Millrace, startMillrace } from './millrace.ts';
 
 const ALL_ACTIONS = ['insert', 'update', 'delete', 'truncate'];
@@ -119,3 +121,42 @@ test('under replica identity full the deletes of a repair pass filters that look
     ['delete', 3],
   ]);
 });
+
+test('a row that a backfill read in the gap and that was gone before the repair is not delivered after it', async () => {
+  await db.sql(
+    `CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int); INSERT INTO t SELECT generate_series(1, 5)`,
+  );
+  millrace = await startMillrace(db, { slot: { on_loss: 'repair' }, sinks: [{ initial_backfill: false }] });
+  await eventually('the index has all rows', () => millrace!.server.pipelines[0]!.rowIndex!.filled);
+  const other = new pg.Client(db.config);
+  await other.connect();
+  try {
+    // As long as it is open no slot is made, and nothing is repaired.
+    await other.query('BEGIN; INSERT INTO other VALUES (1)');
+    await eventually('the slot is dropped', async () => {
+      const [{ gone }] = (await db.sql(
+        `SELECT pg_terminate_backend(active_pid) IS NULL AS gone FROM pg_replication_slots WHERE slot_name = $1`,
+        [db.name],
+      )) as [{ gone: boolean }];
+      if (gone) await db.sql('SELECT pg_drop_replication_slot($1)', [db.name]);
+      return gone;
+    });
+    await db.sql('INSERT INTO t VALUES (100)');
+    await managerOf(millrace).create([{ table: { schema: 'public', name: 't' } }]);
+    await eventually('the rows are read', async () => {
+      const read =
+        await db.sql(`SELECT FROM pg_stat_activity WHERE application_name LIKE '% backfill' AND datname = current_database()
+        AND state = 'idle' AND (query LIKE '%LOCK TABLE%' OR query LIKE '%flush_lsn() <%' OR query LIKE '%millrace.flush%')`);
+      return read.length > 0;
+    });
+    await db.sql('DELETE FROM t WHERE id = 100');
+    await other.query('COMMIT');
+  } finally {
+    await other.end();
+  }
+  await settled(millrace);
+  const ids = (await millrace.messages())
+    .filter(({ metadata }) => metadata.table_name === 't')
+    .map(({ record }) => record.id);
+  expect(ids.sort()).toEqual([1, 2, 3, 4, 5]);
+}, 60_000);

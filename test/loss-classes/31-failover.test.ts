@@ -7,6 +7,7 @@ import { type OwnPostgres, startOwnPostgres, type TestDatabase } from '@millrace
 import { startProxy } from '@millrace/testkit/proxy';
 import { type Standby, startStandby } from '@millrace/testkit/replica';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
+import { managerOf, settled } from '../end-to-end/backfills.ts';
 import { eventually, type Millrace, startMillrace } from '../end-to-end/millrace.ts';
 import { acknowledged } from './engine-process.ts';
 
@@ -173,5 +174,49 @@ test('with a persistent copy it is safe, and every change of both lives is there
   await promoted.sql(`INSERT INTO t VALUES (${next++})`);
   const ids = (await after.atLeast(next - 1)).map(({ record }) => record['id']);
   expect(ids).toEqual(Array.from({ length: next - 1 }, (_, i) => i + 1));
+  await own.server.restart();
+});
+
+test('what a backfill has read of the former primary and the new one never had is not delivered', async () => {
+  await db.sql(`ALTER SYSTEM RESET synchronized_standby_slots`);
+  await db.sql(`SELECT pg_reload_conf()`);
+  await db.sql(`TRUNCATE t; INSERT INTO t VALUES (1)`);
+  const behind = await standby('behind', { sync_replication_slots: 'on' });
+  await db.sql(`ALTER SYSTEM SET synchronized_standby_slots = 'behind'`);
+  await db.sql(`SELECT pg_reload_conf()`);
+  const proxy = await startProxy({ port: db.config.port });
+  closing.push(() => proxy.close());
+  const through = { ...db, url: db.url.replace(`:${db.config.port}/`, `:${proxy.port}/`) };
+  const running = await startMillrace(through, { dataDir: millrace.dataDir, slot: SLOT });
+  closing.push(() => running.remove());
+  await eventually(
+    'the copy is persistent',
+    async () => {
+      await db.sql(`SELECT pg_log_standby_snapshot()`);
+      await db.sql(`UPDATE t SET id = 1`);
+      await acknowledged(db);
+      return (await copy(behind))?.temporary === false;
+    },
+    60_000,
+  );
+  // Until it has what commits, that is sent to nobody.
+  await behind.server.stop();
+  await db.sql(`INSERT INTO t VALUES (2)`);
+  const before = (await running.messages()).length;
+  await managerOf(running).create([{ table: { schema: 'public', name: 't' } }]);
+  await eventually('the rows are read', async () => {
+    const read = await db.sql(`SELECT FROM pg_stat_activity WHERE application_name LIKE '% backfill' AND state = 'idle'
+      AND (query LIKE '%LOCK TABLE%' OR query LIKE '%flush_lsn() <%' OR query LIKE '%millrace.flush%')`);
+    return read.length > 0;
+  });
+  await own.server.kill();
+  await behind.server.restart();
+  await behind.promote();
+  const there = behind.database(db);
+  proxy.retarget({ port: there.config.port });
+  await there.sql(`INSERT INTO t VALUES (3)`);
+  await settled(running);
+  const read = (await running.messages()).slice(before).filter(({ action }) => action === 'read');
+  expect(read.map(({ record }) => record['id']).sort()).toEqual([1, 3]);
   await own.server.restart();
 });

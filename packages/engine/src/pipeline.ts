@@ -78,6 +78,7 @@ export async function startPipeline(options: PipelineOptions): Promise<Pipeline>
     onNotice: options.onNotice,
     onRelation: (message, next, xid) => schemas.announced(message, next, xid),
     compare: rowIndex?.compare,
+    onBreak: () => backfillSource.broken(),
     ...(options.onCapture && { onState: options.onCapture }),
   });
   const end = async () => {

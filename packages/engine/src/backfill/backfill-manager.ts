@@ -278,8 +278,13 @@ export class BackfillManager {
     this.#attached = new AbortController();
     this.#completing.clear();
     this.#xid = 0;
-    this.#stopWatching = this.#options.source.onGuard(() => {
-      for (const { run } of this.#runs.values()) run.wake();
+    this.#stopWatching = this.#options.source.watch({
+      guard: () => {
+        for (const { run } of this.#runs.values()) run.wake();
+      },
+      broken: () => {
+        for (const { run } of this.#runs.values()) run.startOver();
+      },
     });
     this.#background = this.#begin(this.#attached.signal).catch((error: unknown) => {
       this.#bug = error;

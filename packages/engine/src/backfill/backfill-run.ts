@@ -144,10 +144,15 @@ export class BackfillRun {
     this.#schedule();
   }
 
+  /** What was read and is not handed over is read again. */
+  startOver(): void {
+    this.#pass?.reject(new StartOver());
+  }
+
   async stop(): Promise<void> {
     this.#stopping.abort();
     if (this.#timer !== null) clearTimeout(this.#timer);
-    this.#pass?.reject(new StartOver());
+    this.startOver();
     await this.#running;
   }
 
@@ -156,8 +161,7 @@ export class BackfillRun {
   begun(xid: number, lsn: Lsn): void {
     this.#window?.begun(lsn);
     // Also where nothing is read, and so nothing decided, for long.
-    if (this.#window !== null && this.#window.transactions > WINDOW_TRANSACTIONS_MAX)
-      this.#pass?.reject(new StartOver());
+    if ((this.#window?.transactions ?? 0) > WINDOW_TRANSACTIONS_MAX) this.startOver();
     this.#begunEarly?.add(xid);
     this.#unsettled.arrived(xid);
   }
@@ -175,7 +179,7 @@ export class BackfillRun {
       if (partial) this.#partial.lose();
       // The stream is ahead of the plan. What the publication has of the table does not show when it is read.
       const ahead = this.#latest !== null && visibility(this.#latest, xid, window?.lsn ?? 0n) !== 'seen';
-      if (ahead) this.#pass?.reject(new StartOver());
+      if (ahead) this.startOver();
       return;
     }
     if (this.#keyless) {

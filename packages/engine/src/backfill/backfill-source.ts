@@ -29,13 +29,20 @@ export interface BackfillSourceOptions {
   readonly diskLeft: () => Promise<Left | null>;
 }
 
+export interface SourceWatcher {
+  /** The guard has changed its mind. */
+  guard(): void;
+  /** See BackfillSource.broken. */
+  broken(): void;
+}
+
 export class BackfillSource {
   readonly publication: string;
   readonly limits: BackfillLimits;
   readonly pool: ReaderPool;
   readonly rate: RateLimit;
   readonly guard: SourceGuard;
-  readonly #listeners = new Set<() => void>();
+  readonly #watchers = new Set<SourceWatcher>();
 
   constructor(options: BackfillSourceOptions) {
     const { connection, publication, slot, limits, logLeft, diskLeft } = options;
@@ -50,15 +57,24 @@ export class BackfillSource {
       logLeft,
       diskLeft,
       onChange: () => {
-        for (const listener of this.#listeners) listener();
+        for (const watcher of this.#watchers) watcher.guard();
       },
     });
   }
 
-  /** The guard has changed its mind. */
-  onGuard(listener: () => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+  watch(watcher: SourceWatcher): () => void {
+    this.#watchers.add(watcher);
+    return () => this.#watchers.delete(watcher);
+  }
+
+  /**
+   * The stream does not go on where it was (OpenOptions.onBreak). What was read before may be gone, or never have been where
+   * it goes on, and no change would say so.
+   */
+  broken(): void {
+    for (const watcher of this.#watchers) watcher.broken();
+    // They may lead to the former server.
+    void this.pool.endSessions();
   }
 
   /** What the publication covers now: tables, and the roots of partitions. */

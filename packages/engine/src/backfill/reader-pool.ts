@@ -48,10 +48,15 @@ export class ReaderPool {
     }
   }
 
-  async close(): Promise<void> {
-    this.#closed = true;
+  /** Also of those that are at work. Others are opened when needed. */
+  async endSessions(): Promise<void> {
     for (const { timer } of this.#idle.splice(0)) clearTimeout(timer);
     await Promise.all([...this.#open].map((connection) => connection.close()));
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.endSessions();
   }
 
   /** Resolves when a session may be free; throws on the signal. */

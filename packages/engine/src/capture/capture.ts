@@ -55,6 +55,8 @@ export interface CaptureOptions {
   readonly compare?: CompareWithSource | undefined;
   /** What a person should know of slot and server: made, taken over, followed to another timeline, repaired. */
   readonly onNotice?: ((notice: SourceNotice) => void) | undefined;
+  /** See OpenOptions. */
+  readonly onBreak?: (() => void) | undefined;
 }
 
 const RECONNECT = { minMs: 100, maxMs: 10_000 };
@@ -64,7 +66,7 @@ const STABLE_MS = 10_000;
 const OPERATOR_RETRY = { minMs: 2_000, maxMs: 30_000 };
 
 export function startCapture(options: CaptureOptions): Capture {
-  const { source, state, log, awaitMs, spoolDir, onState = () => {}, onRelation, compare, onNotice } = options;
+  const { source, state, log, awaitMs, spoolDir, onState = () => {}, onRelation, compare, onNotice, onBreak } = options;
   const stopping = new AbortController();
   const started = Promise.withResolvers<void>();
   let current: CaptureState = { kind: 'connecting', attempt: 0, error: null };
@@ -123,6 +125,7 @@ export function startCapture(options: CaptureOptions): Capture {
       compare,
       relation: onRelation,
       notify: onNotice,
+      onBreak,
     });
     const over = Promise.withResolvers<MillraceError | null>();
     let failure: unknown = null;

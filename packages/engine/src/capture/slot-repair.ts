@@ -57,6 +57,8 @@ export interface RepairContext {
   readonly relation?: LogWriterEvents['relation'] | undefined;
   readonly signal: AbortSignal;
   readonly notify: (notice: SourceNotice) => void;
+  /** See OpenOptions. */
+  readonly onBreak: () => void;
   readonly now: () => number;
 }
 
@@ -116,6 +118,7 @@ async function repair(context: RepairContext): Promise<{ summary: ComparisonSumm
     // Positions are the order of everything; a server whose WAL lies behind the log cannot continue it.
     if (consistentPoint <= log.endLsn) throw behind(consistentPoint, log.endLsn);
     await state.saveRepairs({ ...state.repairs, appended: consistentPoint - 1n });
+    context.onBreak();
     const summary = await appendDifference(context, snapshotName ?? '', consistentPoint);
     done = true;
     await state.save({

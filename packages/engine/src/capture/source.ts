@@ -50,6 +50,11 @@ export interface OpenOptions {
   /** Told of each RELATION a repair writes; see LogWriterEvents. */
   readonly relation?: LogWriterEvents['relation'] | undefined;
   readonly notify?: ((notice: SourceNotice) => void) | undefined;
+  /**
+   * What comes does not follow what the server showed before: it is on another timeline, or a repair bridges a gap, up to a
+   * moment before this call. Called before any of it is in the log.
+   */
+  readonly onBreak?: (() => void) | undefined;
   readonly now?: (() => number) | undefined;
 }
 
@@ -76,7 +81,7 @@ export async function openSource(
   config: SourceConfig,
   state: SourceState,
   log: ChangeLog,
-  { signal, compare, relation, notify = () => {}, now = Date.now }: OpenOptions,
+  { signal, compare, relation, notify = () => {}, onBreak = () => {}, now = Date.now }: OpenOptions,
 ): Promise<OpenSource> {
   checkLog(state, log);
   const repairs = config.slot.onLoss === 'repair' && compare !== undefined;
@@ -118,7 +123,20 @@ export async function openSource(
       // The repair has a replication connection of its own, and there may be room for one.
       await connection.close();
       const { server, slot } = facts;
-      const context = { config, state, log, server, slot, applicationName, compare, relation, signal, notify, now };
+      const context = {
+        config,
+        state,
+        log,
+        server,
+        slot,
+        applicationName,
+        compare,
+        relation,
+        signal,
+        notify,
+        onBreak,
+        now,
+      };
       await repairLoss(admission.loss, admission.error, context);
       connection = await connect();
       facts = await gather(connection, config, state, log);
@@ -127,6 +145,7 @@ export async function openSource(
     if (admission.kind === 'stream' && found) {
       await welcomeFoundSlot(config, facts, signal, notify);
     }
+    if (facts.timelineEnd !== null) onBreak();
     return { connection, ...(await admitted(connection, config, state, log, facts, admission, notify)) };
   } catch (error) {
     await connection.close();
